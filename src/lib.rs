@@ -1,0 +1,3 @@
+//! User/node affinity for mail clusters.
+
+pub mod mapping;

@@ -1,0 +1,291 @@
+use std::fmt;
+
+use md5::{Digest, Md5};
+
+use super::address::ring_label;
+use super::leading_u32;
+use super::modulo::Modulo;
+use super::node::Node;
+use super::ring::{Point, Ring};
+use super::username_hash::UsernameHash;
+
+/// The most vhosts that the nodes of a cluster may have together.
+pub const MAX_VHOSTS: u32 = 1 << 24;
+
+/// How the nodes share out the users.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// `director_consistent_hashing = yes`, and all that Dovecot 2.3 has: each
+    /// node has `vhost_count` points on a ring, and a user belongs to the first
+    /// point at or after the user's hash. A node that comes or goes moves only
+    /// the users it gets or had.
+    #[default]
+    Ring,
+    /// `director_consistent_hashing = no` of Dovecot 2.2: the hash modulo the
+    /// number of vhosts. A node that comes or goes moves nearly everybody.
+    Modulo,
+}
+
+/// Nodes, a strategy and a username hash: the whole input of the mapping.
+///
+/// Immutable once built; any number of threads may look up at once. A lookup with
+/// the default username hash allocates nothing.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    username_hash: UsernameHash,
+    strategy: Strategy,
+    nodes: Vec<Node>,
+    pools: Vec<Pool>,
+}
+
+/// The nodes of one tag.
+#[derive(Clone, Debug)]
+struct Pool {
+    tag: String,
+    mapping: Mapping,
+}
+
+#[derive(Clone, Debug)]
+enum Mapping {
+    Ring(Ring),
+    Modulo(Modulo),
+}
+
+/// Why a cluster cannot be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// There are no nodes.
+    NoNodes,
+    /// The nodes have more than [`MAX_VHOSTS`] vhosts together.
+    TooManyVhosts,
+}
+
+impl fmt::Display for ClusterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClusterError::NoNodes => f.write_str("a cluster needs at least one node"),
+            ClusterError::TooManyVhosts => write!(
+                f,
+                "the nodes have more than {MAX_VHOSTS} vhosts together; lower their vhost counts"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ClusterError {}
+
+impl Cluster {
+    /// Builds the mapping. Nodes may be given in any order, and an address more
+    /// than once, as in the Director.
+    ///
+    /// # Errors
+    /// Without nodes, and with too many vhosts.
+    pub fn new(
+        strategy: Strategy,
+        username_hash: UsernameHash,
+        nodes: Vec<Node>,
+    ) -> Result<Cluster, ClusterError> {
+        if nodes.is_empty() {
+            return Err(ClusterError::NoNodes);
+        }
+        let vhosts: u64 = nodes.iter().map(|node| u64::from(node.vhost_count)).sum();
+        if vhosts > u64::from(MAX_VHOSTS) {
+            return Err(ClusterError::TooManyVhosts);
+        }
+        let mut hosts: Vec<(u32, &Node)> = (0..).zip(&nodes).collect();
+        // The Director's order: IPv4 before IPv6, then by bytes, which is how
+        // `IpAddr` compares.
+        hosts.sort_by_key(|(_, node)| node.address);
+        let mut tags: Vec<&str> = nodes.iter().map(|node| node.tag.as_str()).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        let pools = tags
+            .into_iter()
+            .map(|tag| {
+                let tagged = hosts.iter().copied().filter(|(_, node)| node.tag == tag);
+                Pool {
+                    tag: tag.to_owned(),
+                    mapping: match strategy {
+                        Strategy::Ring => Mapping::Ring(Ring::new(
+                            tagged.flat_map(|(owner, node)| points(owner, node)).collect(),
+                        )),
+                        Strategy::Modulo => Mapping::Modulo(Modulo::new(
+                            tagged.map(|(owner, node)| (node.usable_vhosts(), owner)),
+                        )),
+                    },
+                }
+            })
+            .collect();
+        Ok(Cluster {
+            username_hash,
+            strategy,
+            nodes,
+            pools,
+        })
+    }
+
+    /// The node of a user among those with this tag that are up.
+    ///
+    /// `None` when there is none, or no node has the tag: the Director then gives
+    /// no host either, never one of another tag.
+    pub fn node_of(&self, user: &[u8], tag: &str) -> Option<&Node> {
+        self.nodes.get(self.index_of(user, tag)?)
+    }
+
+    /// As [`node_of`](Cluster::node_of), but the node's place in
+    /// [`nodes`](Cluster::nodes).
+    pub fn index_of(&self, user: &[u8], tag: &str) -> Option<usize> {
+        self.index_of_hash(self.username_hash.hash(user), tag)
+    }
+
+    /// As [`index_of`](Cluster::index_of), for a hash in place of a name.
+    pub fn index_of_hash(&self, hash: u32, tag: &str) -> Option<usize> {
+        let pool = self.pools.iter().find(|pool| pool.tag == tag)?;
+        let owner = match &pool.mapping {
+            Mapping::Ring(ring) => ring.owner(hash),
+            Mapping::Modulo(modulo) => modulo.owner(hash),
+        }?;
+        usize::try_from(owner).ok()
+    }
+
+    /// The nodes, in the order they were given.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// How usernames are hashed.
+    pub fn username_hash(&self) -> &UsernameHash {
+        &self.username_hash
+    }
+
+    /// The strategy.
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+}
+
+/// The ring points of a node: MD5 of its address, `-`, and a number from 0.
+fn points(owner: u32, node: &Node) -> impl Iterator<Item = Point> {
+    let label = Md5::new_with_prefix(ring_label(node.address) + "-");
+    (0..node.usable_vhosts()).map(move |vhost| Point {
+        hash: leading_u32(&label.clone().chain_update(vhost.to_string()).finalize()),
+        owner,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Strategy;
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::strategy::Strategy as _;
+
+    fn node(address: &str) -> Node {
+        Node::new(address, address.parse().unwrap())
+    }
+
+    fn cluster(strategy: Strategy, nodes: Vec<Node>) -> Cluster {
+        Cluster::new(strategy, UsernameHash::default(), nodes).unwrap()
+    }
+
+    #[test]
+    fn tags_are_apart_and_case_sensitive() {
+        let east = Node {
+            tag: "east".into(),
+            ..node("10.0.0.2")
+        };
+        let cluster = cluster(Strategy::Ring, vec![node("10.0.0.1"), east]);
+        assert_eq!(cluster.index_of(b"user1", ""), Some(0));
+        assert_eq!(cluster.index_of(b"user1", "east"), Some(1));
+        assert_eq!(cluster.index_of(b"user1", "East"), None);
+    }
+
+    #[test]
+    fn nobody_up_nobody_chosen() {
+        for strategy in [Strategy::Ring, Strategy::Modulo] {
+            let down = Node {
+                up: false,
+                ..node("10.0.0.1")
+            };
+            let idle = Node {
+                vhost_count: 0,
+                ..node("10.0.0.2")
+            };
+            assert_eq!(cluster(strategy, vec![down, idle]).node_of(b"user1", ""), None);
+        }
+    }
+
+    #[test]
+    fn impossible_clusters() {
+        let hash = UsernameHash::default;
+        assert_eq!(
+            Cluster::new(Strategy::Ring, hash(), vec![]).unwrap_err(),
+            ClusterError::NoNodes
+        );
+        let huge = Node {
+            vhost_count: u32::MAX,
+            ..node("10.0.0.1")
+        };
+        assert_eq!(
+            Cluster::new(Strategy::Ring, hash(), vec![huge.clone(), huge]).unwrap_err(),
+            ClusterError::TooManyVhosts
+        );
+    }
+
+    fn nodes() -> impl proptest::strategy::Strategy<Value = Vec<Node>> {
+        prop::collection::btree_map(any::<u32>(), (0u32..150, prop::bool::weighted(0.8)), 2..8).prop_map(
+            |hosts| {
+                hosts
+                    .into_iter()
+                    .map(|(ip, (vhost_count, up))| Node {
+                        vhost_count,
+                        up,
+                        ..Node::new(ip.to_string(), std::net::Ipv4Addr::from(ip).into())
+                    })
+                    .collect()
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn only_usable_nodes_are_chosen(nodes in nodes(), hash: u32) {
+            for strategy in [Strategy::Ring, Strategy::Modulo] {
+                let usable = nodes.iter().any(|node| node.usable_vhosts() > 0);
+                let chosen = cluster(strategy, nodes.clone()).index_of_hash(hash, "");
+                prop_assert_eq!(chosen.is_some(), usable);
+                prop_assert!(chosen.is_none_or(|index| nodes[index].usable_vhosts() > 0));
+            }
+        }
+
+        #[test]
+        fn order_of_nodes_does_not_matter(nodes in nodes(), hash: u32) {
+            let mut reversed = nodes.clone();
+            reversed.reverse();
+            for strategy in [Strategy::Ring, Strategy::Modulo] {
+                let name = |nodes: &Vec<Node>| {
+                    let cluster = cluster(strategy, nodes.clone());
+                    cluster.index_of_hash(hash, "").map(|index| nodes[index].name.clone())
+                };
+                prop_assert_eq!(name(&nodes), name(&reversed));
+            }
+        }
+
+        #[test]
+        fn ring_moves_only_the_users_of_the_node_that_dies(
+            nodes in nodes(), dying: prop::sample::Index, hashes in prop::collection::vec(any::<u32>(), 50),
+        ) {
+            let dying = dying.index(nodes.len());
+            let mut survivors = nodes.clone();
+            survivors[dying].up = false;
+            let (before, after) = (cluster(Strategy::Ring, nodes), cluster(Strategy::Ring, survivors));
+            for hash in hashes {
+                let was = before.index_of_hash(hash, "");
+                if was != Some(dying) {
+                    prop_assert_eq!(after.index_of_hash(hash, ""), was);
+                }
+            }
+        }
+    }
+}
