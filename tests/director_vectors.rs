@@ -1,7 +1,5 @@
 //! Answers captured from running Directors (`tests/director/`), one by one.
 
-#![allow(clippy::indexing_slicing)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

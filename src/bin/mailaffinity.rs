@@ -1,2 +1,5 @@
-//! stub
-fn main() {}
+//! The command `mailaffinity`.
+
+fn main() -> std::process::ExitCode {
+    mailaffinity::cli::mailaffinity()
+}

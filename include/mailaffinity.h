@@ -1,0 +1,340 @@
+/*
+ * mailaffinity.h: the node of a mail cluster that a user belongs to, as Dovecot's Director
+ * computes it.
+ *
+ *     mailaffinity_cluster *cluster;
+ *     size_t node;
+ *     char detail[256];
+ *
+ *     if (mailaffinity_cluster_load(NULL, &cluster, detail, sizeof detail) != MAILAFFINITY_OK)
+ *         errx(EX_CONFIG, "%s", detail);
+ *     if (mailaffinity_lookup(cluster, user, strlen(user), NULL, &node) == MAILAFFINITY_OK)
+ *         puts(mailaffinity_node_imap_host(cluster, node));
+ *     mailaffinity_cluster_free(cluster);
+ *
+ * These rules hold for every function.
+ *
+ * Errors. A mailaffinity_ function that can fail returns MAILAFFINITY_OK or one of the
+ * MAILAFFINITY_ERROR_ numbers. One that takes `detail` also puts words for the
+ * administrator there: at most `detail_size` bytes, always ended by a NUL, cut at a whole
+ * UTF-8 character, and empty on success. `detail` NULL or `detail_size` 0 asks for none.
+ * Output parameters (..._out) must not be NULL, and are written on success only.
+ *
+ * Ownership. The caller frees clusters and builders, once, by their own _free function,
+ * which takes NULL too. All else that is returned is borrowed: a string of a cluster is
+ * valid until that cluster is freed. Arguments are read during the call and never kept.
+ *
+ * Strings. A username is bytes with a length: NULs and bytes above 127 are part of it, and
+ * (NULL, 0) is the empty one; NULL with another length is MAILAFFINITY_ERROR_NULL. All
+ * other strings end in NUL; tags, names, addresses and mail servers are UTF-8. A string
+ * must not be NULL unless its function says what NULL stands for.
+ *
+ * Threads. A cluster never changes: any number of threads may use it at once, and none
+ * once it is freed. A builder belongs to one thread at a time. The library keeps no state
+ * outside of these two, and leaves signals, locale and environment alone. A bug in it is
+ * reported on stderr and by MAILAFFINITY_ERROR_PANIC; running out of memory alone ends
+ * the process.
+ *
+ * ABI. Functions, constants and numbers are added, never changed, removed or reused. Should
+ * that have to happen after all, MAILAFFINITY_ABI_VERSION changes, and with it the SONAME
+ * (libmailaffinity.so.N), so that both versions can be installed at once.
+ */
+
+
+#ifndef MAILAFFINITY_H
+#define MAILAFFINITY_H
+
+/* Made by cbindgen from src/capi/: change it there. */
+
+#include <stddef.h>
+#include <stdint.h>
+
+/**
+ * The number of the ABI that this header describes, and of the library's SONAME.
+ * `mailaffinity_abi_version` is that of the library.
+ */
+#define MAILAFFINITY_ABI_VERSION 0
+
+/**
+ * All went well.
+ */
+#define MAILAFFINITY_OK 0
+
+/**
+ * A pointer that must not be NULL is NULL.
+ */
+#define MAILAFFINITY_ERROR_NULL 1
+
+/**
+ * An argument has no meaning: an unknown strategy, a text that is not an address, a
+ * text that is not UTF-8, an impossible length.
+ */
+#define MAILAFFINITY_ERROR_INVALID_ARGUMENT 2
+
+/**
+ * The username hash format is not one that the Director could follow.
+ */
+#define MAILAFFINITY_ERROR_USERNAME_HASH 3
+
+/**
+ * The list of mail servers cannot be read, or a name in it does not resolve.
+ */
+#define MAILAFFINITY_ERROR_MAIL_SERVERS 4
+
+/**
+ * The configuration cannot be read, or says something impossible.
+ */
+#define MAILAFFINITY_ERROR_CONFIG 5
+
+/**
+ * The node state exists but cannot be read.
+ */
+#define MAILAFFINITY_ERROR_NODE_STATE 6
+
+/**
+ * The nodes make no cluster: there are none, or they have too many vhosts together.
+ */
+#define MAILAFFINITY_ERROR_CLUSTER 7
+
+/**
+ * No node with the tag is up, or none has it. There is no node for the user then,
+ * never one of another tag.
+ */
+#define MAILAFFINITY_ERROR_NO_NODE 8
+
+/**
+ * The library has a bug. The call had no effect.
+ */
+#define MAILAFFINITY_ERROR_PANIC 9
+
+/**
+ * The strategy director_consistent_hashing = yes: a hash ring, on which a node that
+ * comes or goes moves only the users it gets or had.
+ */
+#define MAILAFFINITY_RING 0
+
+/**
+ * The strategy director_consistent_hashing = no: the hash modulo the vhosts, by which
+ * a node that comes or goes moves nearly everybody.
+ */
+#define MAILAFFINITY_MODULO 1
+
+/**
+ * A cluster in the making, node by node.
+ */
+typedef struct mailaffinity_builder mailaffinity_builder;
+
+/**
+ * Nodes, a strategy and a username hash: all that says which node a user belongs to.
+ * It never changes.
+ */
+typedef struct mailaffinity_cluster mailaffinity_cluster;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * The ABI of the library that is in use. A program can compare it with
+ * `MAILAFFINITY_ABI_VERSION`, that of the header it was built with.
+ */
+uint32_t mailaffinity_abi_version(void);
+
+/**
+ * The release of the library that is in use, such as "0.1.0". Never NULL, and valid
+ * as long as the library is loaded.
+ */
+const char *mailaffinity_version(void);
+
+/**
+ * What an error number means, such as "invalid configuration"; also for numbers that
+ * this library does not know. Never NULL, and valid as long as the library is loaded.
+ * The `detail` of a call says more.
+ */
+const char *mailaffinity_strerror(int error);
+
+/**
+ * The vnode of a user, from 0 to `vnodes` - 1, without consistent hashing: the
+ * user's hash modulo the number of vnodes. -1 if `user` is NULL or `vnodes` < 1.
+ *
+ * This and `hash_user_group_ring` are the two functions of hash_user_group.c in
+ * INFN-16-11/CCR. They hash the name as it stands, up to its NUL, and know no hosts;
+ * `mailaffinity_lookup` is what agrees with a Director.
+ */
+int hash_user_group_modulo(const char *user, int vnodes);
+
+/**
+ * The vnode of a user, from 0 to `vnodes` - 1, by consistent hashing: the one that
+ * follows the user's hash on a ring of vnodes. -1 if `user` is NULL or `vnodes` < 1.
+ *
+ * A call computes the whole ring, one MD5 for each vnode.
+ */
+int hash_user_group_ring(const char *user, int vnodes);
+
+/**
+ * The 32-bit hash of a user, never 0, as the Director computes it.
+ *
+ * `format` is a director_username_hash such as "%Ln"; NULL stands for "%Lu". On
+ * success the hash is in `*hash_out`.
+ */
+int mailaffinity_username_hash(const char *format,
+                               const char *user,
+                               size_t user_len,
+                               uint32_t *hash_out,
+                               char *detail,
+                               size_t detail_size);
+
+/**
+ * Reads a configuration, and the node state it names, and makes a cluster of what
+ * they say now; later changes of the files do not change it.
+ *
+ * `config_path` NULL stands for "/etc/mailaffinity.toml". On success the cluster is in
+ * `*cluster_out`; free it with `mailaffinity_cluster_free`. Its nodes are in the order
+ * of the configuration. The access map plays no part.
+ */
+int mailaffinity_cluster_load(const char *config_path,
+                              mailaffinity_cluster **cluster_out,
+                              char *detail,
+                              size_t detail_size);
+
+/**
+ * Makes a cluster of a director_mail_servers string, such as
+ * "10.0.0.1-10.0.0.3 imap.example.org@east": all nodes up, with 100 vhosts each.
+ *
+ * Names are resolved through the system, which can block; one node comes of each
+ * address. `strategy` is `MAILAFFINITY_RING` or `MAILAFFINITY_MODULO`; `username_hash`
+ * a director_username_hash, NULL for "%Lu". On success the cluster is in
+ * `*cluster_out`; free it with `mailaffinity_cluster_free`.
+ */
+int mailaffinity_cluster_from_mail_servers(const char *mail_servers,
+                                           int strategy,
+                                           const char *username_hash,
+                                           mailaffinity_cluster **cluster_out,
+                                           char *detail,
+                                           size_t detail_size);
+
+/**
+ * Frees a cluster and all strings borrowed from it. NULL is allowed.
+ */
+void mailaffinity_cluster_free(mailaffinity_cluster *cluster);
+
+/**
+ * Begins a cluster without nodes.
+ *
+ * `strategy` is `MAILAFFINITY_RING` or `MAILAFFINITY_MODULO`; `username_hash` a
+ * director_username_hash, NULL for "%Lu". On success the builder is in
+ * `*builder_out`; free it with `mailaffinity_builder_free`.
+ */
+int mailaffinity_builder_new(int strategy,
+                             const char *username_hash,
+                             mailaffinity_builder **builder_out,
+                             char *detail,
+                             size_t detail_size);
+
+/**
+ * Adds a node. Nodes are numbered from 0 in the order in which they are added, which
+ * makes no difference to the mapping.
+ *
+ * `address` is the one under which the Director knows the node, in any spelling that
+ * Dovecot takes. `name` NULL stands for the address, `tag` NULL for "", no tag.
+ * `vhost_count` is the node's share of the users, relative to the other nodes; the
+ * Director's default is 100, and 0 takes none. A node that is not `up` takes none
+ * either.
+ */
+int mailaffinity_builder_add_node(mailaffinity_builder *builder,
+                                  const char *name,
+                                  const char *address,
+                                  uint32_t vhost_count,
+                                  const char *tag,
+                                  int up,
+                                  char *detail,
+                                  size_t detail_size);
+
+/**
+ * Makes a cluster of the nodes added so far.
+ *
+ * The builder stays as it is: it can take further nodes, build again, and be freed
+ * before or after the cluster. On success the cluster is in `*cluster_out`; free it
+ * with `mailaffinity_cluster_free`.
+ */
+int mailaffinity_builder_build(const mailaffinity_builder *builder,
+                               mailaffinity_cluster **cluster_out,
+                               char *detail,
+                               size_t detail_size);
+
+/**
+ * Frees a builder, but no cluster built with it. NULL is allowed.
+ */
+void mailaffinity_builder_free(mailaffinity_builder *builder);
+
+/**
+ * Finds the node of a user among those with the tag that are up.
+ *
+ * `tag` NULL stands for the configuration's default tag, which is "", no tag, in a
+ * cluster that was not loaded from a configuration. On success the number of the node
+ * is in `*node_out`; `MAILAFFINITY_ERROR_NO_NODE` if there is none.
+ */
+int mailaffinity_lookup(const mailaffinity_cluster *cluster,
+                        const char *user,
+                        size_t user_len,
+                        const char *tag,
+                        size_t *node_out);
+
+/**
+ * As `mailaffinity_lookup`, for a hash in place of a name.
+ */
+int mailaffinity_lookup_hash(const mailaffinity_cluster *cluster,
+                             uint32_t hash,
+                             const char *tag,
+                             size_t *node_out);
+
+/**
+ * The number of nodes, which are numbered from 0; 0 if `cluster` is NULL.
+ */
+size_t mailaffinity_node_count(const mailaffinity_cluster *cluster);
+
+/**
+ * What the administrator calls a node. NULL if there is no such node.
+ */
+const char *mailaffinity_node_name(const mailaffinity_cluster *cluster, size_t node);
+
+/**
+ * The address under which the Director knows a node, as inet_ntop prints it. NULL if
+ * there is no such node.
+ */
+const char *mailaffinity_node_address(const mailaffinity_cluster *cluster, size_t node);
+
+/**
+ * The tag of a node, "" for none. NULL if there is no such node.
+ */
+const char *mailaffinity_node_tag(const mailaffinity_cluster *cluster, size_t node);
+
+/**
+ * The host that IMAP clients connect to, a bare name or address: the node's address,
+ * unless a configuration says otherwise. NULL if there is no such node.
+ */
+const char *mailaffinity_node_imap_host(const mailaffinity_cluster *cluster, size_t node);
+
+/**
+ * The sendmail queue group of a node's users. NULL if there is no such node, or no
+ * configuration gives it one.
+ */
+const char *mailaffinity_node_queue_group(const mailaffinity_cluster *cluster,
+                                          size_t node);
+
+/**
+ * The vhosts of a node, its share of the users relative to the other nodes; as many
+ * while it is down. 0 if there is no such node.
+ */
+uint32_t mailaffinity_node_vhost_count(const mailaffinity_cluster *cluster, size_t node);
+
+/**
+ * 1 if a node is up, 0 if it is down or there is no such node.
+ */
+int mailaffinity_node_is_up(const mailaffinity_cluster *cluster, size_t node);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* MAILAFFINITY_H */

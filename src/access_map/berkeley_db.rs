@@ -1,0 +1,506 @@
+//! Reads Berkeley DB hash files, which sendmail calls `hash`.
+//!
+//! The layout is that of Berkeley DB's hash access method, versions 8 (DB 4.2
+//! to 4.5) and 9 (DB 4.6 to 5.3), as its headers `db_page.h` and `hash.h`
+//! describe it: a meta page, one page for each bucket, which further pages may
+//! continue, and chains of overflow pages for items that are large for a page.
+//! Either byte order and all page sizes are read.
+
+use super::source::{Found, ReadAt, ReadError, first_of, read_exact};
+
+const HASH_MAGIC: u32 = 0x0006_1561;
+const META_SIZE: usize = 512;
+const PAGE_SIZES: std::ops::RangeInclusive<u32> = 512..=65536;
+const PAGE_HEADER_SIZE: usize = 26;
+
+const TYPE_HASH_UNSORTED: u8 = 2;
+const TYPE_OVERFLOW: u8 = 7;
+const TYPE_HASH_META: u8 = 8;
+const TYPE_HASH: u8 = 13;
+
+const ITEM_INLINE: u8 = 1;
+const ITEM_DUPLICATES: u8 = 2;
+const ITEM_OVERFLOW: u8 = 3;
+const ITEM_DUPLICATES_TREE: u8 = 4;
+
+/// The value of the first of `keys` that the map holds.
+///
+/// Each key is tried as it is, then with a trailing NUL, for maps made with
+/// `makemap -N`. A key with duplicates yields its first value. Each key costs
+/// one page read, plus what its bucket's further pages and its large items
+/// need.
+///
+/// A map without a single entry is reported as damaged: makemap starts with
+/// such a file and writes its entries at the end, so that it cannot be told
+/// from one whose build was interrupted.
+///
+/// # Errors
+/// [`ReadError::Unsupported`] for other kinds of database, [`ReadError::Damaged`]
+/// if a page contradicts the format.
+pub fn lookup<S: ReadAt + ?Sized>(source: &S, keys: &[Vec<u8>]) -> Result<Found, ReadError> {
+    let mut map = Map {
+        source,
+        meta: Meta::read(source)?,
+        bucket: Page::default(),
+        overflow: Page::default(),
+    };
+    let found = first_of(keys, |key| map.get(key))?;
+    if found.is_none() {
+        map.refuse_empty()?;
+    }
+    Ok(found)
+}
+
+fn damaged(page: u32, what: &str) -> ReadError {
+    ReadError::Damaged(format!("page {page} {what}"))
+}
+
+fn unsupported(what: impl std::fmt::Display) -> ReadError {
+    ReadError::Unsupported(what.to_string())
+}
+
+#[derive(Clone, Copy)]
+enum ByteOrder {
+    Little,
+    Big,
+}
+
+impl ByteOrder {
+    fn u16(self, bytes: &[u8], at: usize) -> Option<u16> {
+        let bytes = *bytes.get(at..)?.first_chunk()?;
+        Some(match self {
+            ByteOrder::Little => u16::from_le_bytes(bytes),
+            ByteOrder::Big => u16::from_be_bytes(bytes),
+        })
+    }
+
+    fn u32(self, bytes: &[u8], at: usize) -> Option<u32> {
+        let bytes = *bytes.get(at..)?.first_chunk()?;
+        Some(match self {
+            ByteOrder::Little => u32::from_le_bytes(bytes),
+            ByteOrder::Big => u32::from_be_bytes(bytes),
+        })
+    }
+}
+
+/// What the meta page says.
+struct Meta {
+    order: ByteOrder,
+    page_size: u32,
+    last_page: u32,
+    max_bucket: u32,
+    high_mask: u32,
+    low_mask: u32,
+    /// By doublings of the table: what to add to a bucket's number to get the
+    /// number of its page.
+    spares: [u32; 32],
+    /// Whether the table may have been created with more than two buckets.
+    presized: bool,
+}
+
+impl Meta {
+    fn read<S: ReadAt + ?Sized>(source: &S) -> Result<Meta, ReadError> {
+        let mut bytes = [0; META_SIZE];
+        read_exact(source, &mut bytes, 0)?;
+        let order = byte_order(&bytes)?;
+        // All offsets lie within the 512 bytes.
+        let u32_at = |at| order.u32(&bytes, at).unwrap_or_default();
+        let u8_at = |at| bytes.get::<usize>(at).copied().unwrap_or_default();
+
+        let version = u32_at(16);
+        if !matches!(version, 8 | 9) {
+            return Err(unsupported(format_args!(
+                "a Berkeley DB hash file of version {version}, and only versions 8 and 9 \
+                 are read; build it again with makemap linked with Berkeley DB 4.2 to 5.3"
+            )));
+        }
+        if u8_at(24) != 0 {
+            return Err(unsupported("an encrypted database; build it with makemap hash"));
+        }
+        let (meta_flags, parts) = (u8_at(26), u32_at(36));
+        if meta_flags & 1 != 0 {
+            return Err(unsupported(
+                "a database with page checksums; build it with makemap hash",
+            ));
+        }
+        if meta_flags != 0 || parts != 0 {
+            return Err(unsupported("a partitioned database; build it with makemap hash"));
+        }
+        // Duplicates, and sorted duplicates, make no difference here.
+        if u32_at(48) & !0b101 != 0 {
+            return Err(unsupported(
+                "a file of several databases; build it with makemap hash",
+            ));
+        }
+        if u8_at(25) != TYPE_HASH_META || u32_at(8) != 0 {
+            return Err(damaged(0, "is not the meta page of a hash database"));
+        }
+        // The hash of a fixed string, stored so that readers can tell whether
+        // the writer used their hash function.
+        if u32_at(92) != hash(b"%$sniglet^&\0") {
+            return Err(unsupported(
+                "a database with a hash function of its own; build it with makemap hash",
+            ));
+        }
+
+        let (spares, _) = bytes.get(96..224).unwrap_or_default().as_chunks::<4>();
+        let meta = Meta {
+            order,
+            page_size: u32_at(20),
+            last_page: u32_at(32),
+            max_bucket: u32_at(72),
+            high_mask: u32_at(76),
+            low_mask: u32_at(80),
+            spares: std::array::from_fn(|i| {
+                spares
+                    .get(i)
+                    .and_then(|spare| order.u32(spare, 0))
+                    .unwrap_or_default()
+            }),
+            presized: u32_at(84) != 0,
+        };
+        meta.check(source.size())?;
+        Ok(meta)
+    }
+
+    fn check(&self, size: u64) -> Result<(), ReadError> {
+        if !PAGE_SIZES.contains(&self.page_size) || !self.page_size.is_power_of_two() {
+            return Err(damaged(0, &format!("gives {} as page size", self.page_size)));
+        }
+        let buckets = u64::from(self.high_mask) + 1;
+        if !buckets.is_power_of_two()
+            || self.low_mask != self.high_mask >> 1
+            || self.low_mask > self.max_bucket
+            || self.max_bucket > self.high_mask
+            || self.max_bucket >= self.last_page
+        {
+            return Err(damaged(0, "contradicts itself about the number of buckets"));
+        }
+        // makemap writes the meta page first and last. In between its size is
+        // not the file's, unless the whole map fits into makemap's cache.
+        let expected = (u64::from(self.last_page) + 1) * u64::from(self.page_size);
+        if size != expected {
+            return Err(ReadError::Damaged(format!(
+                "the file has {size} bytes, but {expected} by its meta page: its build was \
+                 interrupted, or it was copied in part"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The bucket that `key` belongs to, and the bucket's first page.
+    fn bucket_of(&self, key: &[u8]) -> Result<(u32, u32), ReadError> {
+        let hash = hash(key);
+        let mut bucket = hash & self.high_mask;
+        if bucket > self.max_bucket {
+            bucket = hash & self.low_mask;
+        }
+        self.first_page(bucket).map(|page| (bucket, page))
+    }
+
+    fn first_page(&self, bucket: u32) -> Result<u32, ReadError> {
+        let doubling = (u64::from(bucket) + 1).next_power_of_two().trailing_zeros() as usize;
+        self.spares
+            .get(doubling)
+            .map(|spare| bucket.wrapping_add(*spare))
+            .filter(|page| (1..=self.last_page).contains(page))
+            .ok_or_else(|| damaged(0, &format!("places bucket {bucket} outside the file")))
+    }
+}
+
+/// Recognises the byte order, and other kinds of database.
+fn byte_order(meta: &[u8; META_SIZE]) -> Result<ByteOrder, ReadError> {
+    let little = ByteOrder::Little;
+    if little.u32(meta, 12) == Some(HASH_MAGIC) {
+        return Ok(ByteOrder::Little);
+    }
+    if ByteOrder::Big.u32(meta, 12) == Some(HASH_MAGIC) {
+        return Ok(ByteOrder::Big);
+    }
+    let has = |order: ByteOrder, at, magic| order.u32(meta, at) == Some(magic);
+    let either = |at, magic| has(little, at, magic) || has(ByteOrder::Big, at, magic);
+    let kind = if either(12, 0x0005_3162) {
+        "a Berkeley DB btree file"
+    } else if either(12, 0x0004_2253) {
+        "a Berkeley DB queue file"
+    } else if either(12, 0x0007_4582) {
+        "a Berkeley DB heap file"
+    } else if either(0, HASH_MAGIC) || either(0, 0x0005_3162) {
+        "a Berkeley DB 1.85 file"
+    } else {
+        "not a Berkeley DB hash file"
+    };
+    Err(unsupported(format_args!("{kind}; build it with makemap hash")))
+}
+
+/// The hash function of Berkeley DB's hash access method since version 5: the
+/// 32-bit Fowler/Noll/Vo hash with the offset basis 0.
+fn hash(key: &[u8]) -> u32 {
+    key.iter().fold(0, |hash: u32, byte| {
+        hash.wrapping_mul(16_777_619) ^ u32::from(*byte)
+    })
+}
+
+/// A page of the file, and the memory that holds it.
+#[derive(Default)]
+struct Page {
+    bytes: Vec<u8>,
+    number: Option<u32>,
+}
+
+/// The header that all pages but the meta page have.
+struct PageHeader {
+    number: u32,
+    previous: u32,
+    next: u32,
+    /// Number of items; on overflow pages, number of references.
+    entries: u16,
+    /// Lowest offset of an item; on overflow pages, number of bytes.
+    length: u16,
+    kind: u8,
+}
+
+impl Page {
+    /// Reads page `number`, unless it is the one read last.
+    fn read<S: ReadAt + ?Sized>(
+        &mut self,
+        source: &S,
+        meta: &Meta,
+        number: u32,
+    ) -> Result<PageHeader, ReadError> {
+        if number == 0 || number > meta.last_page {
+            return Err(damaged(number, "is referred to, but lies outside the file"));
+        }
+        if self.number != Some(number) {
+            self.number = None;
+            self.bytes.resize(meta.page_size as usize, 0);
+            let offset = u64::from(number) * u64::from(meta.page_size);
+            read_exact(source, &mut self.bytes, offset)?;
+            self.number = Some(number);
+        }
+        let (bytes, order) = (&self.bytes, meta.order);
+        let header = || {
+            Some(PageHeader {
+                number: order.u32(bytes, 8)?,
+                previous: order.u32(bytes, 12)?,
+                next: order.u32(bytes, 16)?,
+                entries: order.u16(bytes, 20)?,
+                length: order.u16(bytes, 22)?,
+                kind: *bytes.get(25)?,
+            })
+        };
+        header().ok_or_else(|| damaged(number, "is too short"))
+    }
+
+    /// Whether the page was allocated, but never written.
+    fn is_unwritten(&self) -> bool {
+        self.bytes.iter().take(PAGE_HEADER_SIZE).all(|byte| *byte == 0)
+    }
+
+    /// The bytes of item `index`, which end where the item before starts.
+    fn item(&self, order: ByteOrder, index: u16, entries: u16, end: usize) -> Option<&[u8]> {
+        let lowest = PAGE_HEADER_SIZE + 2 * usize::from(entries);
+        let start = order.u16(&self.bytes, PAGE_HEADER_SIZE + 2 * usize::from(index))?;
+        let start = usize::from(start);
+        (lowest <= start && start < end).then(|| self.bytes.get(start..end))?
+    }
+}
+
+/// Where an item's bytes are.
+enum Item<'p> {
+    Inline(&'p [u8]),
+    Overflow { first_page: u32, length: u32 },
+}
+
+struct Map<'s, S: ?Sized> {
+    source: &'s S,
+    meta: Meta,
+    bucket: Page,
+    overflow: Page,
+}
+
+impl<S: ReadAt + ?Sized> Map<'_, S> {
+    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        let Map {
+            source,
+            meta,
+            bucket: page,
+            overflow,
+        } = self;
+        let (bucket, mut number) = meta.bucket_of(key)?;
+        let mut previous = 0;
+        // Each page knows the page before it, so that no chain is a loop; but
+        // the file may be changing.
+        for _ in 0..meta.last_page {
+            let header = page.read(*source, meta, number)?;
+            if previous == 0 && page.is_unwritten() {
+                // Bucket pages beyond the first two get written when they
+                // come into use.
+                return if bucket < 2 || meta.presized {
+                    Ok(None)
+                } else {
+                    Err(damaged(number, "was never written: the build was interrupted"))
+                };
+            }
+            if header.number != number
+                || header.previous != previous
+                || !matches!(header.kind, TYPE_HASH | TYPE_HASH_UNSORTED)
+                || header.entries % 2 != 0
+            {
+                return Err(damaged(number, "is not the page of a bucket that belongs here"));
+            }
+            if let Some(value) = find_on_page(*source, meta, page, &header, overflow, key)? {
+                return Ok(Some(value));
+            }
+            if header.next == 0 {
+                return Ok(None);
+            }
+            (previous, number) = (number, header.next);
+        }
+        Err(damaged(number, "belongs to a chain of pages without end"))
+    }
+
+    /// Refuses a table as it is created: two buckets, both empty.
+    fn refuse_empty(&mut self) -> Result<(), ReadError> {
+        if self.meta.max_bucket > 1 {
+            return Ok(());
+        }
+        for bucket in 0..=self.meta.max_bucket {
+            let number = self.meta.first_page(bucket)?;
+            let header = self.bucket.read(self.source, &self.meta, number)?;
+            if header.entries != 0 || header.next != 0 {
+                return Ok(());
+            }
+        }
+        Err(ReadError::Damaged(
+            "the map has no entries: its build was interrupted, or its source was empty".into(),
+        ))
+    }
+}
+
+/// Looks for `key` on a page of its bucket. Keys and values alternate; the
+/// pages of a bucket are not sorted among themselves, so all are searched from
+/// the start.
+fn find_on_page<S: ReadAt + ?Sized>(
+    source: &S,
+    meta: &Meta,
+    page: &Page,
+    header: &PageHeader,
+    overflow: &mut Page,
+    key: &[u8],
+) -> Result<Option<Vec<u8>>, ReadError> {
+    let outside = || damaged(header.number, "has an item outside its bounds");
+    let order = meta.order;
+    let mut end = page.bytes.len();
+    for index in (0..header.entries).step_by(2) {
+        let name = page.item(order, index, header.entries, end).ok_or_else(outside)?;
+        end -= name.len();
+        let value = page
+            .item(order, index.saturating_add(1), header.entries, end)
+            .ok_or_else(outside)?;
+        end -= value.len();
+        let is_key = match item(order, header.number, name)? {
+            Item::Inline(name) => name == key,
+            Item::Overflow { first_page, length } => {
+                length as usize == key.len() && {
+                    let mut rest = key;
+                    read_overflow(source, meta, overflow, first_page, length, |part| {
+                        let tail = rest.strip_prefix(part);
+                        rest = tail.unwrap_or_default();
+                        tail.is_some()
+                    })?
+                }
+            }
+        };
+        if is_key {
+            return read_value(source, meta, overflow, header.number, value).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn item(order: ByteOrder, page: u32, bytes: &[u8]) -> Result<Item<'_>, ReadError> {
+    match bytes.split_first() {
+        Some((&ITEM_INLINE, bytes)) => Ok(Item::Inline(bytes)),
+        Some((&ITEM_DUPLICATES, bytes)) => {
+            // Each duplicate stands between two copies of its length.
+            let first = || {
+                let length = usize::from(order.u16(bytes, 0)?);
+                bytes.get(2..)?.get(..length)
+            };
+            first()
+                .map(Item::Inline)
+                .ok_or_else(|| damaged(page, "has a bad duplicate"))
+        }
+        Some((&ITEM_OVERFLOW, _)) => {
+            let overflow = || {
+                Some(Item::Overflow {
+                    first_page: order.u32(bytes, 4)?,
+                    length: order.u32(bytes, 8)?,
+                })
+            };
+            overflow().ok_or_else(|| damaged(page, "has a short reference to overflow pages"))
+        }
+        Some((&ITEM_DUPLICATES_TREE, _)) => Err(unsupported(
+            "a database with very many values for one key; build it with makemap hash",
+        )),
+        _ => Err(damaged(page, "has an item of an unknown kind")),
+    }
+}
+
+fn read_value<S: ReadAt + ?Sized>(
+    source: &S,
+    meta: &Meta,
+    overflow: &mut Page,
+    page: u32,
+    bytes: &[u8],
+) -> Result<Vec<u8>, ReadError> {
+    match item(meta.order, page, bytes)? {
+        Item::Inline(value) => Ok(value.to_vec()),
+        Item::Overflow { first_page, length } => {
+            let mut value = Vec::new();
+            read_overflow(source, meta, overflow, first_page, length, |part| {
+                value.extend_from_slice(part);
+                true
+            })?;
+            Ok(value)
+        }
+    }
+}
+
+/// Hands the parts of a large item to `take`, until it returns false. Returns
+/// whether it took all of them.
+fn read_overflow<S: ReadAt + ?Sized>(
+    source: &S,
+    meta: &Meta,
+    page: &mut Page,
+    first_page: u32,
+    length: u32,
+    mut take: impl FnMut(&[u8]) -> bool,
+) -> Result<bool, ReadError> {
+    let mut number = first_page;
+    let mut left = length as usize;
+    for _ in 0..meta.last_page {
+        let header = page.read(source, meta, number)?;
+        let part = page
+            .bytes
+            .get(PAGE_HEADER_SIZE..)
+            .and_then(|bytes| bytes.get(..usize::from(header.length)))
+            .filter(|part| !part.is_empty() && part.len() <= left);
+        let Some(part) = part else {
+            return Err(damaged(number, "holds a part of a wrong size"));
+        };
+        if header.number != number || header.kind != TYPE_OVERFLOW {
+            return Err(damaged(number, "is not an overflow page"));
+        }
+        left -= part.len();
+        if !take(part) {
+            return Ok(false);
+        }
+        if left == 0 {
+            return Ok(true);
+        }
+        number = header.next;
+    }
+    Err(damaged(number, "belongs to a chain of pages without end"))
+}

@@ -1,0 +1,101 @@
+//! What the format readers read from, and what they report.
+
+use std::io;
+
+/// Bytes at positions: a map file, or a slice in memory.
+///
+/// The format readers use nothing else, so that they never map a file into
+/// memory: a mapped file that another process truncates kills its reader.
+pub trait ReadAt {
+    /// The number of bytes, as of when the source was opened.
+    fn size(&self) -> u64;
+
+    /// Reads some bytes at `offset`; 0 means that there are none.
+    ///
+    /// # Errors
+    /// What the system reports for a failed read.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+}
+
+impl ReadAt for [u8] {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| self.get(offset..))
+            .unwrap_or_default();
+        io::Read::read(&mut &*rest, buffer)
+    }
+}
+
+/// Why a map could not be read; the file's name is added by the caller.
+#[derive(Debug)]
+pub enum ReadError {
+    /// The system failed to read.
+    Io(io::Error),
+    /// The contents contradict the format.
+    Damaged(String),
+    /// A valid file, of a kind that is not read here.
+    Unsupported(String),
+}
+
+/// The value found, and which of the keys asked for it belongs to.
+pub type Found = Option<(usize, Vec<u8>)>;
+
+/// Fills `buffer` from `offset` on.
+pub(super) fn read_exact<S: ReadAt + ?Sized>(
+    source: &S,
+    mut buffer: &mut [u8],
+    mut offset: u64,
+) -> Result<(), ReadError> {
+    while !buffer.is_empty() {
+        let count = read_some(source, buffer, offset)?;
+        if count == 0 {
+            return Err(ReadError::Damaged(format!(
+                "the file ends at byte {offset}, inside a record"
+            )));
+        }
+        buffer = buffer.get_mut(count..).unwrap_or_default();
+        offset = offset.saturating_add(count as u64);
+    }
+    Ok(())
+}
+
+/// Reads some bytes, even if signals interrupt; 0 means that there are none.
+pub(super) fn read_some<S: ReadAt + ?Sized>(
+    source: &S,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<usize, ReadError> {
+    loop {
+        match source.read_at(buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.map_err(ReadError::Io),
+        }
+    }
+}
+
+/// Asks `find` for each key in turn: as it is, then with the trailing NUL that
+/// `makemap -N` stores with keys and values.
+pub(super) fn first_of(
+    keys: &[Vec<u8>],
+    mut find: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, ReadError>,
+) -> Result<Found, ReadError> {
+    let mut terminated = Vec::new();
+    for (index, key) in keys.iter().enumerate() {
+        if let Some(value) = find(key)? {
+            return Ok(Some((index, value)));
+        }
+        terminated.clear();
+        terminated.extend_from_slice(key);
+        terminated.push(0);
+        if let Some(mut value) = find(&terminated)? {
+            value.pop_if(|last| *last == 0);
+            return Ok(Some((index, value)));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,53 @@
+use std::ffi::{CStr, c_char, c_int};
+use std::mem::MaybeUninit;
+
+use super::cluster::Cluster;
+use super::error::Error;
+use super::ffi;
+
+/// Finds the node of a user among those with the tag that are up.
+///
+/// `tag` NULL stands for the configuration's default tag, which is "", no tag, in a
+/// cluster that was not loaded from a configuration. On success the number of the node
+/// is in `*node_out`; `MAILAFFINITY_ERROR_NO_NODE` if there is none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mailaffinity_lookup(
+    cluster: Option<&Cluster>,
+    user: *const c_char,
+    user_len: usize,
+    tag: *const c_char,
+    node_out: Option<&mut MaybeUninit<usize>>,
+) -> c_int {
+    ffi::status(|| {
+        let cluster = ffi::required("cluster", cluster)?;
+        let node_out = ffi::required("node_out", node_out)?;
+        // SAFETY: strings are as the header's rules have them.
+        let (user, tag) = unsafe { (ffi::bytes("user", user, user_len)?, ffi::string(tag)) };
+        let node = cluster.mapping.index_of(user, tag_or_default(tag, cluster)?);
+        node_out.write(node.ok_or(Error::NoNode)?);
+        Ok(())
+    })
+}
+
+/// As `mailaffinity_lookup`, for a hash in place of a name.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mailaffinity_lookup_hash(
+    cluster: Option<&Cluster>,
+    hash: u32,
+    tag: *const c_char,
+    node_out: Option<&mut MaybeUninit<usize>>,
+) -> c_int {
+    ffi::status(|| {
+        let cluster = ffi::required("cluster", cluster)?;
+        let node_out = ffi::required("node_out", node_out)?;
+        // SAFETY: the string is as the header's rules have it.
+        let tag = unsafe { ffi::string(tag) };
+        let node = cluster.mapping.index_of_hash(hash, tag_or_default(tag, cluster)?);
+        node_out.write(node.ok_or(Error::NoNode)?);
+        Ok(())
+    })
+}
+
+fn tag_or_default<'a>(tag: Option<&'a CStr>, cluster: &'a Cluster) -> Result<&'a str, Error> {
+    tag.map_or(Ok(&cluster.default_tag), |tag| ffi::utf8("tag", tag))
+}

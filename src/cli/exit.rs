@@ -1,0 +1,77 @@
+//! How a command ends: quietly, or with one line on standard error and an exit
+//! status of sysexits.h.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// A reason to stop, with the exit status that tells it to scripts.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: Status,
+    message: String,
+}
+
+/// The part of sysexits.h that the commands use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    /// EX_USAGE: the command line is wrong.
+    Usage = 64,
+    /// EX_IOERR: reading or writing failed.
+    IoError = 74,
+    /// EX_TEMPFAIL: no node is up; later there may be one.
+    TempFail = 75,
+    /// EX_CONFIG: the configuration or the node state is broken.
+    Config = 78,
+}
+
+impl Failure {
+    pub(super) fn new(status: Status, message: impl fmt::Display) -> Failure {
+        Failure {
+            status,
+            message: message.to_string(),
+        }
+    }
+
+    /// The configuration, or what belongs to it, is broken.
+    pub(super) fn config(error: impl fmt::Display) -> Failure {
+        Failure::new(Status::Config, error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::new(Status::IoError, error)
+    }
+}
+
+/// Reads the command line, runs the command and tells how it went.
+pub(super) fn run<Arguments: Parser>(command: impl FnOnce(Arguments) -> Result<(), Failure>) -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go to standard output and are no failure. Nothing
+            // can be done where they cannot be printed.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(Status::Usage as u8)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match command(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(Arguments::command().get_name(), &failure);
+            ExitCode::from(failure.status as u8)
+        }
+    }
+}
+
+#[allow(clippy::print_stderr)]
+fn report(command: &str, failure: &Failure) {
+    eprintln!("{command}: {}", failure.message);
+}

@@ -1,0 +1,55 @@
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+use super::exit::{self, Failure};
+use super::users;
+use crate::mapping::{VnodeRing, modulo_vnode};
+
+/// Print the vnode of each user among a number of vnodes.
+///
+/// The two functions of hash_user_group.c (INFN-16-11/CCR): vnodes are numbered
+/// from 0, and usernames are hashed as they stand. For the Director's own mapping,
+/// which knows the hosts, see mailaffinity(1).
+///
+/// Each line of output is the user, a tab and the vnode.
+#[derive(Parser)]
+#[command(name = "hash_user_group", version)]
+struct Arguments {
+    /// Number of vnodes
+    #[arg(long, short = 'n', value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    vnodes: u32,
+
+    /// How users are shared out: director_consistent_hashing yes (ring) or no (modulo)
+    #[arg(long, short, value_enum, default_value_t = Strategy::Ring)]
+    strategy: Strategy,
+
+    /// Users; without any, one on each line of standard input
+    users: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Strategy {
+    Ring,
+    Modulo,
+}
+
+/// The command `hash_user_group`.
+pub fn hash_user_group() -> ExitCode {
+    exit::run(|arguments: Arguments| -> Result<(), Failure> {
+        let Arguments {
+            vnodes,
+            strategy,
+            users,
+        } = arguments;
+        let field = |vnode: Option<u32>| vnode.map(|vnode| vnode.to_string()).into_iter().collect();
+        match strategy {
+            Strategy::Ring => {
+                let ring = VnodeRing::new(vnodes);
+                users::write_line_for_each(users, |user| field(ring.vnode(user)))
+            }
+            Strategy::Modulo => users::write_line_for_each(users, |user| field(modulo_vnode(user, vnodes))),
+        }
+    })
+}

@@ -1,0 +1,70 @@
+//! What tells one content of a file from the next, without reading it.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Which file it is, its size, and when it was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileStamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileStamp {
+    pub(crate) fn of(metadata: &Metadata) -> FileStamp {
+        FileStamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// How long ago the file changed, by its ctime, which nobody can set back;
+    /// `None` for the future.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let (seconds, nanoseconds) = self.changed;
+        let changed = Duration::from_secs(u64::try_from(seconds).ok()?)
+            .checked_add(Duration::from_nanos(u64::try_from(nanoseconds).ok()?))?;
+        now.checked_sub(changed)
+    }
+}
+
+#[cfg(test)]
+impl FileStamp {
+    pub(crate) fn changed_at(time: SystemTime) -> FileStamp {
+        let since_epoch = time.duration_since(UNIX_EPOCH).unwrap();
+        FileStamp {
+            device: 1,
+            inode: 1,
+            size: 1,
+            modified: (0, 0),
+            changed: (
+                since_epoch.as_secs().cast_signed(),
+                since_epoch.subsec_nanos().into(),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn age() {
+        let hour = Duration::from_secs(3600);
+        let age = FileStamp::changed_at(SystemTime::now() - hour).age().unwrap();
+        assert!((hour..2 * hour).contains(&age), "{age:?}");
+        assert_eq!(FileStamp::changed_at(SystemTime::now() + hour).age(), None);
+        let mut stamp = FileStamp::changed_at(SystemTime::now());
+        stamp.changed = (-1, 0);
+        assert_eq!(stamp.age(), None);
+    }
+}

@@ -1,0 +1,207 @@
+//! The node state: which nodes are down, since when, and why.
+//!
+//! A small TOML file beside the configuration, which commands write and everything
+//! else reads. A node that it does not name is up, and so are all without the file.
+//!
+//! ```toml
+//! [down.node2]
+//! since = "2026-11-23T20:45:00Z"
+//! reason = "new disks"
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::toml_error::line_and_problem;
+
+const HEADING: &str = "# The nodes that are down. Written by mailaffinity; nodes not named here are up.\n\n";
+
+/// Which nodes are down. The default: none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeState {
+    /// Names of nodes, as in the configuration.
+    #[serde(default)]
+    pub down: BTreeMap<String, Down>,
+}
+
+/// Why a node is down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Down {
+    /// Since when (RFC 3339).
+    pub since: Timestamp,
+    /// In the words of whoever, or whatever, marked it.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// A node state file that cannot be read, understood or written.
+#[derive(Debug)]
+pub struct NodeStateError {
+    path: PathBuf,
+    problem: String,
+}
+
+impl std::fmt::Display for NodeStateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.problem)
+    }
+}
+
+impl std::error::Error for NodeStateError {}
+
+impl NodeState {
+    /// Whether a node is down.
+    pub fn is_down(&self, node: &str) -> bool {
+        self.down.contains_key(node)
+    }
+
+    /// Reads the file; without one, all nodes are up.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not a node state.
+    pub fn load(path: &Path) -> Result<NodeState, NodeStateError> {
+        let problem = |problem: String| NodeStateError {
+            path: path.to_owned(),
+            problem,
+        };
+        match fs::read_to_string(path) {
+            Ok(text) => {
+                NodeState::parse(&text).map_err(|error| problem(format!("not a node state: {error}")))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(NodeState::default()),
+            Err(error) => Err(problem(format!("cannot read the node state: {error}"))),
+        }
+    }
+
+    /// Reads a node state from text.
+    ///
+    /// # Errors
+    /// A sentence on what is wrong, with the line.
+    pub fn parse(text: &str) -> Result<NodeState, String> {
+        toml::from_str(text).map_err(|error| {
+            let (line, problem) = line_and_problem(&error, text);
+            format!("line {}: {problem}", line.unwrap_or(1))
+        })
+    }
+
+    /// Replaces the file in one step: readers see the old state or the new one,
+    /// whole, whatever happens meanwhile.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old file then stands as it was.
+    pub fn save(&self, path: &Path) -> Result<(), NodeStateError> {
+        self.write_beside_and_rename(path)
+            .map_err(|error| NodeStateError {
+                path: path.to_owned(),
+                problem: format!("cannot write the node state: {error}"),
+            })
+    }
+
+    fn write_beside_and_rename(&self, path: &Path) -> io::Result<()> {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let text = toml::to_string(self).map_err(io::Error::other)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".nodes.")
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(folder)?;
+        file.write_all(HEADING.as_bytes())?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        File::open(folder)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, prop, prop_assert_eq, proptest};
+
+    fn down(reason: &str) -> Down {
+        Down {
+            since: "2026-11-23T20:45:00Z".parse().unwrap(),
+            reason: reason.into(),
+        }
+    }
+
+    #[test]
+    fn without_a_file_all_are_up() {
+        let state = NodeState::load(Path::new("/nonexistent/nodes.toml")).unwrap();
+        assert!(!state.is_down("node1"));
+        assert_eq!(NodeState::parse("").unwrap(), NodeState::default());
+    }
+
+    #[test]
+    fn what_was_saved_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nodes.toml");
+        for reason in ["new disks", "\"quoted\"\nand [brackets]", ""] {
+            let mut state = NodeState::default();
+            state.down.insert("node 2".into(), down(reason));
+            state.save(&path).unwrap();
+            assert_eq!(NodeState::load(&path).unwrap(), state);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        }
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
+    }
+
+    #[test]
+    fn a_failed_save_leaves_the_old_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nodes.toml");
+        fs::create_dir(&path).unwrap();
+        let error = NodeState::default().save(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("nodes.toml: cannot write the node state: "),
+            "{error}"
+        );
+        assert!(path.is_dir());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn broken_files_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nodes.toml");
+        for text in [
+            "[down.node2]\n",
+            "[down.node2]\nsince = \"yesterday\"\n",
+            "[up]\n",
+            "[down.no",
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = NodeState::load(&path).expect_err(text).to_string();
+            assert!(error.contains("nodes.toml: not a node state: line "), "{error}");
+        }
+        fs::write(&path, b"\xff").unwrap();
+        assert!(NodeState::load(&path).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_state_survives(nodes in prop::collection::btree_map(any::<String>(), (0i64..4_000_000_000, any::<String>()), 0..5)) {
+            let state = NodeState {
+                down: nodes
+                    .into_iter()
+                    .map(|(name, (second, reason))| (name, Down { since: Timestamp::from_second(second).unwrap(), reason }))
+                    .collect(),
+            };
+            prop_assert_eq!(NodeState::parse(&toml::to_string(&state).unwrap()).unwrap(), state);
+        }
+    }
+}

@@ -1,0 +1,519 @@
+//! A site as it stands on disk: its configuration, node state and access map,
+//! followed while they change, and the host that a user's webmail connects to.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::{Config, NodeConfig};
+use crate::file_stamp::FileStamp;
+use crate::mapping::Cluster;
+use crate::node_state::NodeState;
+
+/// A configuration file, followed over the life of a process.
+///
+/// A broken configuration or node state never replaces a good one that was read
+/// before: the last good one stays in force, and each [`refresh`](Site::refresh)
+/// says so.
+#[derive(Debug)]
+pub struct Site {
+    path: PathBuf,
+    config_stamp: Option<FileStamp>,
+    config_problem: Option<String>,
+    in_force: Option<InForce>,
+}
+
+/// The configuration and node state in force, and the cluster they make.
+#[derive(Debug)]
+pub struct InForce {
+    /// The configuration.
+    pub config: Config,
+    /// Which nodes are down.
+    pub state: NodeState,
+    /// The mapping among the nodes that are up.
+    pub cluster: Cluster,
+    state_stamp: Option<FileStamp>,
+    state_problem: Option<String>,
+}
+
+/// Something the administrator should know. The text names the file and the cause,
+/// never a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The configuration is broken; an earlier one is in force, or none.
+    ConfigBroken {
+        /// What is wrong, with file and line.
+        problem: String,
+        /// Whether an earlier configuration is in force.
+        earlier_in_force: bool,
+    },
+    /// The node state is broken; an earlier one is in force, or all nodes count as up.
+    StateBroken {
+        /// What is wrong, with the file.
+        problem: String,
+    },
+    /// The node state names a node that the configuration does not have.
+    UnknownNodeDown {
+        /// The node state file.
+        path: PathBuf,
+        /// The node as the file names it.
+        node: String,
+    },
+    /// The access map could not be asked; the computed node is used.
+    MapUnavailable {
+        /// What is wrong, with the file.
+        problem: String,
+    },
+    /// The access map has no entry for a user; the computed node is used.
+    NoEntry {
+        /// The map's file.
+        path: PathBuf,
+    },
+    /// The access map names a queue group that no node has; the computed node is used.
+    UnknownQueueGroup {
+        /// The map's file.
+        path: PathBuf,
+        /// The queue group, escaped.
+        queue_group: String,
+    },
+    /// The access map names a node that is down; the computed node is used.
+    MappedNodeDown {
+        /// The map's file.
+        path: PathBuf,
+        /// The node.
+        node: String,
+    },
+    /// No node with the tag is up: there is no host.
+    NoNodeUp {
+        /// The tag, empty for none.
+        tag: String,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::ConfigBroken {
+                problem,
+                earlier_in_force,
+            } => {
+                let then = if *earlier_in_force {
+                    "the last good configuration stays in force"
+                } else {
+                    "there is no good configuration to use"
+                };
+                write!(f, "{problem}; {then}")
+            }
+            Notice::StateBroken { problem } => {
+                write!(f, "{problem}; the last good node state stays in force")
+            }
+            Notice::UnknownNodeDown { path, node } => write!(
+                f,
+                "{}: node \"{}\" is down but not in the configuration; correct its name or remove it",
+                path.display(),
+                node.escape_debug()
+            ),
+            Notice::MapUnavailable { problem } => write!(f, "{problem}; using the computed node"),
+            Notice::NoEntry { path } => {
+                write!(
+                    f,
+                    "{}: no entry for a user; using the computed node",
+                    path.display()
+                )
+            }
+            Notice::UnknownQueueGroup { path, queue_group } => write!(
+                f,
+                "{}: no node has the queue group \"{queue_group}\"; using the computed node",
+                path.display()
+            ),
+            Notice::MappedNodeDown { path, node } => write!(
+                f,
+                "{}: node \"{node}\" is down, but a user is mapped to it; using the computed node",
+                path.display()
+            ),
+            Notice::NoNodeUp { tag } if tag.is_empty() => write!(f, "no node without a tag is up"),
+            Notice::NoNodeUp { tag } => write!(f, "no node with the tag \"{}\" is up", tag.escape_debug()),
+        }
+    }
+}
+
+impl Site {
+    /// The site of a configuration file, which is first read by
+    /// [`refresh`](Site::refresh).
+    pub fn new(path: impl Into<PathBuf>) -> Site {
+        Site {
+            path: path.into(),
+            config_stamp: None,
+            config_problem: None,
+            in_force: None,
+        }
+    }
+
+    /// Reads again what has changed on disk. Costs two `stat` calls when nothing has.
+    ///
+    /// Returns what the administrator should know about the files as they are now,
+    /// the same at each call until it is mended.
+    pub fn refresh(&mut self) -> Vec<Notice> {
+        self.refresh_config();
+        let mut notices = Vec::new();
+        if let Some(problem) = &self.config_problem {
+            notices.push(Notice::ConfigBroken {
+                problem: problem.clone(),
+                earlier_in_force: self.in_force.is_some(),
+            });
+        }
+        if let Some(in_force) = &mut self.in_force {
+            in_force.refresh_state();
+            notices.extend(in_force.state_notices());
+        }
+        notices
+    }
+
+    /// What is in force; `None` before a good configuration was read.
+    pub fn in_force(&self) -> Option<&InForce> {
+        self.in_force.as_ref()
+    }
+
+    fn refresh_config(&mut self) {
+        let stamp = stamp_of(&self.path);
+        if stamp.is_some() && stamp == self.config_stamp {
+            return;
+        }
+        self.config_stamp = stamp.filter(is_settled);
+        let earlier = self
+            .in_force
+            .as_ref()
+            .map(|earlier| earlier.state.clone())
+            .unwrap_or_default();
+        match InForce::load(&self.path, earlier) {
+            Ok(in_force) => {
+                self.in_force = Some(in_force);
+                self.config_problem = None;
+            }
+            Err(problem) => self.config_problem = Some(problem),
+        }
+    }
+}
+
+impl InForce {
+    /// `state` holds until [`refresh_state`](InForce::refresh_state) reads it.
+    fn load(path: &Path, state: NodeState) -> Result<InForce, String> {
+        let config = Config::load(path).map_err(|error| error.to_string())?;
+        let cluster = config.cluster(&state).map_err(|error| error.to_string())?;
+        Ok(InForce {
+            config,
+            state,
+            cluster,
+            state_stamp: None,
+            state_problem: None,
+        })
+    }
+
+    fn refresh_state(&mut self) {
+        let stamp = stamp_of(&self.config.node_state);
+        if stamp.is_some() && stamp == self.state_stamp {
+            return;
+        }
+        self.state_stamp = stamp.filter(is_settled);
+        self.state_problem = self.load_state().err();
+    }
+
+    fn load_state(&mut self) -> Result<(), String> {
+        let state = NodeState::load(&self.config.node_state).map_err(|error| error.to_string())?;
+        if state != self.state {
+            self.cluster = self.config.cluster(&state).map_err(|error| error.to_string())?;
+            self.state = state;
+        }
+        Ok(())
+    }
+
+    fn state_notices(&self) -> impl Iterator<Item = Notice> + '_ {
+        let broken = self.state_problem.iter().map(|problem| Notice::StateBroken {
+            problem: problem.clone(),
+        });
+        let known = |name: &str| self.config.nodes.iter().any(|node| node.node.name == name);
+        let unknown = self.state.down.keys().filter(move |name| !known(name));
+        broken.chain(unknown.map(|name| Notice::UnknownNodeDown {
+            path: self.config.node_state.clone(),
+            node: name.clone(),
+        }))
+    }
+
+    /// The node that serves a user: the one the access map names, unless it is
+    /// down; else the computed one among those that are up.
+    ///
+    /// Notices go to `notify`. `None` when no node is up.
+    pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(Notice)) -> Option<&NodeConfig> {
+        match self.mapped_node(user) {
+            Ok(Some(node)) => return Some(node),
+            Ok(None) => {}
+            Err(notice) => notify(notice),
+        }
+        let computed = self.computed_node(user, &self.config.tag);
+        if computed.is_none() {
+            notify(Notice::NoNodeUp {
+                tag: self.config.tag.clone(),
+            });
+        }
+        computed
+    }
+
+    /// The node that the mapping alone gives to a user; `None` when none with the
+    /// tag is up.
+    pub fn computed_node(&self, user: &[u8], tag: &str) -> Option<&NodeConfig> {
+        self.config.nodes.get(self.cluster.index_of(user, tag)?)
+    }
+
+    /// The node that the access map gives to a user; `Ok(None)` without a map.
+    fn mapped_node(&self, user: &[u8]) -> Result<Option<&NodeConfig>, Notice> {
+        let Some(map) = &self.config.access_map else {
+            return Ok(None);
+        };
+        let path = || map.path().to_owned();
+        let entry = map
+            .queue_group(user)
+            .map_err(|error| Notice::MapUnavailable {
+                problem: error.to_string(),
+            })?
+            .ok_or_else(|| Notice::NoEntry { path: path() })?;
+        let node = self
+            .config
+            .node_of_queue_group(&entry.value)
+            .and_then(|index| self.config.nodes.get(index))
+            .ok_or_else(|| Notice::UnknownQueueGroup {
+                path: path(),
+                queue_group: entry.value.escape_ascii().to_string(),
+            })?;
+        if self.state.is_down(&node.node.name) {
+            return Err(Notice::MappedNodeDown {
+                path: path(),
+                node: node.node.name.clone(),
+            });
+        }
+        Ok(Some(node))
+    }
+}
+
+fn stamp_of(path: &Path) -> Option<FileStamp> {
+    fs::metadata(path).ok().map(|metadata| FileStamp::of(&metadata))
+}
+
+/// Whether a later change of the file is bound to show. One within the same tick of
+/// the file system's clock, a second at most, might leave the stamp as it is.
+fn is_settled(stamp: &FileStamp) -> bool {
+    stamp.age().is_some_and(|age| age > Duration::from_secs(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node_state::Down;
+    use tempfile::TempDir;
+
+    const NODES: &str = r#"
+[[node]]
+name = "node1"
+address = "10.0.0.1"
+queue_group = "node1group"
+imap_host = "node1.example.org"
+[[node]]
+name = "node2"
+address = "10.0.0.2"
+queue_group = "node2group"
+imap_host = "node2.example.org"
+"#;
+
+    /// A site in a folder of its own, with a text map.
+    struct Fixture {
+        folder: TempDir,
+        site: Site,
+    }
+
+    impl Fixture {
+        fn new(map: &str) -> Fixture {
+            let folder = tempfile::tempdir().unwrap();
+            let site = Site::new(folder.path().join("mailaffinity.toml"));
+            let fixture = Fixture { folder, site };
+            fs::write(fixture.path("access"), map).unwrap();
+            fixture.write_config(NODES);
+            fixture
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn write_config(&self, nodes: &str) {
+            let text = format!(
+                "node_state = {:?}\n[access_map]\nmap = \"text:{}\"\n{nodes}",
+                self.path("nodes.toml"),
+                self.path("access").display()
+            );
+            fs::write(self.path("mailaffinity.toml"), text).unwrap();
+        }
+
+        fn mark_down(&self, nodes: &[&str]) {
+            let down = |reason: &str| Down {
+                since: "2026-11-23T20:45:00Z".parse().unwrap(),
+                reason: reason.into(),
+            };
+            let down = nodes
+                .iter()
+                .map(|node| (node.to_string(), down("test")))
+                .collect();
+            NodeState { down }.save(&self.path("nodes.toml")).unwrap();
+        }
+
+        /// The host of a user, and all that the administrator is told.
+        fn host_of(&mut self, user: &str) -> (Option<String>, Vec<String>) {
+            let mut notices = self.site.refresh();
+            let host = self.site.in_force().and_then(|in_force| {
+                in_force
+                    .node_of(user.as_bytes(), |notice| notices.push(notice))
+                    .map(|node| node.imap_host.clone())
+            });
+            (host, notices.iter().map(Notice::to_string).collect())
+        }
+    }
+
+    /// MD5("user1") = 24c9e15e…: node2 on the ring of 10.0.0.1 and 10.0.0.2.
+    const COMPUTED: &str = "node2.example.org";
+
+    #[test]
+    fn the_access_map_comes_first() {
+        let mut site = Fixture::new("QGRP:user1@\tnode1group\nQGRP:user2@\tNODE2GROUP\n");
+        assert_eq!(site.host_of("user1"), (Some("node1.example.org".into()), vec![]));
+        assert_eq!(
+            site.host_of("User2@example.org"),
+            (Some("node2.example.org".into()), vec![])
+        );
+    }
+
+    #[test]
+    fn then_the_computed_node_and_a_notice() {
+        let mut site = Fixture::new("QGRP:user1@\tother\nQGRP:user2@\tnode1group\n");
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(host.as_deref(), Some(COMPUTED));
+        assert!(
+            matches!(&notices[..], [one] if one.contains("access: no node has the queue group \"other\"")),
+            "{notices:?}"
+        );
+
+        let (host, notices) = site.host_of("nobody");
+        assert!(host.is_some());
+        assert!(
+            matches!(&notices[..], [one] if one.contains("access: no entry for a user")),
+            "{notices:?}"
+        );
+
+        site.mark_down(&["node1"]);
+        let (host, notices) = site.host_of("user2");
+        assert_eq!(host.as_deref(), Some("node2.example.org"));
+        assert!(
+            matches!(&notices[..], [one] if one.contains("node \"node1\" is down")),
+            "{notices:?}"
+        );
+
+        fs::remove_file(site.path("access")).unwrap();
+        let (host, notices) = site.host_of("user2");
+        assert_eq!(host.as_deref(), Some("node2.example.org"));
+        assert!(
+            matches!(&notices[..], [one] if one.contains("access")),
+            "{notices:?}"
+        );
+    }
+
+    #[test]
+    fn nobody_up_no_host() {
+        let mut site = Fixture::new("");
+        site.mark_down(&["node1", "node2"]);
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(host, None);
+        assert!(
+            notices
+                .iter()
+                .any(|notice| notice == "no node without a tag is up"),
+            "{notices:?}"
+        );
+    }
+
+    #[test]
+    fn changes_are_followed() {
+        let mut site = Fixture::new("QGRP:user1@ node1group\n");
+        assert_eq!(site.host_of("user1").0.as_deref(), Some("node1.example.org"));
+        site.mark_down(&["node1"]);
+        assert_eq!(site.host_of("user1").0.as_deref(), Some("node2.example.org"));
+        fs::remove_file(site.path("nodes.toml")).unwrap();
+        assert_eq!(site.host_of("user1").0.as_deref(), Some("node1.example.org"));
+        site.write_config(&NODES.replace("node1.example.org", "moved.example.org"));
+        assert_eq!(site.host_of("user1").0.as_deref(), Some("moved.example.org"));
+        fs::write(site.path("access"), "QGRP:user1@ node2group\n").unwrap();
+        assert_eq!(site.host_of("user1").0.as_deref(), Some("node2.example.org"));
+    }
+
+    #[test]
+    fn the_last_good_files_stay_in_force() {
+        let mut site = Fixture::new("QGRP:user1@ node1group\n");
+        site.mark_down(&["node1"]);
+        assert_eq!(site.host_of("user1").0.as_deref(), Some("node2.example.org"));
+
+        for broken in ["", "[[node", "surprise = 1\n"] {
+            fs::write(site.path("mailaffinity.toml"), broken).unwrap();
+            for _ in 0..2 {
+                let (host, notices) = site.host_of("user1");
+                assert_eq!(host.as_deref(), Some("node2.example.org"), "{broken:?}");
+                assert!(notices[0].contains("mailaffinity.toml:"), "{notices:?}");
+                assert!(
+                    notices[0].ends_with("the last good configuration stays in force"),
+                    "{notices:?}"
+                );
+            }
+        }
+        fs::remove_file(site.path("mailaffinity.toml")).unwrap();
+        assert_eq!(site.host_of("user1").0.as_deref(), Some("node2.example.org"));
+
+        site.write_config(NODES);
+        fs::write(site.path("nodes.toml"), "[down").unwrap();
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(
+            host.as_deref(),
+            Some("node2.example.org"),
+            "node1 was down in the last good state"
+        );
+        assert!(notices[0].contains("nodes.toml: not a node state"), "{notices:?}");
+
+        site.mark_down(&[]);
+        assert_eq!(site.host_of("user1"), (Some("node1.example.org".into()), vec![]));
+    }
+
+    #[test]
+    fn no_good_configuration_no_node() {
+        let mut site = Site::new("/nonexistent/mailaffinity.toml");
+        let notices = site.refresh();
+        assert!(
+            matches!(
+                &notices[..],
+                [Notice::ConfigBroken {
+                    earlier_in_force: false,
+                    ..
+                }]
+            ),
+            "{notices:?}"
+        );
+        assert!(site.in_force().is_none());
+    }
+
+    #[test]
+    fn a_state_that_names_a_stranger_is_told() {
+        let mut site = Fixture::new("QGRP:user1@ node1group\n");
+        site.mark_down(&["nod1"]);
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(host.as_deref(), Some("node1.example.org"));
+        assert!(
+            matches!(&notices[..], [one] if one.contains("\"nod1\" is down but not in the configuration")),
+            "{notices:?}"
+        );
+    }
+}

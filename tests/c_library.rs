@@ -1,0 +1,352 @@
+//! The C library as its users meet it: header, symbols, SONAME, pkg-config file, and the
+//! programs in `tests/c/`, which say what each function does.
+//!
+//! Every program is built through pkg-config against a prefix laid out as an installed
+//! one.
+
+#![cfg(feature = "capi")]
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+/// What makes the header and sets the SONAME.
+#[path = "../build.rs"]
+#[allow(dead_code)]
+mod build_script;
+
+use build_script::capi::{HEADER, SONAME};
+
+// Header, symbols and SONAME.
+
+#[test]
+fn the_committed_header_belongs_to_the_sources() {
+    let current = build_script::capi::header().unwrap();
+    assert!(
+        fs::read_to_string(HEADER).unwrap() == current,
+        "{HEADER} is out of date; `cargo build` writes it anew"
+    );
+}
+
+#[test]
+fn the_library_exports_what_the_header_declares() {
+    let listed = run(tool("nm")
+        .args(["-D", "--defined-only"])
+        .arg(built("libmailaffinity.so")));
+    let exported: BTreeSet<String> = listed
+        .lines()
+        .map(|line| line.rsplit(' ').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(exported, declared_functions());
+}
+
+#[test]
+fn the_soname_has_the_number_of_the_abi() {
+    let dynamic = run(tool("readelf").arg("-d").arg(built("libmailaffinity.so")));
+    let soname = dynamic.lines().find(|line| line.contains("(SONAME)")).unwrap();
+    assert!(soname.ends_with(&format!("[{SONAME}]")), "{soname}");
+    let header = fs::read_to_string(HEADER).unwrap();
+    let (_, abi) = header.split_once("#define MAILAFFINITY_ABI_VERSION ").unwrap();
+    assert_eq!(SONAME.strip_prefix("libmailaffinity.so."), abi.lines().next());
+}
+
+#[test]
+fn every_function_of_the_header_is_called_by_a_program() {
+    let programs: String = ["hashes.c", "clusters.c", "configuration.c"]
+        .map(|program| fs::read_to_string(Path::new("tests/c").join(program)).unwrap())
+        .concat();
+    for function in declared_functions() {
+        assert!(programs.contains(&format!("{function}(")), "{function}");
+    }
+}
+
+/// Names before a parenthesis, outside of comments and preprocessor lines.
+fn declared_functions() -> BTreeSet<String> {
+    let header = fs::read_to_string(HEADER).unwrap();
+    let code: String = header
+        .split("/*")
+        .map(|part| part.split_once("*/").map_or(part, |(_, code)| code))
+        .flat_map(str::lines)
+        .filter(|line| !line.starts_with('#'))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let mut before_parentheses: Vec<&str> = code.split('(').collect();
+    before_parentheses.pop();
+    before_parentheses
+        .iter()
+        .map(|text| {
+            let part_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            text.rsplit(|c| !part_of_name(c)).next().unwrap().to_owned()
+        })
+        .collect()
+}
+
+// Programs.
+
+#[test]
+fn hashes() {
+    check(&SHARED.build("hashes.c"));
+}
+
+#[test]
+fn clusters() {
+    check(&SHARED.build("clusters.c"));
+}
+
+#[test]
+fn configurations() {
+    let program = SHARED.build("configuration.c");
+    run(Command::new(&program).arg(configuration_folder()));
+    run(valgrind(&program).arg(configuration_folder()));
+}
+
+#[test]
+fn threads() {
+    check(&SHARED.build("threads.c"));
+}
+
+#[test]
+fn cplusplus() {
+    check(&SHARED.build("cplusplus.cpp"));
+}
+
+#[test]
+fn static_library() {
+    let prefix = Prefix::install("static", Linkage::Static);
+    for program in ["hashes.c", "threads.c"] {
+        let program = prefix.build(program);
+        let dynamic = run(tool("readelf").arg("-d").arg(&program));
+        assert!(!dynamic.contains("[libmailaffinity"), "{dynamic}");
+        check(&program);
+    }
+}
+
+/// What the Director answered, byte for byte, in every state it was asked in.
+#[test]
+fn captured_answers_agree() {
+    let program = SHARED.build("director.c");
+    let mut checked = 0;
+    for entry in fs::read_dir("tests/director").unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "tsv") {
+            continue;
+        }
+        let capture = fs::read_to_string(&path).unwrap();
+        let expected: Vec<&str> = capture.lines().filter(|line| !line.starts_with("# ")).collect();
+        let answers = run(Command::new(&program).stdin(File::open(&path).unwrap()));
+        for (answer, expected) in answers.lines().zip(&expected) {
+            assert_eq!(answer, *expected, "{}", path.display());
+        }
+        assert_eq!(answers.lines().count(), expected.len(), "{}", path.display());
+        checked += expected.len();
+    }
+    assert!(checked > 15_000, "only {checked} lookups in tests/director");
+    run(valgrind(&program).stdin(File::open("tests/director/ring-tags.tsv").unwrap()));
+}
+
+/// Runs a program by itself and in Valgrind.
+fn check(program: &Path) {
+    run(&mut Command::new(program));
+    run(&mut valgrind(program));
+}
+
+/// What `tests/c/configuration.c` reads.
+fn configuration_folder() -> PathBuf {
+    const NODES: &str = r#"
+[[node]]
+name = "node1"
+address = "10.0.0.1"
+vhost_count = 50
+tag = "east"
+queue_group = "node1group"
+imap_host = "node1.example.org"
+[[node]]
+name = "node2"
+address = "2001:db8::2"
+tag = "east"
+[[node]]
+name = "node3"
+address = "10.0.0.3"
+"#;
+    let folder = fresh_folder("configuration");
+    let state = |name: &str| format!("node_state = {:?}\n", folder.join(name));
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    write(
+        "mailaffinity.toml",
+        &format!("tag = \"east\"\n{}{NODES}", state("nodes.toml")),
+    );
+    write("nodes.toml", "[down.node2]\nsince = \"2026-11-23T20:45:00Z\"\n");
+    write("unknown-key.toml", &format!("\nnodestate = 1\n{NODES}"));
+    write("no-nodes.toml", "strategy = \"ring\"\n");
+    write("broken-state.toml", &(state("broken-nodes.toml") + NODES));
+    write("broken-nodes.toml", "[down.node1");
+    folder
+}
+
+// The pkg-config file.
+
+#[test]
+fn private_libraries_are_those_of_rust() {
+    let mut empty_library = tool("rustc");
+    empty_library
+        .args(["--crate-type", "staticlib", "--print", "native-static-libs", "-o"])
+        .arg(fresh_folder("rustc").join("libempty.a"))
+        .arg("-")
+        .stdin(Stdio::null());
+    let output = empty_library.output().unwrap();
+    let messages = String::from_utf8(output.stderr).unwrap();
+    let (_, needed) = messages
+        .split_once("native-static-libs: ")
+        .unwrap_or_else(|| panic!("{messages}"));
+    let pkg_config_file = fs::read_to_string("dist/mailaffinity.pc.in").unwrap();
+    let private = pkg_config_file
+        .lines()
+        .find_map(|line| line.strip_prefix("Libs.private: "));
+    assert_eq!(private, needed.lines().next().map(str::trim));
+}
+
+/// A prefix as `make install` would leave it, with one of the libraries.
+struct Prefix {
+    root: PathBuf,
+    linkage: Linkage,
+}
+
+#[derive(PartialEq)]
+enum Linkage {
+    Shared,
+    Static,
+}
+
+static SHARED: LazyLock<Prefix> = LazyLock::new(|| Prefix::install("shared", Linkage::Shared));
+
+impl Prefix {
+    fn install(name: &str, linkage: Linkage) -> Prefix {
+        let root = fresh_folder(name);
+        let [include, lib] = ["include", "lib"].map(|name| root.join(name));
+        fs::create_dir_all(lib.join("pkgconfig")).unwrap();
+        fs::create_dir(&include).unwrap();
+        fs::copy(HEADER, include.join("mailaffinity.h")).unwrap();
+        match linkage {
+            Linkage::Shared => {
+                symlink(built("libmailaffinity.so"), lib.join(SONAME)).unwrap();
+                symlink(SONAME, lib.join("libmailaffinity.so")).unwrap();
+            }
+            Linkage::Static => symlink(built("libmailaffinity.a"), lib.join("libmailaffinity.a")).unwrap(),
+        }
+        let pkg_config_file = fs::read_to_string("dist/mailaffinity.pc.in")
+            .unwrap()
+            .replace("@PREFIX@", root.to_str().unwrap())
+            .replace("@LIBDIR@", "${prefix}/lib")
+            .replace("@INCLUDEDIR@", "${prefix}/include")
+            .replace("@VERSION@", env!("CARGO_PKG_VERSION"));
+        assert!(!pkg_config_file.contains('@'), "{pkg_config_file}");
+        fs::write(lib.join("pkgconfig/mailaffinity.pc"), pkg_config_file).unwrap();
+        Prefix { root, linkage }
+    }
+
+    fn pkg_config(&self, question: &str) -> Vec<String> {
+        let mut pkg_config = tool("pkg-config");
+        pkg_config.env("PKG_CONFIG_LIBDIR", self.root.join("lib/pkgconfig"));
+        if self.linkage == Linkage::Static {
+            pkg_config.arg("--static");
+        }
+        let answer = run(pkg_config.args([question, "mailaffinity"]));
+        answer.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Compiles one of the programs in `tests/c`.
+    fn build(&self, program: &str) -> PathBuf {
+        let source = Path::new("tests/c").join(program);
+        let path = self.root.join(program).with_extension("");
+        let (compiler, standard) = match source.extension() {
+            Some(extension) if extension == "cpp" => ("c++", "-std=c++17"),
+            _ => ("cc", "-std=c99"),
+        };
+        run(tool(compiler)
+            .args([
+                standard,
+                "-Wall",
+                "-Wextra",
+                "-Wpedantic",
+                "-Werror",
+                "-g",
+                "-pthread",
+            ])
+            .arg(format!("-DEXPECTED_VERSION=\"{}\"", env!("CARGO_PKG_VERSION")))
+            .args(self.pkg_config("--cflags"))
+            .arg("-o")
+            .arg(&path)
+            .arg(source)
+            .args(self.pkg_config("--libs"))
+            .arg(format!("-Wl,-rpath,{}", self.root.join("lib").display())));
+        path
+    }
+}
+
+/// A library that Cargo built for this test: `cargo test` leaves it beside the test,
+/// `cargo build` one folder above.
+fn built(name: &str) -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let places: Vec<PathBuf> = test
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .collect();
+    places
+        .iter()
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("none of {places:?} exists"))
+        .clone()
+}
+
+fn fresh_folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("c_library")
+        .join(name);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).unwrap();
+    }
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+// Commands.
+
+/// A command whose messages are in English.
+fn tool(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.env("LC_ALL", "C.UTF-8");
+    command
+}
+
+/// A program in Valgrind: any error or leak is a failure.
+fn valgrind(program: &Path) -> Command {
+    let mut command = tool("valgrind");
+    command
+        .args(["--quiet", "--error-exitcode=99", "--leak-check=full"])
+        .args(["--show-leak-kinds=all", "--errors-for-leak-kinds=all"])
+        .arg(program);
+    command
+}
+
+/// Runs a command that must succeed, and returns what it printed.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| {
+        panic!(
+            "{command:?}: {error}; these tests need a C and a C++ compiler, binutils, pkg-config and valgrind"
+        )
+    });
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
