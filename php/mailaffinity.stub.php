@@ -1,0 +1,81 @@
+<?php
+
+/**
+ * Stub of the PHP module mailaffinity, for IDEs and static analysis. Not to be loaded.
+ *
+ * Directives, both PHP_INI_SYSTEM (php.ini, or php_admin_value for a PHP-FPM pool):
+ *
+ * @ini mailaffinity.config = "/etc/mailaffinity.toml": the configuration file
+ * @ini mailaffinity.fallback = "localhost": the host for all users while there is no node
+ *
+ * Changes of the configuration, node state and access map are noticed at the next call; no
+ * restart is needed. While one of them is broken, its last good version stays in force.
+ *
+ * The module writes to PHP's error log (error_log) directly, whatever error_reporting,
+ * display_errors and log_errors say, and each message at most once a minute.
+ */
+
+/**
+ * No good configuration was read yet, or there is a bug. The message names the file and
+ * the cause.
+ */
+class MailaffinityException extends \RuntimeException
+{
+}
+
+/**
+ * The host that webmail connects to for a user. For SquirrelMail:
+ * `$imapServerAddress = 'map:map_user_via_sendmail_access';`
+ *
+ * The node that the access map names, unless it is down; else the computed one among those
+ * that are up; else mailaffinity.fallback. Each step down is logged.
+ *
+ * Takes any string, never throws and prints nothing.
+ *
+ * @param string $username as it was posted
+ * @return non-empty-string a host name or address that fsockopen() takes, without port;
+ *         IPv6 in brackets
+ */
+function map_user_via_sendmail_access(string $username): string
+{
+    throw new \Error('The module mailaffinity is not loaded');
+}
+
+/**
+ * The node that the mapping gives to a user among those that are up. The access map is not
+ * asked.
+ *
+ * @param string $username
+ * @param string|null $tag null: that of the configuration; '': none
+ * @return array{node: string, address: string, host: string, queue_group: string|null, tag: string}|null
+ *         null when no node with the tag is up
+ * @throws MailaffinityException
+ */
+function mailaffinity_node(string $username, ?string $tag = null): ?array
+{
+    throw new \Error('The module mailaffinity is not loaded');
+}
+
+/**
+ * The 32-bit hash of a user, by the configuration's username_hash.
+ *
+ * @param string $username
+ * @return int<0, 4294967295>
+ * @throws MailaffinityException
+ */
+function mailaffinity_hash(string $username): int
+{
+    throw new \Error('The module mailaffinity is not loaded');
+}
+
+/**
+ * All nodes, in the order of the configuration. Those that are down have a time (RFC 3339)
+ * and a reason.
+ *
+ * @return list<array{node: string, address: string, host: string, queue_group: string|null, tag: string, vhost_count: int, up: bool, since: string|null, reason: string|null}>
+ * @throws MailaffinityException
+ */
+function mailaffinity_nodes(): array
+{
+    throw new \Error('The module mailaffinity is not loaded');
+}

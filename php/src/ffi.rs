@@ -1,0 +1,17 @@
+//! What PHP exports and ext-php-rs has no binding for. The declarations are those
+//! of PHP 8.1 to 8.5.
+
+use std::ffi::{c_char, c_int};
+
+use ext_php_rs::zend::{ClassEntry, ModuleEntry};
+
+unsafe extern "C" {
+    /// main/php.h
+    pub(crate) fn php_log_err_with_severity(message: *const c_char, severity: c_int);
+
+    /// main/php_ini.h
+    pub(crate) fn display_ini_entries(module: *mut ModuleEntry);
+
+    /// ext/spl/spl_exceptions.h
+    pub(crate) static spl_ce_RuntimeException: *mut ClassEntry;
+}

@@ -1,0 +1,148 @@
+//! The PHP module: user/node affinity for SquirrelMail and other PHP programs.
+//!
+//! `mailaffinity.stub.php` documents it for those who write PHP.
+//!
+//! - `site`: the configuration, node state and access map, followed from one
+//!   request to the next.
+//! - `log`: what the administrator is told, through PHP's error log.
+//! - `ini`: the two directives of `php.ini`.
+//! - `exception`, `info`: `MailaffinityException`, and the table in `phpinfo()`.
+//! - `panic`: no bug in here ends a login.
+
+mod exception;
+mod ffi;
+mod info;
+mod ini;
+mod log;
+mod panic;
+mod site;
+
+use ext_php_rs::binary_slice::BinarySlice;
+use ext_php_rs::boxed::ZBox;
+use ext_php_rs::prelude::{ModuleBuilder, PhpResult, php_function, php_module, wrap_function};
+use ext_php_rs::types::ZendHashTable;
+use mailaffinity::config::NodeConfig;
+use mailaffinity::mapping::ring_label;
+use mailaffinity::node_state::Down;
+
+/// The host that webmail connects to for a user: SquirrelMail's mapping function
+/// (`$imapServerAddress = 'map:map_user_via_sendmail_access';`).
+///
+/// The node that the access map names, unless it is down; else the computed one
+/// among those that are up; else `mailaffinity.fallback`.
+///
+/// SquirrelMail calls it before authentication with whatever was posted. So it
+/// takes any string, never throws and prints nothing, and what it returns is
+/// always a host name or address that `fsockopen()` takes, IPv6 in brackets. What
+/// the administrator should know goes to PHP's error log.
+#[php_function]
+pub fn map_user_via_sendmail_access(username: BinarySlice<u8>) -> String {
+    let answer = site::ask(|in_force, notify| {
+        let node = in_force.node_of(&username, notify)?;
+        Some(node.imap_host.clone())
+    });
+    let mut problems = answer.problems;
+    let host = answer.value.flatten().unwrap_or_else(|| {
+        let (host, problem) = ini::fallback_host();
+        problems.extend(problem);
+        problems.push(format!(
+            "there is no node to connect to; using the fallback host {host}"
+        ));
+        host
+    });
+    log::tell(&problems);
+    // PHP would take what follows the first colon for the port.
+    if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host
+    }
+}
+
+/// The node that the mapping gives to a user among those that are up. The access
+/// map is not asked.
+///
+/// Without a tag, that of the configuration counts. Null when no node with the
+/// tag is up.
+#[php_function]
+pub fn mailaffinity_node(
+    username: BinarySlice<u8>,
+    tag: Option<BinarySlice<u8>>,
+) -> PhpResult<Option<ZBox<ZendHashTable>>> {
+    let node = site::ask_or_throw(|in_force| {
+        let tag = match &tag {
+            // No tag is anything but text.
+            Some(tag) => str::from_utf8(tag).ok()?,
+            None => &in_force.config.tag,
+        };
+        in_force.computed_node(&username, tag).cloned()
+    })?;
+    node.as_ref().map(node_array).transpose()
+}
+
+/// The 32-bit hash of a user, by the configuration's `username_hash`.
+#[php_function]
+pub fn mailaffinity_hash(username: BinarySlice<u8>) -> PhpResult<i64> {
+    site::ask_or_throw(|in_force| in_force.config.username_hash.hash(&username)).map(i64::from)
+}
+
+/// All nodes, in the order of the configuration, and whether they are up.
+#[php_function]
+pub fn mailaffinity_nodes() -> PhpResult<Vec<ZBox<ZendHashTable>>> {
+    let nodes = site::ask_or_throw(|in_force| {
+        let with_state = |node: &NodeConfig| {
+            let down = in_force.state.down.get(&node.node.name);
+            (node.clone(), down.cloned())
+        };
+        in_force.config.nodes.iter().map(with_state).collect::<Vec<_>>()
+    })?;
+    nodes
+        .iter()
+        .map(|(node, down)| node_and_state_array(node, down.as_ref()))
+        .collect()
+}
+
+fn node_array(node: &NodeConfig) -> PhpResult<ZBox<ZendHashTable>> {
+    let mut array = ZendHashTable::new();
+    array.insert("node", node.node.name.as_str())?;
+    array.insert("address", ring_label(node.node.address))?;
+    array.insert("host", node.imap_host.as_str())?;
+    array.insert("queue_group", node.queue_group.as_deref())?;
+    array.insert("tag", node.node.tag.as_str())?;
+    Ok(array)
+}
+
+fn node_and_state_array(node: &NodeConfig, down: Option<&Down>) -> PhpResult<ZBox<ZendHashTable>> {
+    let mut array = node_array(node)?;
+    array.insert("vhost_count", i64::from(node.node.vhost_count))?;
+    array.insert("up", down.is_none())?;
+    array.insert("since", down.map(|down| down.since.to_string()))?;
+    array.insert("reason", down.map(|down| down.reason.as_str()))?;
+    Ok(array)
+}
+
+#[doc(hidden)]
+#[php_module]
+#[php(startup = startup)]
+pub fn module(module: ModuleBuilder) -> ModuleBuilder {
+    module
+        .name("mailaffinity")
+        .globals(&site::KEPT)
+        .info_function(info::print)
+        .function(wrap_function!(map_user_via_sendmail_access))
+        .function(wrap_function!(mailaffinity_node))
+        .function(wrap_function!(mailaffinity_hash))
+        .function(wrap_function!(mailaffinity_nodes))
+}
+
+fn startup(_type: i32, module_number: i32) -> i32 {
+    const SUCCESS: i32 = 0;
+    const FAILURE: i32 = -1;
+
+    panic::silence();
+    ini::register(module_number);
+    match exception::register() {
+        Ok(()) => SUCCESS,
+        Err(_) => FAILURE,
+    }
+}
