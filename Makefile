@@ -1,0 +1,73 @@
+# make demo   build all, and show users mapped by PHP, the C library and the command
+# make test   all tests
+# make fuzz   each fuzz target for FUZZ_SECONDS
+# make bench  the mapping beside its peers
+
+CARGO ?= cargo
+PHP ?= php
+FUZZ_SECONDS ?= 600
+
+BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev
+TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
+	sendmail-bin sendmail-cf tinycdb db5.3-util php-fpm
+
+TARGET = target/release
+PHP_MODULE = php/target/release/libmailaffinity_php.so
+FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text config mail_servers \
+	node_state username_hash
+
+.PHONY: all demo test lint fuzz fuzz-smoke bench build-packages test-packages library php clean
+
+all: library php
+
+library:
+	$(CARGO) build --release
+
+# By itself: features unify within one build, and the library's symbols would leak.
+php:
+	$(CARGO) build --release --manifest-path php/Cargo.toml
+
+build-packages:
+	dist/install-packages.sh $(BUILD_PACKAGES)
+
+test-packages: build-packages
+	dist/install-packages.sh $(TEST_PACKAGES)
+
+demo: build-packages
+	$(MAKE) all
+	demo/run.sh $(TARGET) $(CURDIR)/$(PHP_MODULE)
+
+test: test-packages
+	$(MAKE) lint
+	$(CARGO) test
+	php/run-tests.sh
+	$(MAKE) fuzz-smoke
+	$(MAKE) all
+	demo/run.sh $(TARGET) $(CURDIR)/$(PHP_MODULE)
+
+lint:
+	for manifest in Cargo.toml php/Cargo.toml fuzz/Cargo.toml; do \
+		$(CARGO) fmt --manifest-path $$manifest --check && \
+		$(CARGO) clippy --manifest-path $$manifest --all-targets -- -D warnings || exit 1; \
+	done
+	$(CARGO) clippy --no-default-features --lib -- -D warnings
+
+# Without coverage feedback, which needs a nightly compiler: it replays the corpus
+# and tries some inputs, so that a target that no longer builds or holds is noticed.
+fuzz-smoke:
+	for target in $(FUZZ_TARGETS); do \
+		$(CARGO) run --release --manifest-path fuzz/Cargo.toml --bin $$target -- -runs=20000 -max_len=4096 \
+			fuzz/corpus/$$target || exit 1; \
+	done
+
+fuzz:
+	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	for target in $(FUZZ_TARGETS); do \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
+bench:
+	$(CARGO) bench
+
+clean:
+	rm -rf target php/target fuzz/target

@@ -1,0 +1,11 @@
+//! Any text is a node state or an error.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mailaffinity::node_state::NodeState;
+
+fuzz_target!(|text: &str| {
+    if let Ok(state) = NodeState::parse(text) {
+        assert!(state.down.keys().all(|node| state.is_down(node)));
+    }
+});
