@@ -66,8 +66,12 @@ fuzz:
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-bench:
-	$(CARGO) bench
+bench: library
+	dist/install-packages.sh gcc libc6-dev dovecot-core
+	ln -sf libmailaffinity.so $(TARGET)/libmailaffinity.so.0
+	$(CC) -std=c99 -O2 -Wall -Wextra -Werror -Iinclude -o $(TARGET)/bench benches/mapping.c \
+		-L$(TARGET) -Wl,-rpath,$(CURDIR)/$(TARGET) -lmailaffinity -ldl
+	$(TARGET)/bench
 
 clean:
 	rm -rf target php/target fuzz/target

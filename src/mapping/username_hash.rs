@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use md5::block_api::compress;
 use md5::{Digest, Md5};
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
@@ -160,26 +161,51 @@ impl UsernameHash {
     /// A username is bytes. A NUL is hashed like any other byte; the Director
     /// cannot be asked about one, since its usernames end there.
     pub fn hash(&self, user: &[u8]) -> u32 {
-        let digest = match &self.shape {
-            Shape::User => Md5::digest(user),
-            Shape::LowercaseUser => md5_of_lowercase(user),
-            Shape::Template(template) => Md5::digest(expand(template, user)),
+        let hash = match &self.shape {
+            Shape::User => md5_start(user),
+            Shape::LowercaseUser => md5_start_of_lowercase(user),
+            Shape::Template(template) => md5_start(&expand(template, user)),
         };
-        leading_u32(&digest).max(1)
+        hash.max(1)
     }
 }
 
-fn md5_of_lowercase(user: &[u8]) -> md5::digest::Output<Md5> {
-    let mut md5 = Md5::new();
-    let mut lower = [0; 128];
-    for chunk in user.chunks(lower.len()) {
-        for (to, from) in lower.iter_mut().zip(chunk) {
-            *to = from.to_ascii_lowercase();
-        }
-        md5.update(lower.get(..chunk.len()).unwrap_or_default());
-    }
-    md5.finalize()
+/// The start of the MD5 of a name.
+fn md5_start(name: &[u8]) -> u32 {
+    leading_u32(&Md5::digest(name))
 }
+
+/// The start of the MD5 of a name in lower case.
+fn md5_start_of_lowercase(name: &[u8]) -> u32 {
+    let mut block = [0; 64];
+    if name.len() <= LONGEST_IN_ONE_BLOCK {
+        // Nearly all names. Without the buffer of a hasher it takes a sixth less.
+        let (text, padding) = block.split_at_mut(name.len());
+        text.copy_from_slice(name);
+        text.make_ascii_lowercase();
+        if let Some(end) = padding.first_mut() {
+            *end = 0x80;
+        }
+        block[56..].copy_from_slice(&(8 * name.len() as u64).to_le_bytes());
+        let mut state = MD5_INITIAL_STATE;
+        compress(&mut state, &[block]);
+        return state[0].swap_bytes();
+    }
+    let mut md5 = Md5::new();
+    for chunk in name.chunks(block.len()) {
+        let (text, _) = block.split_at_mut(chunk.len());
+        text.copy_from_slice(chunk);
+        text.make_ascii_lowercase();
+        md5.update(text);
+    }
+    leading_u32(&md5.finalize())
+}
+
+/// Beside the padding of MD5, which takes nine bytes.
+const LONGEST_IN_ONE_BLOCK: usize = 55;
+
+/// RFC 1321, section 3.3.
+const MD5_INITIAL_STATE: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 
 // Parsing. The grammar is that of Dovecot's var-expand.
 
@@ -775,9 +801,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lowercase_path_equals_the_template(user in prop::collection::vec(any::<u8>(), 0..600)) {
-            let template = UsernameHash { format: vec![], shape: Shape::Template(parse_template(b"%Lu").unwrap()) };
-            prop_assert_eq!(UsernameHash::default().hash(&user), template.hash(&user));
+        fn short_cuts_equal_the_template(user in prop::collection::vec(any::<u8>(), 0..200)) {
+            for format in ["%u", "%Lu"] {
+                let template = Shape::Template(parse_template(format.as_bytes()).unwrap());
+                let template = UsernameHash { format: format.into(), shape: template };
+                prop_assert_eq!(UsernameHash::parse(format).unwrap().hash(&user), template.hash(&user));
+            }
         }
 
         #[test]
