@@ -1,10 +1,14 @@
-# make demo   build all, and show users mapped by PHP, the C library and the command
-# make test   all tests
-# make fuzz   each fuzz target for FUZZ_SECONDS
-# make bench  the mapping beside its peers
+# make demo             build all; users mapped by PHP, the C library and the command
+# make test             all tests
+# make install-library  the C library below PREFIX
+# make fuzz             each fuzz target for FUZZ_SECONDS
+# make bench            the mapping beside Dovecot's
 
 CARGO ?= cargo
 PHP ?= php
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
 FUZZ_SECONDS ?= 600
 
 BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev
@@ -16,12 +20,25 @@ PHP_MODULE = php/target/release/libmailaffinity_php.so
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text config mail_servers \
 	node_state username_hash
 
-.PHONY: all demo test lint fuzz fuzz-smoke bench build-packages test-packages library php clean
+.PHONY: all demo test lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php install-library clean
 
 all: library php
 
 library:
 	$(CARGO) build --release
+
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+
+# The program loader looks for the SONAME, the linker for the name without a number.
+install-library: library
+	install -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig
+	install -m 644 include/mailaffinity.h $(DESTDIR)$(INCLUDEDIR)
+	install -m 644 $(TARGET)/libmailaffinity.a $(DESTDIR)$(LIBDIR)
+	install -m 755 $(TARGET)/libmailaffinity.so $(DESTDIR)$(LIBDIR)/libmailaffinity.so.$(VERSION)
+	ln -sf libmailaffinity.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libmailaffinity.so.0
+	ln -sf libmailaffinity.so.0 $(DESTDIR)$(LIBDIR)/libmailaffinity.so
+	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@INCLUDEDIR@|$(INCLUDEDIR)|; s|@VERSION@|$(VERSION)|' \
+		dist/mailaffinity.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/mailaffinity.pc
 
 # By itself: features unify within one build, and the library's symbols would leak.
 php:
@@ -40,6 +57,7 @@ demo: build-packages
 test: test-packages
 	$(MAKE) lint
 	$(CARGO) test
+	$(MAKE) committed-header
 	php/run-tests.sh
 	$(MAKE) fuzz-smoke
 	$(MAKE) all
@@ -51,6 +69,10 @@ lint:
 		$(CARGO) clippy --manifest-path $$manifest --all-targets -- -D warnings || exit 1; \
 	done
 	$(CARGO) clippy --no-default-features --lib -- -D warnings
+
+# A build brings the header up to date, which would hide a stale one in the commit.
+committed-header:
+	if [ -e .git ]; then git diff --exit-code include/mailaffinity.h; fi
 
 # Without coverage feedback, which needs a nightly compiler: it replays the corpus
 # and tries some inputs, so that a target that no longer builds or holds is noticed.

@@ -19,7 +19,6 @@
 //! Unknown keys and impossible values are errors that name the line.
 
 use std::fmt;
-use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -34,6 +33,7 @@ use crate::mapping::{
     Cluster, ClusterError, DEFAULT_VHOST_COUNT, Node, Strategy, UsernameHash, parse_address, ring_label,
 };
 use crate::node_state::NodeState;
+use crate::regular_file;
 use crate::toml_error::{line_and_problem, line_of};
 
 /// Where the configuration is unless one is named.
@@ -99,7 +99,7 @@ impl Config {
     /// # Errors
     /// When the file cannot be read or says something impossible.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|error| ConfigError {
+        let text = regular_file::read_text(path).map_err(|error| ConfigError {
             path: path.to_owned(),
             line: None,
             problem: format!("cannot read the configuration: {error}"),

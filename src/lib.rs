@@ -20,5 +20,6 @@ pub mod config;
 mod file_stamp;
 pub mod mapping;
 pub mod node_state;
+mod regular_file;
 pub mod site;
 mod toml_error;

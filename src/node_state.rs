@@ -10,7 +10,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::regular_file;
 use crate::toml_error::line_and_problem;
 
 const HEADING: &str = "# The nodes that are down. Written by mailaffinity; nodes not named here are up.\n\n";
@@ -72,7 +73,7 @@ impl NodeState {
             path: path.to_owned(),
             problem,
         };
-        match fs::read_to_string(path) {
+        match regular_file::read_text(path) {
             Ok(text) => {
                 NodeState::parse(&text).map_err(|error| problem(format!("not a node state: {error}")))
             }
@@ -127,6 +128,7 @@ impl NodeState {
 mod tests {
     use super::*;
     use proptest::prelude::{any, prop, prop_assert_eq, proptest};
+    use std::fs;
 
     fn down(reason: &str) -> Down {
         Down {

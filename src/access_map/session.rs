@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use super::Error;
 use super::source::{ReadAt, ReadError};
 use crate::file_stamp::FileStamp;
+use crate::regular_file;
 
 /// How long a file must have been left alone before it counts as complete,
 /// where no lock tells.
@@ -165,16 +166,13 @@ fn attempt<T>(
 /// Opens and locks the file; `None` if another process holds the lock. The lock
 /// goes when the file is closed.
 fn open(path: &Path) -> Result<Option<(MapFile, FileStamp)>, ReadError> {
-    let file = File::open(path).map_err(ReadError::Io)?;
+    let file = regular_file::open(path).map_err(ReadError::Io)?;
     match file.try_lock_shared() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(error)) => return Err(ReadError::Io(error)),
     }
     let metadata = file.metadata().map_err(ReadError::Io)?;
-    if !metadata.is_file() {
-        return Err(ReadError::Unsupported("not a regular file".into()));
-    }
     let size = metadata.len();
     Ok(Some((MapFile { file, size }, FileStamp::of(&metadata))))
 }

@@ -1,0 +1,68 @@
+//! Files as they should be: anything else under the same name must not make a web
+//! server wait or fill its memory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+/// More than any configuration or node state has.
+const LONGEST_TEXT: u64 = 16 << 20;
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// As for [`File::open`]; also when the name stands for a folder, pipe or device.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK, opening a pipe waits for somebody to write to it.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a regular file",
+        ));
+    }
+    Ok(file)
+}
+
+/// Reads a text.
+///
+/// # Errors
+/// As for [`open`]; also when it is not UTF-8 or endless.
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+    let file = open(path)?;
+    let mut text = String::new();
+    file.take(LONGEST_TEXT).read_to_string(&mut text)?;
+    if text.len() as u64 == LONGEST_TEXT {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_read() {
+        for path in ["/", "/dev/zero", "/dev/null"] {
+            let error = read_text(Path::new(path)).unwrap_err();
+            assert_eq!(error.to_string(), "it is not a regular file", "{path}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        assert!(read_text(&pipe).is_err());
+    }
+
+    #[test]
+    fn endless_texts_are_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 40).unwrap();
+        assert_eq!(read_text(file.path()).unwrap_err().to_string(), "it is too long");
+    }
+}
