@@ -72,7 +72,8 @@
 #define MAILAFFINITY_ERROR_INVALID_ARGUMENT 2
 
 /**
- * The username hash format is not one that the Director could follow.
+ * The username hash format has something that the Director does not know, or that this
+ * library does not support.
  */
 #define MAILAFFINITY_ERROR_USERNAME_HASH 3
 

@@ -137,9 +137,11 @@ impl Config {
         Cluster::new(self.strategy, self.username_hash.clone(), nodes)
     }
 
-    /// The place in [`nodes`](Config::nodes) of the node that has a queue group.
-    /// sendmail does not tell upper from lower case in their names.
+    /// The place in [`nodes`](Config::nodes) of the node that has the queue group which
+    /// the access map gives. As in sendmail, neither its case nor blanks around it
+    /// matter; makemap keeps those at the end of a line, a carriage return included.
     pub fn node_of_queue_group(&self, queue_group: &[u8]) -> Option<usize> {
+        let queue_group = queue_group.trim_ascii();
         self.nodes.iter().position(|node| {
             node.queue_group
                 .as_ref()
@@ -154,12 +156,15 @@ impl Config {
 /// # Errors
 /// A sentence that says what is wrong.
 pub fn check_host(host: &str) -> Result<(), String> {
-    let name = !host.is_empty()
-        && host.len() <= 255
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
-    if name || host.parse::<Ipv6Addr>().is_ok() {
+    let is_label = |label: &str| {
+        let sound = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        (1..=63).contains(&label.len())
+            && label.bytes().all(sound)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_name = host.len() <= 253 && host.split('.').all(is_label);
+    if is_name || host.parse::<Ipv6Addr>().is_ok() {
         Ok(())
     } else {
         Err(format!(
@@ -178,8 +183,7 @@ struct ConfigFile {
     strategy: StrategyName,
     #[serde(default, deserialize_with = "username_hash")]
     username_hash: UsernameHash,
-    #[serde(default, deserialize_with = "tag")]
-    tag: String,
+    tag: Option<Spanned<String>>,
     #[serde(default = "default_node_state", deserialize_with = "absolute_path")]
     node_state: PathBuf,
     access_map: Option<AccessMapTable>,
@@ -238,6 +242,12 @@ fn parse_file(text: &str) -> Result<Config, Problem> {
         let earlier = file.node.iter().take(index).map(Spanned::get_ref);
         check_distinct(node.get_ref(), earlier).map_err(|message| at(node.span(), message))?;
     }
+    if let Some(tag) = &file.tag
+        && !file.node.iter().any(|node| node.get_ref().tag == *tag.get_ref())
+    {
+        let message = format!("no node has the tag \"{}\"", tag.get_ref().escape_debug());
+        return Err(at(tag.span(), message));
+    }
     let access_map = file
         .access_map
         .map(|table| {
@@ -252,7 +262,7 @@ fn parse_file(text: &str) -> Result<Config, Problem> {
             StrategyName::Modulo => Strategy::Modulo,
         },
         username_hash: file.username_hash,
-        tag: file.tag,
+        tag: file.tag.map(Spanned::into_inner).unwrap_or_default(),
         node_state: file.node_state,
         access_map,
         nodes: file
@@ -438,6 +448,7 @@ address = "2001:DB8::2"
         assert_eq!(two.imap_host, "2001:db8::2");
         assert_eq!(two.queue_group, None);
         assert_eq!(config.node_of_queue_group(b"NODE1group"), Some(0));
+        assert_eq!(config.node_of_queue_group(b"node1group \t\r"), Some(0));
         assert_eq!(config.node_of_queue_group(b"other"), None);
     }
 
@@ -463,6 +474,11 @@ address = "2001:DB8::2"
             (("name = \"node1\"", "name = \"\""), 12, "empty"),
             (("010.0.0.1", "node1"), 13, "not an IP address"),
             (("vhost_count = 50", "vhost_count = 5000000000"), 14, "5000000000"),
+            (
+                ("tag = \"east\"", "tag = \"west\""),
+                4,
+                "no node has the tag \"west\"",
+            ),
             (("tag = \"east\"\nqueue", "tag = \"ea st\"\nqueue"), 15, "blank"),
             (("node1.example.org", "node1:143"), 17, "bare host"),
             (("node1.example.org", "node1\\n"), 17, "bare host"),
@@ -489,7 +505,7 @@ address = "2001:DB8::2"
             message,
             "/etc/x.toml: there are no nodes; describe each one in a [[node]] table"
         );
-        let many = EXAMPLE.replace("= 50", "= 16777216");
+        let many = EXAMPLE.replace("= 50", "= 1048577");
         assert!(parse(&many).unwrap_err().to_string().contains("vhosts"));
         let missing = Config::load(Path::new("/nonexistent/x.toml"))
             .unwrap_err()
@@ -515,6 +531,12 @@ address = "2001:DB8::2"
             "a\0",
             "tls://x",
             "ä",
+            ".",
+            "a..b",
+            "a.",
+            "-",
+            "-a",
+            "a-",
         ] {
             assert!(check_host(host).is_err(), "{host:?}");
         }

@@ -4,6 +4,15 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// How long a file must have been left alone before it counts as complete, where
+/// neither a lock nor a replacement by rename tells.
+///
+/// A file that is written in place by a program that pauses for longer can be seen
+/// half-written; such a program should write a new file and rename it. Where the file
+/// is shared, the nodes' clocks must agree to less than this. A lookup that waits for
+/// less has no answer from a text map in the moment after a change.
+pub const SETTLE: Duration = Duration::from_millis(250);
+
 /// Which file it is, its size, and when it was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileStamp {
@@ -23,6 +32,11 @@ impl FileStamp {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// Whether it is the same file, changed or not.
+    pub(crate) fn is_same_file(&self, other: &FileStamp) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
     }
 
     /// How long ago the file changed, by its ctime, which nobody can set back;

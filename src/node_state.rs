@@ -10,13 +10,14 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::regular_file;
 use crate::toml_error::line_and_problem;
@@ -33,11 +34,17 @@ pub struct NodeState {
 }
 
 /// Why a node is down.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Down {
-    /// Since when (RFC 3339).
-    pub since: Timestamp,
+    /// Since when (RFC 3339), where that is known. It may be written as text or as a
+    /// date of TOML's own.
+    #[serde(
+        default,
+        deserialize_with = "timestamp",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub since: Option<Timestamp>,
     /// In the words of whoever, or whatever, marked it.
     #[serde(default)]
     pub reason: String,
@@ -94,10 +101,12 @@ impl NodeState {
     }
 
     /// Replaces the file in one step: readers see the old state or the new one,
-    /// whole, whatever happens meanwhile.
+    /// whole, whatever happens meanwhile. Everybody may read it, whatever the umask. A
+    /// symbolic link stays, and the file it leads to is replaced.
     ///
     /// # Errors
-    /// When it cannot be written; the old file then stands as it was.
+    /// When it cannot be written. The old file then stands as it was, unless all that
+    /// failed was to make the new one last through a crash of the machine.
     pub fn save(&self, path: &Path) -> Result<(), NodeStateError> {
         self.write_beside_and_rename(path)
             .map_err(|error| NodeStateError {
@@ -107,15 +116,14 @@ impl NodeState {
     }
 
     fn write_beside_and_rename(&self, path: &Path) -> io::Result<()> {
+        let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
         let text = toml::to_string(self).map_err(io::Error::other)?;
-        let mut file = tempfile::Builder::new()
-            .prefix(".nodes.")
-            .permissions(Permissions::from_mode(0o644))
-            .tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(".nodes.").tempfile_in(folder)?;
+        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
         file.write_all(HEADING.as_bytes())?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
@@ -124,17 +132,63 @@ impl NodeState {
     }
 }
 
+fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "a date and time with offset, such as 2026-11-23T20:45:00Z"
+    )]
+    enum Written {
+        Text(String),
+        Date(toml::value::Datetime),
+    }
+    let text = match Written::deserialize(deserializer)? {
+        Written::Text(text) => text,
+        Written::Date(date) => date.to_string(),
+    };
+    text.parse().map(Some).map_err(D::Error::custom)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::{any, prop, prop_assert_eq, proptest};
-    use std::fs;
 
     fn down(reason: &str) -> Down {
         Down {
-            since: "2026-11-23T20:45:00Z".parse().unwrap(),
+            since: Some("2026-11-23T20:45:00Z".parse().unwrap()),
             reason: reason.into(),
         }
+    }
+
+    #[test]
+    fn dates_as_administrators_write_them() {
+        for since in [
+            "\"2026-11-23T20:45:00Z\"",
+            "2026-11-23T20:45:00Z",
+            "2026-11-23 21:45:00+01:00",
+        ] {
+            let state = NodeState::parse(&format!("[down.node2]\nsince = {since}\n")).unwrap();
+            assert_eq!(state.down["node2"], down(""), "{since}");
+        }
+        assert_eq!(
+            NodeState::parse("[down.node2]\n").unwrap().down["node2"],
+            Down::default()
+        );
+    }
+
+    #[test]
+    fn a_link_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, file) = (folder.path().join("link"), folder.path().join("nodes.toml"));
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let state = NodeState {
+            down: [("node2".into(), down("new disks"))].into(),
+        };
+        state.save(&link).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(NodeState::load(&file).unwrap(), state);
     }
 
     #[test]
@@ -181,7 +235,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nodes.toml");
         for text in [
-            "[down.node2]\n",
+            "[down.node2]\nsince = 2026-11-23\n",
             "[down.node2]\nsince = \"yesterday\"\n",
             "[up]\n",
             "[down.no",
@@ -200,7 +254,7 @@ mod tests {
             let state = NodeState {
                 down: nodes
                     .into_iter()
-                    .map(|(name, (second, reason))| (name, Down { since: Timestamp::from_second(second).unwrap(), reason }))
+                    .map(|(name, (second, reason))| (name, Down { since: Some(Timestamp::from_second(second).unwrap()), reason }))
                     .collect(),
             };
             prop_assert_eq!(NodeState::parse(&toml::to_string(&state).unwrap()).unwrap(), state);

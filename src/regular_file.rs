@@ -34,12 +34,17 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 /// As for [`open`]; also when it is not UTF-8 or endless.
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let file = open(path)?;
-    let mut text = String::new();
-    file.take(LONGEST_TEXT).read_to_string(&mut text)?;
-    if text.len() as u64 == LONGEST_TEXT {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+    let mut bytes = Vec::new();
+    file.take(LONGEST_TEXT).read_to_end(&mut bytes)?;
+    let invalid = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
+    if bytes.len() as u64 == LONGEST_TEXT {
+        return Err(invalid("it is too long".into()));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+        let line = 1 + good.filter(|&&byte| byte == b'\n').count();
+        invalid(format!("line {line} is not UTF-8"))
+    })
 }
 
 #[cfg(test)]
@@ -57,6 +62,16 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
         assert!(made.success());
         assert!(read_text(&pipe).is_err());
+    }
+
+    #[test]
+    fn the_line_that_is_not_text_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"one\ntwo\xff\n").unwrap();
+        assert_eq!(
+            read_text(file.path()).unwrap_err().to_string(),
+            "line 2 is not UTF-8"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{Config, NodeConfig};
-use crate::file_stamp::FileStamp;
+use crate::file_stamp::{FileStamp, SETTLE};
 use crate::mapping::Cluster;
 use crate::node_state::NodeState;
 
@@ -19,8 +19,7 @@ use crate::node_state::NodeState;
 #[derive(Debug)]
 pub struct Site {
     path: PathBuf,
-    config_stamp: Option<FileStamp>,
-    config_problem: Option<String>,
+    file: Followed,
     in_force: Option<InForce>,
 }
 
@@ -33,8 +32,7 @@ pub struct InForce {
     pub state: NodeState,
     /// The mapping among the nodes that are up.
     pub cluster: Cluster,
-    state_stamp: Option<FileStamp>,
-    state_problem: Option<String>,
+    state_file: Followed,
 }
 
 /// Something the administrator should know. The text names the file and the cause,
@@ -53,6 +51,8 @@ pub enum Notice {
     StateBroken {
         /// What is wrong, with the file.
         problem: String,
+        /// Whether an earlier node state is in force.
+        earlier_in_force: bool,
     },
     /// The node state names a node that the configuration does not have.
     UnknownNodeDown {
@@ -106,8 +106,16 @@ impl fmt::Display for Notice {
                 };
                 write!(f, "{problem}; {then}")
             }
-            Notice::StateBroken { problem } => {
-                write!(f, "{problem}; the last good node state stays in force")
+            Notice::StateBroken {
+                problem,
+                earlier_in_force,
+            } => {
+                let then = if *earlier_in_force {
+                    "the last good node state stays in force"
+                } else {
+                    "all nodes count as up"
+                };
+                write!(f, "{problem}; {then}")
             }
             Notice::UnknownNodeDown { path, node } => write!(
                 f,
@@ -145,20 +153,22 @@ impl Site {
     pub fn new(path: impl Into<PathBuf>) -> Site {
         Site {
             path: path.into(),
-            config_stamp: None,
-            config_problem: None,
+            file: Followed::default(),
             in_force: None,
         }
     }
 
     /// Reads again what has changed on disk. Costs two `stat` calls when nothing has.
     ///
+    /// A file that replaces another counts at once. One that is written in place counts
+    /// when it has been left alone for [`SETTLE`]: until then it may be incomplete.
+    ///
     /// Returns what the administrator should know about the files as they are now,
     /// the same at each call until it is mended.
     pub fn refresh(&mut self) -> Vec<Notice> {
         self.refresh_config();
         let mut notices = Vec::new();
-        if let Some(problem) = &self.config_problem {
+        if let Some(problem) = &self.file.problem {
             notices.push(Notice::ConfigBroken {
                 problem: problem.clone(),
                 earlier_in_force: self.in_force.is_some(),
@@ -177,61 +187,55 @@ impl Site {
     }
 
     fn refresh_config(&mut self) {
-        let stamp = stamp_of(&self.path);
-        if stamp.is_some() && stamp == self.config_stamp {
-            return;
-        }
-        self.config_stamp = stamp.filter(is_settled);
-        let earlier = self
-            .in_force
-            .as_ref()
-            .map(|earlier| earlier.state.clone())
-            .unwrap_or_default();
-        match InForce::load(&self.path, earlier) {
-            Ok(in_force) => {
-                self.in_force = Some(in_force);
-                self.config_problem = None;
-            }
-            Err(problem) => self.config_problem = Some(problem),
+        let earlier = self.in_force.as_ref();
+        let loaded = self
+            .file
+            .refresh(&self.path, || InForce::load(&self.path, earlier));
+        if let Some(in_force) = loaded {
+            self.in_force = Some(in_force);
         }
     }
 }
 
 impl InForce {
-    /// `state` holds until [`refresh_state`](InForce::refresh_state) reads it.
-    fn load(path: &Path, state: NodeState) -> Result<InForce, String> {
+    /// The earlier node state holds until [`refresh_state`](InForce::refresh_state)
+    /// reads it again.
+    fn load(path: &Path, earlier: Option<&InForce>) -> Result<InForce, String> {
         let config = Config::load(path).map_err(|error| error.to_string())?;
+        let state = earlier.map(|earlier| earlier.state.clone()).unwrap_or_default();
         let cluster = config.cluster(&state).map_err(|error| error.to_string())?;
+        let state_file = earlier
+            .filter(|earlier| earlier.config.node_state == config.node_state)
+            .map(|earlier| earlier.state_file.clone())
+            .unwrap_or_default();
         Ok(InForce {
             config,
             state,
             cluster,
-            state_stamp: None,
-            state_problem: None,
+            state_file,
         })
     }
 
     fn refresh_state(&mut self) {
-        let stamp = stamp_of(&self.config.node_state);
-        if stamp.is_some() && stamp == self.state_stamp {
-            return;
-        }
-        self.state_stamp = stamp.filter(is_settled);
-        self.state_problem = self.load_state().err();
-    }
-
-    fn load_state(&mut self) -> Result<(), String> {
-        let state = NodeState::load(&self.config.node_state).map_err(|error| error.to_string())?;
-        if state != self.state {
-            self.cluster = self.config.cluster(&state).map_err(|error| error.to_string())?;
+        let path = &self.config.node_state;
+        let loaded = self.state_file.refresh(path, || {
+            let state = NodeState::load(path).map_err(|error| error.to_string())?;
+            if state == self.state {
+                return Ok(None);
+            }
+            let cluster = self.config.cluster(&state).map_err(|error| error.to_string())?;
+            Ok(Some((state, cluster)))
+        });
+        if let Some(Some((state, cluster))) = loaded {
             self.state = state;
+            self.cluster = cluster;
         }
-        Ok(())
     }
 
     fn state_notices(&self) -> impl Iterator<Item = Notice> + '_ {
-        let broken = self.state_problem.iter().map(|problem| Notice::StateBroken {
+        let broken = self.state_file.problem.iter().map(|problem| Notice::StateBroken {
             problem: problem.clone(),
+            earlier_in_force: self.state_file.was_good,
         });
         let known = |name: &str| self.config.nodes.iter().any(|node| node.node.name == name);
         let unknown = self.state.down.keys().filter(move |name| !known(name));
@@ -296,6 +300,61 @@ impl InForce {
     }
 }
 
+/// A file that is followed while others change it.
+#[derive(Clone, Debug, Default)]
+struct Followed {
+    /// Whether it was good at any time.
+    was_good: bool,
+    /// The content that was read last, good or not; `None` without a file.
+    seen: Option<FileStamp>,
+    /// The same, if it is good and a change is bound to show: it need not be read again.
+    known: Option<FileStamp>,
+    /// What is wrong with it as it is now.
+    problem: Option<String>,
+}
+
+impl Followed {
+    /// Loads the file if it may have changed. `None` leaves in force what is.
+    fn refresh<T>(&mut self, path: &Path, load: impl FnOnce() -> Result<T, String>) -> Option<T> {
+        let before = stamp_of(path);
+        if before.is_some() && before == self.known {
+            return None;
+        }
+        if self.was_good && self.is_being_rewritten(before.as_ref()) {
+            return None;
+        }
+        let loaded = load();
+        if self.was_good && stamp_of(path) != before {
+            // It changed under our hands; the next call sees what became of it.
+            return None;
+        }
+        self.seen = before.clone();
+        match loaded {
+            Ok(loaded) => {
+                self.was_good = true;
+                self.known = before.filter(is_settled);
+                self.problem = None;
+                Some(loaded)
+            }
+            Err(problem) => {
+                self.known = None;
+                self.problem = Some(problem);
+                None
+            }
+        }
+    }
+
+    /// Whether the file was changed in place a moment ago: it may end too early.
+    fn is_being_rewritten(&self, stamp: Option<&FileStamp>) -> bool {
+        match (stamp, &self.seen) {
+            (Some(now), Some(seen)) => {
+                now != seen && now.is_same_file(seen) && now.age().is_some_and(|age| age < SETTLE)
+            }
+            _ => false,
+        }
+    }
+}
+
 fn stamp_of(path: &Path) -> Option<FileStamp> {
     fs::metadata(path).ok().map(|metadata| FileStamp::of(&metadata))
 }
@@ -351,13 +410,18 @@ imap_host = "node2.example.org"
                 self.path("nodes.toml"),
                 self.path("access").display()
             );
-            fs::write(self.path("mailaffinity.toml"), text).unwrap();
+            self.replace("mailaffinity.toml", &text);
+        }
+
+        fn replace(&self, name: &str, text: &str) {
+            fs::write(self.path("new"), text).unwrap();
+            fs::rename(self.path("new"), self.path(name)).unwrap();
         }
 
         fn mark_down(&self, nodes: &[&str]) {
             let down = |reason: &str| Down {
-                since: "2026-11-23T20:45:00Z".parse().unwrap(),
                 reason: reason.into(),
+                ..Down::default()
             };
             let down = nodes
                 .iter()
@@ -460,7 +524,7 @@ imap_host = "node2.example.org"
         assert_eq!(site.host_of("user1").0.as_deref(), Some("node2.example.org"));
 
         for broken in ["", "[[node", "surprise = 1\n"] {
-            fs::write(site.path("mailaffinity.toml"), broken).unwrap();
+            site.replace("mailaffinity.toml", broken);
             for _ in 0..2 {
                 let (host, notices) = site.host_of("user1");
                 assert_eq!(host.as_deref(), Some("node2.example.org"), "{broken:?}");
@@ -475,7 +539,7 @@ imap_host = "node2.example.org"
         assert_eq!(site.host_of("user1").0.as_deref(), Some("node2.example.org"));
 
         site.write_config(NODES);
-        fs::write(site.path("nodes.toml"), "[down").unwrap();
+        site.replace("nodes.toml", "[down");
         let (host, notices) = site.host_of("user1");
         assert_eq!(
             host.as_deref(),
@@ -486,6 +550,71 @@ imap_host = "node2.example.org"
 
         site.mark_down(&[]);
         assert_eq!(site.host_of("user1"), (Some("node1.example.org".into()), vec![]));
+    }
+
+    #[test]
+    fn what_is_written_in_place_counts_when_it_is_left_alone() {
+        let mut site = Fixture::new("QGRP:user1@ node1group\n");
+        site.mark_down(&["node1"]);
+        let node2 = Some("node2.example.org".to_owned());
+        assert_eq!(site.host_of("user1").0, node2);
+        // As an editor begins: the file is empty, which would mean that all are up. On a
+        // busy machine the test may look too late for that.
+        let held = (0..100).any(|_| {
+            site.mark_down(&["node1"]);
+            assert_eq!(site.host_of("user1").0, node2);
+            fs::write(site.path("nodes.toml"), "").unwrap();
+            site.host_of("user1").0 == node2
+        });
+        assert!(held);
+        std::thread::sleep(SETTLE);
+        assert_eq!(site.host_of("user1"), (Some("node1.example.org".into()), vec![]));
+    }
+
+    #[test]
+    fn a_failure_to_read_is_tried_again() {
+        // Unchanged for long, so that nothing but the failure asks for another try.
+        let path = Path::new("/bin/sh");
+        let mut followed = Followed::default();
+        assert_eq!(
+            followed.refresh(path, || Err::<(), _>("too many open files".into())),
+            None
+        );
+        assert_eq!(followed.problem.as_deref(), Some("too many open files"));
+        assert_eq!(followed.refresh(path, || Ok("text")), Some("text"));
+        assert_eq!(followed.problem, None);
+        assert_eq!(
+            followed.refresh(path, || Ok("text")),
+            None,
+            "it need not be read again"
+        );
+    }
+
+    #[test]
+    fn only_old_stamps_are_settled() {
+        let now = std::time::SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        assert!(is_settled(&FileStamp::changed_at(now - hour)));
+        assert!(!is_settled(&FileStamp::changed_at(now)));
+        assert!(!is_settled(&FileStamp::changed_at(now + hour)));
+    }
+
+    #[test]
+    fn the_tag_of_the_configuration_counts() {
+        let mut site = Fixture::new("");
+        let far = "[[node]]\nname = \"far\"\naddress = \"10.9.0.1\"\ntag = \"far\"\n";
+        let nodes = format!("{NODES}{far}");
+        site.replace("mailaffinity.toml", &format!("tag = \"far\"\n{nodes}"));
+        assert_eq!(site.host_of("user1").0.as_deref(), Some("10.9.0.1"));
+    }
+
+    #[test]
+    fn a_state_that_was_never_good_leaves_all_up() {
+        let mut site = Fixture::new("QGRP:user1@ node1group\n");
+        site.replace("nodes.toml", "[down");
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(host.as_deref(), Some("node1.example.org"));
+        assert!(notices[0].ends_with("; all nodes count as up"), "{notices:?}");
     }
 
     #[test]

@@ -117,12 +117,17 @@ fn map_takes_users_as_arguments_and_bytes_on_standard_input() {
     assert_eq!(nodes.len(), 2);
     assert_eq!(nodes[0], nodes[1], "%Lu folds case");
 
-    let bytes = site.map(&[], b"\xff\xfe\n\n\nlast");
+    let bytes = site.map(&[], b"\xff\xfe\n\na\tb\r\nlast");
     assert_quiet_success(&bytes);
     let lines: Vec<&[u8]> = bytes.stdout.split(|&b| b == b'\n').collect();
     assert!(lines[0].starts_with(b"\xff\xfe\tnode"), "{bytes:?}");
-    assert!(lines[1].starts_with(b"last\tnode"), "{bytes:?}");
-    assert_eq!(lines.len(), 3);
+    assert!(
+        lines[1].starts_with(b"\tnode"),
+        "a line out for each line in: {bytes:?}"
+    );
+    assert!(lines[2].starts_with(b"a\\tb\\r\tnode"), "{bytes:?}");
+    assert!(lines[3].starts_with(b"last\tnode"), "{bytes:?}");
+    assert_eq!(lines.len(), 5);
 }
 
 #[test]

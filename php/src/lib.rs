@@ -116,7 +116,8 @@ fn node_and_state_array(node: &NodeConfig, down: Option<&Down>) -> PhpResult<ZBo
     let mut array = node_array(node)?;
     array.insert("vhost_count", i64::from(node.node.vhost_count))?;
     array.insert("up", down.is_none())?;
-    array.insert("since", down.map(|down| down.since.to_string()))?;
+    let since = down.and_then(|down| down.since);
+    array.insert("since", since.map(|since| since.to_string()))?;
     array.insert("reason", down.map(|down| down.reason.as_str()))?;
     Ok(array)
 }

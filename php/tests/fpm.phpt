@@ -49,6 +49,10 @@ show('pool two broken', 'two');
 replace('two.toml', "[[node]]\nname = \"only\"\naddress = \"10.0.0.8\"\n");
 show('pool two mended', 'two');
 file_put_contents($two, "[[node]]\nname = \"only\"\naddress = \"10.0.0.7\"\n");
+// A file that is written in place must be left alone for a moment.
+for ($tries = 0; str_contains(request($sockets['two'], $page, ['user' => 'user1'])[0], '10.0.0.8') && $tries < 1000; $tries++) {
+    usleep(20_000);
+}
 show('pool two changed in place', 'two');
 show('a configuration for the request', 'none', ['PHP_ADMIN_VALUE' => "mailaffinity.config=$one"]);
 show('another one', 'none', ['PHP_ADMIN_VALUE' => "mailaffinity.config=$two"]);

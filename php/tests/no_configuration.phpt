@@ -43,8 +43,8 @@ show('broken later, the last good one stays');
 unlink(path('mailaffinity.toml'));
 show('removed');
 configure(more: 'tag = "east"');
-show('no node has the tag');
-var_dump(mailaffinity_node('user1'), mailaffinity_node('user1', '')['node']);
+show('no node has the tag, the last good one stays');
+var_dump(mailaffinity_node('user1', 'east'));
 
 check(str_contains(new MailaffinityException('mine', 7), 'mine'), 'scripts can make one too');
 ?>
@@ -56,10 +56,10 @@ missing: fallback.example.org
   mailaffinity_hash() throws FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use
   mailaffinity_nodes() throws FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use
 a folder: fallback.example.org
-  mailaffinity: FOLDER/mailaffinity.toml: cannot read the configuration: Is a directory %s; there is no good configuration to use
-  mailaffinity_node() throws FOLDER/mailaffinity.toml: cannot read the configuration: Is a directory %s; there is no good configuration to use
-  mailaffinity_hash() throws FOLDER/mailaffinity.toml: cannot read the configuration: Is a directory %s; there is no good configuration to use
-  mailaffinity_nodes() throws FOLDER/mailaffinity.toml: cannot read the configuration: Is a directory %s; there is no good configuration to use
+  mailaffinity: FOLDER/mailaffinity.toml: cannot read the configuration: it is not a regular file; there is no good configuration to use
+  mailaffinity_node() throws FOLDER/mailaffinity.toml: cannot read the configuration: it is not a regular file; there is no good configuration to use
+  mailaffinity_hash() throws FOLDER/mailaffinity.toml: cannot read the configuration: it is not a regular file; there is no good configuration to use
+  mailaffinity_nodes() throws FOLDER/mailaffinity.toml: cannot read the configuration: it is not a regular file; there is no good configuration to use
 broken: fallback.example.org
   mailaffinity: FOLDER/mailaffinity.toml:1: %s; there is no good configuration to use
   mailaffinity_node() throws FOLDER/mailaffinity.toml:1: %s; there is no good configuration to use
@@ -84,10 +84,9 @@ removed: node3.example.org
   mailaffinity_node() answers
   mailaffinity_hash() answers
   mailaffinity_nodes() answers
-no node has the tag: fallback.example.org
-  mailaffinity: no node with the tag "east" is up
+no node has the tag, the last good one stays: node3.example.org
+  mailaffinity: FOLDER/mailaffinity.toml:%d: no node has the tag "east"; the last good configuration stays in force
   mailaffinity_node() answers
   mailaffinity_hash() answers
   mailaffinity_nodes() answers
 NULL
-string(5) "node3"

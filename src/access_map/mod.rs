@@ -22,7 +22,7 @@ pub mod source;
 #[doc(hidden)]
 pub mod text;
 
-pub use session::SETTLE;
+pub use crate::file_stamp::SETTLE;
 use session::Writers;
 use source::Found;
 

@@ -31,17 +31,8 @@ use std::time::{Duration, Instant};
 
 use super::Error;
 use super::source::{ReadAt, ReadError};
-use crate::file_stamp::FileStamp;
+use crate::file_stamp::{FileStamp, SETTLE};
 use crate::regular_file;
-
-/// How long a file must have been left alone before it counts as complete,
-/// where no lock tells.
-///
-/// A map in `text` that is written in place by a program that pauses for longer
-/// can be seen half-written. Such a program should write a new file and rename
-/// it. Where the file is shared, the nodes' clocks must agree to less than this.
-/// A lookup with a shorter timeout has no answer in the moment after a change.
-pub const SETTLE: Duration = Duration::from_millis(250);
 
 const LOCKED: &str = "another process, such as makemap, holds the lock";
 const EMPTY: &str = "it is empty, as at the start of a rebuild";
@@ -138,14 +129,13 @@ fn attempt<T>(
         Err(error) => return Attempt::Trusted(Err(error)),
     };
     let watched = watch.is_unchanged(&before);
-    if map.size == 0 {
-        return if watched {
-            Attempt::Trusted(Err(ReadError::Damaged(
-                "the file is empty: its last rebuild was interrupted".into(),
-            )))
-        } else {
-            Attempt::Untrusted(Problem::Busy(EMPTY))
-        };
+    if map.size == 0 && !watched {
+        return Attempt::Untrusted(Problem::Busy(EMPTY));
+    }
+    if map.size == 0 && writers == Writers::Lock {
+        return Attempt::Trusted(Err(ReadError::Damaged(
+            "the file is empty: its last rebuild was interrupted".into(),
+        )));
     }
     let settled = watched || before.age().is_some_and(|age| age >= SETTLE);
     if writers == Writers::DoNotLock && !settled {

@@ -17,7 +17,8 @@ pub const MAILAFFINITY_ERROR_NULL: c_int = 1;
 /// An argument has no meaning: an unknown strategy, a text that is not an address, a
 /// text that is not UTF-8, an impossible length.
 pub const MAILAFFINITY_ERROR_INVALID_ARGUMENT: c_int = 2;
-/// The username hash format is not one that the Director could follow.
+/// The username hash format has something that the Director does not know, or that this
+/// library does not support.
 pub const MAILAFFINITY_ERROR_USERNAME_HASH: c_int = 3;
 /// The list of mail servers cannot be read, or a name in it does not resolve.
 pub const MAILAFFINITY_ERROR_MAIL_SERVERS: c_int = 4;

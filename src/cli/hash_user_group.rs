@@ -5,7 +5,7 @@ use clap::{Parser, ValueEnum};
 
 use super::exit::{self, Failure};
 use super::users;
-use crate::mapping::{VnodeRing, modulo_vnode};
+use crate::mapping::{MAX_VHOSTS, VnodeRing, modulo_vnode};
 
 /// Print the vnode of each user among a number of vnodes.
 ///
@@ -18,7 +18,7 @@ use crate::mapping::{VnodeRing, modulo_vnode};
 #[command(name = "hash_user_group", version)]
 struct Arguments {
     /// Number of vnodes
-    #[arg(long, short = 'n', value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    #[arg(long, short = 'n', value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VHOSTS)))]
     vnodes: u32,
 
     /// How users are shared out: director_consistent_hashing yes (ring) or no (modulo)

@@ -1,7 +1,7 @@
 //! Usernames in, lines out. A username is bytes.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead as _, BufWriter, IsTerminal as _, Write};
+use std::io::{self, BufRead as _, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt as _;
 
 use super::exit::Failure;
@@ -12,10 +12,8 @@ pub(super) fn write_line_for_each(
     arguments: Vec<OsString>,
     mut fields: impl FnMut(&[u8]) -> Vec<String>,
 ) -> Result<(), Failure> {
-    let stdout = io::stdout().lock();
-    let escape = stdout.is_terminal();
-    let mut out = BufWriter::new(stdout);
-    let mut write = |user: &[u8]| write_line(&mut out, user, &fields(user), escape);
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut write = |user: &[u8]| write_line(&mut out, user, &fields(user));
     let result = if arguments.is_empty() {
         each_line(&mut write)
     } else {
@@ -31,18 +29,16 @@ fn each_line(mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut stdin = io::stdin().lock();
     let mut line = Vec::new();
     while stdin.read_until(b'\n', &mut line)? > 0 {
-        let user = line.strip_suffix(b"\n").unwrap_or(&line);
-        if !user.is_empty() {
-            write(user)?;
-        }
+        write(line.strip_suffix(b"\n").unwrap_or(&line))?;
         line.clear();
     }
     Ok(())
 }
 
-/// `escape` keeps the bytes of a username from commanding a terminal.
-fn write_line(out: &mut impl Write, user: &[u8], fields: &[String], escape: bool) -> io::Result<()> {
-    if escape && user.iter().any(u8::is_ascii_control) {
+/// Control characters of a username are escaped, lest they make fields and lines of
+/// their own or command a terminal.
+fn write_line(out: &mut impl Write, user: &[u8], fields: &[String]) -> io::Result<()> {
+    if user.iter().any(u8::is_ascii_control) {
         write!(out, "{}", user.escape_ascii())?;
     } else {
         out.write_all(user)?;

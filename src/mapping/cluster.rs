@@ -10,7 +10,7 @@ use super::ring::{Point, Ring};
 use super::username_hash::UsernameHash;
 
 /// The most vhosts that the nodes of a cluster may have together.
-pub const MAX_VHOSTS: u32 = 1 << 24;
+pub const MAX_VHOSTS: u32 = 1 << 20;
 
 /// How the nodes share out the users.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

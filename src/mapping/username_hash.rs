@@ -25,10 +25,10 @@ use super::leading_u32;
 /// | modifiers | up to ten, left to right: `L` lower and `U` upper case, `R` reversed, `T` trailing blanks off, `E` quotes escaped, `D` dots to `,dc=`, `X` decimal to hexadecimal, `M` MD5, `H` and `N` 32-bit hashes modulo width |
 /// | offset, width | bytes; negative ones count from the end |
 ///
-/// Everything in this table is what Dovecot 2.3 was seen to do. Variables it does
-/// not know make it refuse users one by one; here they are a [`FormatError`].
-/// Those it knows but whose value depends on the machine or process that asks
-/// (`%{hostname}`, `%{pid}`, `%{env:…}`) are errors too.
+/// Everything in this table is what Dovecot 2.3 was seen to do. All else is a
+/// [`FormatError`]: variables that Dovecot does not know, which make it refuse users
+/// one by one, and what it knows beyond this table, such as variables whose value
+/// depends on the machine or process that asks (`%{hostname}`, `%{pid}`).
 #[derive(Clone, Debug)]
 pub struct UsernameHash {
     format: Vec<u8>,
@@ -133,8 +133,8 @@ impl UsernameHash {
     /// Parses a format.
     ///
     /// # Errors
-    /// On an unknown variable, on one whose value the Director alone knows, and on
-    /// hash arguments that would stop the Director.
+    /// On all that the table above does not have, on hash arguments that would stop
+    /// the Director, and on a NUL, which cannot be in Dovecot's configuration.
     pub fn parse(format: impl AsRef<[u8]>) -> Result<UsernameHash, FormatError> {
         let format = format.as_ref();
         let shape = match format {
@@ -210,9 +210,9 @@ const MD5_INITIAL_STATE: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x10
 // Parsing. The grammar is that of Dovecot's var-expand.
 
 /// A larger number of bytes to pad to serves no format.
-const MAX_PADDING: i32 = 65_535;
-/// Keeps a lookup from taking seconds.
-const MAX_ROUNDS: u32 = 1_000_000;
+const MAX_PADDING: i32 = 1_024;
+/// As many take a lookup a tenth of a second or so.
+const MAX_ROUNDS: u32 = 100_000;
 /// Dovecot looks for a variable after so many modifiers.
 const MAX_MODIFIERS: usize = 10;
 /// Hash functions and salts can nest; none that serves does so deeply.
@@ -225,6 +225,9 @@ fn parse_template(format: &[u8]) -> Result<Vec<Segment>, String> {
 fn parse_nested(format: &[u8], depth: usize) -> Result<Vec<Segment>, String> {
     if depth > MAX_DEPTH {
         return Err("hash functions and salts are nested too deeply".into());
+    }
+    if format.contains(&0) {
+        return Err("it has a NUL".into());
     }
     let mut segments = Vec::new();
     let mut rest = format;
@@ -733,6 +736,9 @@ mod tests {
             ("%Mu", "user1", "24c9e15e52afc47c225b757e7bee1f9d"),
             ("%8.16Hu", "a", "00000001"),
             ("%Hu", "a", "61"),
+            // The modulus -5 is 2^64 - 5 in C, and changes nothing.
+            ("%0.-5Nu", "user1", "52afc47c"),
+            ("%Nu", "user1", "52afc47c"),
         ] {
             assert_eq!(expanded(format, user), expected, "{format}");
         }
@@ -747,6 +753,10 @@ mod tests {
         assert_eq!(expanded("%4{md5:user}", "user1"), "24c9");
         assert_eq!(expanded("%{md5;truncate=12:user}", "user1"), "024c");
         assert_eq!(expanded("%{md5;truncate=0:user}", "user1").len(), 32);
+        assert_eq!(
+            expanded("%{md5;truncate=201:user}", "user1"),
+            expanded("%Mu", "user1")
+        );
         assert_eq!(
             expanded("%{md5;salt=us:domain}", "x@er1"),
             expanded("%Mu", "user1")
@@ -784,6 +794,8 @@ mod tests {
             "%{md5;format=base64:user}",
             "%{pkcs5:user}",
             "%LLLLLLLLLLLu",
+            "%{md5;rounds=100001:user}",
+            "%01025u",
             "%099999999999u",
             "%0999999999u",
         ] {

@@ -190,9 +190,9 @@ fn a_lock_that_stays_makes_the_map_busy() {
 }
 
 #[test]
-fn an_empty_file_is_never_an_answer() {
+fn an_empty_file_is_no_database() {
     let directory = peers::directory();
-    for (kind, name) in [("hash", "access.db"), ("cdb", "access.cdb"), ("text", "access")] {
+    for (kind, name) in [("hash", "access.db"), ("cdb", "access.cdb")] {
         let path = directory.path().join(name);
         File::create(&path).unwrap();
         // Busy while it may be one that is being rebuilt, damaged from then on.
@@ -202,6 +202,19 @@ fn an_empty_file_is_never_an_answer() {
         assert!(matches!(error, Error::Damaged { .. }), "{error}");
         assert!(error.to_string().contains("is empty"), "{error}");
     }
+}
+
+#[test]
+fn an_empty_text_has_no_entries_once_it_is_left_alone() {
+    let directory = peers::directory();
+    let path = directory.path().join("access");
+    File::create(&path).unwrap();
+    let error = map("text", &path, Duration::ZERO)
+        .queue_group(b"user1")
+        .unwrap_err();
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    let answer = map("text", &path, Duration::from_secs(60)).queue_group(b"user1");
+    assert_eq!(answer.unwrap(), None);
 }
 
 /// A makemap that has begun to rebuild a map from `source` and waits for more.
