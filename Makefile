@@ -47,8 +47,8 @@ php:
 build-packages:
 	dist/install-packages.sh $(BUILD_PACKAGES)
 
-test-packages: build-packages
-	dist/install-packages.sh $(TEST_PACKAGES)
+test-packages:
+	dist/install-packages.sh $(BUILD_PACKAGES) $(TEST_PACKAGES)
 
 demo: build-packages
 	$(MAKE) all
@@ -71,8 +71,11 @@ lint:
 	$(CARGO) clippy --no-default-features --lib -- -D warnings
 
 # A build brings the header up to date, which would hide a stale one in the commit.
+# After a change of src/capi, `git add` the header.
 committed-header:
-	if [ -e .git ]; then git diff --exit-code include/mailaffinity.h; fi
+	if [ -e .git ] && command -v git >/dev/null; then \
+		git -c safe.directory='$(CURDIR)' diff --exit-code include/mailaffinity.h; \
+	fi
 
 # Without coverage feedback, which needs a nightly compiler: it replays the corpus
 # and tries some inputs, so that a target that no longer builds or holds is noticed.

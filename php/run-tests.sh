@@ -23,9 +23,12 @@ target=${CARGO_TARGET_DIR:-$here/target}
 module=$(cd "$target" && pwd)/release/libmailaffinity_php.so
 
 [ "$#" -gt 0 ] || set -- "$here/tests"
-results=$(mktemp)
+# The runner writes beside itself, which only root may do where it is installed.
+temporary=$(mktemp -d)
+cp "$runner" "$temporary/run-tests.php"
+results=$temporary/results
 clean() {
-    rm -f "$results"
+    rm -rf "$temporary"
     rm -rf "$here"/tests/*.tmp
     for test in "$here"/tests/*.phpt; do
         for left in diff exp log out php sh; do
@@ -39,7 +42,7 @@ trap 'exit 1' HUP INT TERM
 TEST_PHP_EXECUTABLE=$(command -v "$php")
 export TEST_PHP_EXECUTABLE
 status=0
-"$php" -n "$runner" -q -n -P --no-color --show-diff --set-timeout 600 -W "$results" -d extension="$module" "$@" || status=$?
+"$php" -n "$temporary/run-tests.php" -q -n -P --no-color --show-diff --set-timeout 600 -W "$results" -d extension="$module" "$@" || status=$?
 
 # Lines of the results: PASSED, FAILED, SKIPPED, ... and the test.
 if [ ! -s "$results" ]; then

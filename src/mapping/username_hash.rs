@@ -806,9 +806,12 @@ mod tests {
         assert!(UsernameHash::parse(deep).is_err());
     }
 
+    // printf %s user6425916608 | md5sum: 00000000…
     #[test]
-    fn never_zero() {
-        assert_eq!(leading_u32(&[0; 16]).max(1), 1);
+    fn zero_becomes_one() {
+        for format in ["%u", "%Lu", "%n"] {
+            assert_eq!(hash(format, "user6425916608"), 1, "{format}");
+        }
     }
 
     proptest! {
