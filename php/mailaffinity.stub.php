@@ -69,8 +69,8 @@ function mailaffinity_hash(string $username): int
 }
 
 /**
- * All nodes, in the order of the configuration. Those that are down have a time (RFC 3339)
- * and a reason.
+ * All nodes, in the order of the configuration. Those that are down have a time (RFC 3339,
+ * where it is known) and a reason.
  *
  * @return list<array{node: string, address: string, host: string, queue_group: string|null, tag: string, vhost_count: int, up: bool, since: string|null, reason: string|null}>
  * @throws MailaffinityException

@@ -105,6 +105,28 @@ fn map_answers_as_the_director_did() {
 }
 
 #[test]
+fn the_example_of_readme_is_true() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let (_, from_example) = readme.split_once("```toml\n").unwrap();
+    let (example, _) = from_example.split_once("```").unwrap();
+    let site = Site::new();
+    let state = site.path("nodes.toml");
+    let example = example.replace("/var/lib/mailaffinity/nodes.toml", state.to_str().unwrap());
+    fs::write(site.path("mailaffinity.toml"), example).unwrap();
+
+    let (_, from_call) = readme.split_once("    $ mailaffinity map ").unwrap();
+    let mut lines = from_call.lines();
+    let users: Vec<&str> = lines.next().unwrap().split(' ').collect();
+    let shown: String = lines
+        .map_while(|line| line.strip_prefix("    "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let output = site.map(&users, b"");
+    assert_quiet_success(&output);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), shown);
+}
+
+#[test]
 fn map_takes_users_as_arguments_and_bytes_on_standard_input() {
     let site = Site::new();
     let arguments = site.map(&["user1", "USER1"], b"ignored\n");
