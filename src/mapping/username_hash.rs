@@ -210,8 +210,8 @@ const MD5_INITIAL_STATE: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x10
 // Parsing. The grammar is that of Dovecot's var-expand.
 
 /// A larger number of bytes to pad to serves no format.
-const MAX_PADDING: i32 = 1_024;
-/// As many take a lookup a tenth of a second or so.
+const MAX_PADDING: i32 = 65_535;
+/// As many take a lookup a tenth of a second or so, unless the salt is long.
 const MAX_ROUNDS: u32 = 100_000;
 /// Dovecot looks for a variable after so many modifiers.
 const MAX_MODIFIERS: usize = 10;
@@ -795,7 +795,7 @@ mod tests {
             "%{pkcs5:user}",
             "%LLLLLLLLLLLu",
             "%{md5;rounds=100001:user}",
-            "%01025u",
+            "%065536u",
             "%099999999999u",
             "%0999999999u",
         ] {
