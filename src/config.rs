@@ -272,8 +272,8 @@ fn parse_file(text: &str) -> Result<Config, Problem> {
             .collect(),
     };
     // What only the nodes together can get wrong.
-    match config.cluster(&NodeState::default()) {
-        Ok(_) => Ok(config),
+    match Cluster::check(config.nodes.iter().map(|node| &node.node)) {
+        Ok(()) => Ok(config),
         Err(error) => Err(Problem {
             line: None,
             message: match error {

@@ -86,13 +86,7 @@ impl Cluster {
         username_hash: UsernameHash,
         nodes: Vec<Node>,
     ) -> Result<Cluster, ClusterError> {
-        if nodes.is_empty() {
-            return Err(ClusterError::NoNodes);
-        }
-        let vhosts: u64 = nodes.iter().map(|node| u64::from(node.vhost_count)).sum();
-        if vhosts > u64::from(MAX_VHOSTS) {
-            return Err(ClusterError::TooManyVhosts);
-        }
+        Cluster::check(&nodes)?;
         let mut hosts: Vec<(u32, &Node)> = (0..).zip(&nodes).collect();
         // The Director's order: IPv4 before IPv6, then by bytes, which is how
         // `IpAddr` compares.
@@ -123,6 +117,22 @@ impl Cluster {
             nodes,
             pools,
         })
+    }
+
+    /// Whether the nodes make a cluster, without the work of building it.
+    ///
+    /// # Errors
+    /// Those of [`new`](Cluster::new).
+    pub fn check<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Result<(), ClusterError> {
+        let vhosts = nodes
+            .into_iter()
+            .map(|node| u64::from(node.vhost_count))
+            .reduce(u64::saturating_add);
+        match vhosts {
+            None => Err(ClusterError::NoNodes),
+            Some(vhosts) if vhosts > u64::from(MAX_VHOSTS) => Err(ClusterError::TooManyVhosts),
+            Some(_) => Ok(()),
+        }
     }
 
     /// The node of a user among those with this tag that are up.
