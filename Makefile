@@ -13,12 +13,12 @@ FUZZ_SECONDS ?= 600
 
 BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
-	sendmail-bin sendmail-cf tinycdb db5.3-util php-fpm
+	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util php-fpm
 
 TARGET = target/release
 PHP_MODULE = php/target/release/libmailaffinity_php.so
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text config mail_servers \
-	node_state username_hash
+	node_state username_hash users
 
 .PHONY: all demo test lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php install-library clean
 

@@ -35,11 +35,30 @@ pub mod access_map;
 #[cfg(feature = "capi")]
 mod capi;
 #[cfg(feature = "cli")]
+pub mod checks;
+#[cfg(feature = "cli")]
+mod child;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod config;
+#[cfg(feature = "cli")]
+pub mod director;
+#[cfg(feature = "cli")]
+pub mod drain;
 mod file_stamp;
+#[cfg(feature = "cli")]
+mod lock;
 pub mod mapping;
 pub mod node_state;
+#[cfg(feature = "cli")]
+pub mod probe;
+#[cfg(feature = "cli")]
+pub mod queue_group;
 mod regular_file;
+mod replace_file;
 pub mod site;
 mod toml_error;
+#[cfg(feature = "cli")]
+pub mod update;
+#[cfg(feature = "cli")]
+pub mod users;

@@ -1,4 +1,5 @@
-//! The node state: which nodes are down, since when, and why.
+//! The node state: which nodes are down, since when, and why, and what else a
+//! Director's administrator changed while it runs.
 //!
 //! A small TOML file beside the configuration, which commands write and everything
 //! else reads. A node that it does not name is up, and so are all without the file.
@@ -7,12 +8,20 @@
 //! [down.node2]
 //! since = "2026-11-23T20:45:00Z"
 //! reason = "new disks"
+//! by = "hand"                  # or "checks", which end what they began
+//!
+//! [up.node3]                   # held up, whatever the checks say
+//! reason = "its firewall drops the probe"
+//!
+//! [director.node1]             # what the Director has otherwise than the configuration
+//! vhost_count = 50
+//!
+//! [moved]                      # users by their hash, as after `doveadm director move`
+//! node1 = [620355934]
 //! ```
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -20,23 +29,59 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::regular_file;
+use crate::replace_file;
 use crate::toml_error::line_and_problem;
 
-const HEADING: &str = "# The nodes that are down. Written by mailaffinity; nodes not named here are up.\n\n";
+const HEADING: &str = "# The state of the nodes. Written by mailaffinity; nodes not named here are up.\n\n";
 
-/// Which nodes are down. The default: none.
+/// Which nodes are down, and what a Director has otherwise than the configuration. The
+/// default: all are up. Nodes have their names of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeState {
-    /// Names of nodes, as in the configuration.
-    #[serde(default)]
-    pub down: BTreeMap<String, Down>,
+    /// The nodes that are down.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub down: BTreeMap<String, Mark>,
+    /// The nodes that an administrator holds up, whatever checks say. A node that is
+    /// in both is down.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub up: BTreeMap<String, Mark>,
+    /// What the Director has otherwise than the configuration.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub director: BTreeMap<String, DirectorHost>,
+    /// The users, by username hash, whom the Director has on a node that is not the
+    /// computed one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub moved: BTreeMap<String, BTreeSet<u32>>,
 }
 
-/// Why a node is down.
+/// What the Director has of a node otherwise than the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Down {
+pub struct DirectorHost {
+    /// Its vhost count, as after `doveadm director add`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vhost_count: Option<u32>,
+    /// Its tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+}
+
+/// Who says that a node is up or down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// An administrator: it stays until one says otherwise.
+    #[default]
+    Hand,
+    /// The checks of the configuration: it stays until they find otherwise.
+    Checks,
+}
+
+/// Since when a node is up or down, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
     /// Since when (RFC 3339), where that is known. It may be written as text or as a
     /// date of TOML's own.
     #[serde(
@@ -48,6 +93,9 @@ pub struct Down {
     /// In the words of whoever, or whatever, marked it.
     #[serde(default)]
     pub reason: String,
+    /// Who marked it; a file that does not say was written by hand.
+    #[serde(default)]
+    pub by: By,
 }
 
 /// A node state file that cannot be read, understood or written.
@@ -108,27 +156,12 @@ impl NodeState {
     /// When it cannot be written. The old file then stands as it was, unless all that
     /// failed was to make the new one last through a crash of the machine.
     pub fn save(&self, path: &Path) -> Result<(), NodeStateError> {
-        self.write_beside_and_rename(path)
+        let text = toml::to_string(self).map_err(io::Error::other);
+        text.and_then(|text| replace_file::replace(path, &[HEADING, &text].concat()))
             .map_err(|error| NodeStateError {
                 path: path.to_owned(),
                 problem: format!("cannot write the node state: {error}"),
             })
-    }
-
-    fn write_beside_and_rename(&self, path: &Path) -> io::Result<()> {
-        let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let text = toml::to_string(self).map_err(io::Error::other)?;
-        let mut file = tempfile::Builder::new().prefix(".nodes.").tempfile_in(folder)?;
-        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-        file.write_all(HEADING.as_bytes())?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        File::open(folder)?.sync_all()
     }
 }
 
@@ -152,12 +185,16 @@ fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timest
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::{any, prop, prop_assert_eq, proptest};
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
 
-    fn down(reason: &str) -> Down {
-        Down {
+    use proptest::prelude::{Strategy, any, prop, prop_assert_eq, proptest};
+
+    fn down(reason: &str) -> Mark {
+        Mark {
             since: Some("2026-11-23T20:45:00Z".parse().unwrap()),
             reason: reason.into(),
+            by: By::Hand,
         }
     }
 
@@ -173,7 +210,7 @@ mod tests {
         }
         assert_eq!(
             NodeState::parse("[down.node2]\n").unwrap().down["node2"],
-            Down::default()
+            Mark::default()
         );
     }
 
@@ -185,6 +222,7 @@ mod tests {
         std::os::unix::fs::symlink(&file, &link).unwrap();
         let state = NodeState {
             down: [("node2".into(), down("new disks"))].into(),
+            ..NodeState::default()
         };
         state.save(&link).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
@@ -237,7 +275,7 @@ mod tests {
         for text in [
             "[down.node2]\nsince = 2026-11-23\n",
             "[down.node2]\nsince = \"yesterday\"\n",
-            "[up]\n",
+            "[sideways]\n",
             "[down.no",
         ] {
             fs::write(&path, text).unwrap();
@@ -250,14 +288,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_state_survives(nodes in prop::collection::btree_map(any::<String>(), (0i64..4_000_000_000, any::<String>()), 0..5)) {
-            let state = NodeState {
-                down: nodes
-                    .into_iter()
-                    .map(|(name, (second, reason))| (name, Down { since: Some(Timestamp::from_second(second).unwrap()), reason }))
-                    .collect(),
-            };
+        fn any_state_survives(
+            down in marks(), up in marks(),
+            director in prop::collection::btree_map(any::<String>(), (any::<Option<u32>>(), any::<Option<String>>()), 0..3),
+            moved in prop::collection::btree_map(any::<String>(), prop::collection::btree_set(any::<u32>(), 0..5), 0..3),
+        ) {
+            let host = |(vhost_count, tag)| DirectorHost { vhost_count, tag };
+            let director = director.into_iter().map(|(name, values)| (name, host(values))).collect();
+            let state = NodeState { down, up, director, moved };
             prop_assert_eq!(NodeState::parse(&toml::to_string(&state).unwrap()).unwrap(), state);
         }
+    }
+
+    fn marks() -> impl Strategy<Value = BTreeMap<String, Mark>> {
+        let mark =
+            (any::<Option<u32>>(), any::<String>(), any::<bool>()).prop_map(|(second, reason, by_hand)| {
+                Mark {
+                    since: second.map(|second| Timestamp::from_second(second.into()).unwrap()),
+                    reason,
+                    by: if by_hand { By::Hand } else { By::Checks },
+                }
+            });
+        prop::collection::btree_map(any::<String>(), mark, 0..4)
     }
 }

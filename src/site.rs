@@ -223,7 +223,10 @@ impl InForce {
             if state == self.state {
                 return Ok(None);
             }
-            let cluster = self.config.cluster(&state).map_err(|error| error.to_string())?;
+            let cluster = self
+                .config
+                .cluster(&state)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             Ok(Some((state, cluster)))
         });
         if let Some(Some((state, cluster))) = loaded {
@@ -250,12 +253,14 @@ impl InForce {
     ///
     /// Notices go to `notify`. `None` when no node is up.
     pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(Notice)) -> Option<&NodeConfig> {
+        let computed = self.computed_node(user, &self.config.tag);
         match self.mapped_node(user) {
             Ok(Some(node)) => return Some(node),
             Ok(None) => {}
+            // Users whom the Director has on a node that is down belong there.
+            Err(Notice::MappedNodeDown { node, .. }) if computed.is_some_and(|c| c.node.name == node) => {}
             Err(notice) => notify(notice),
         }
-        let computed = self.computed_node(user, &self.config.tag);
         if computed.is_none() {
             notify(Notice::NoNodeUp {
                 tag: self.config.tag.clone(),
@@ -368,7 +373,7 @@ fn is_settled(stamp: &FileStamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node_state::Down;
+    use crate::node_state::Mark;
     use tempfile::TempDir;
 
     const NODES: &str = r#"
@@ -419,15 +424,20 @@ imap_host = "node2.example.org"
         }
 
         fn mark_down(&self, nodes: &[&str]) {
-            let down = |reason: &str| Down {
+            let down = |reason: &str| Mark {
                 reason: reason.into(),
-                ..Down::default()
+                ..Mark::default()
             };
             let down = nodes
                 .iter()
                 .map(|node| (node.to_string(), down("test")))
                 .collect();
-            NodeState { down }.save(&self.path("nodes.toml")).unwrap();
+            NodeState {
+                down,
+                ..NodeState::default()
+            }
+            .save(&self.path("nodes.toml"))
+            .unwrap();
         }
 
         /// The host of a user, and all that the administrator is told.

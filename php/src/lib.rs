@@ -23,7 +23,7 @@ use ext_php_rs::prelude::{ModuleBuilder, PhpResult, php_function, php_module, wr
 use ext_php_rs::types::ZendHashTable;
 use mailaffinity::config::NodeConfig;
 use mailaffinity::mapping::ring_label;
-use mailaffinity::node_state::Down;
+use mailaffinity::node_state::Mark;
 
 /// The host that webmail connects to for a user: SquirrelMail's mapping function
 /// (`$imapServerAddress = 'map:map_user_via_sendmail_access';`).
@@ -112,7 +112,7 @@ fn node_array(node: &NodeConfig) -> PhpResult<ZBox<ZendHashTable>> {
     Ok(array)
 }
 
-fn node_and_state_array(node: &NodeConfig, down: Option<&Down>) -> PhpResult<ZBox<ZendHashTable>> {
+fn node_and_state_array(node: &NodeConfig, down: Option<&Mark>) -> PhpResult<ZBox<ZendHashTable>> {
     let mut array = node_array(node)?;
     array.insert("vhost_count", i64::from(node.node.vhost_count))?;
     array.insert("up", down.is_none())?;

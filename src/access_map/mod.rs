@@ -15,6 +15,10 @@ use std::time::Duration;
 pub mod berkeley_db;
 #[doc(hidden)]
 pub mod cdb;
+#[cfg(feature = "cli")]
+pub mod managed_block;
+#[cfg(feature = "cli")]
+pub mod rebuild;
 pub mod search_order;
 mod session;
 #[doc(hidden)]
@@ -99,6 +103,19 @@ impl AccessMap {
     /// The file that is read.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file that such a map is usually built from: the same without its extension.
+    pub fn source_path(&self) -> PathBuf {
+        match self.kind {
+            Kind::Hash | Kind::Cdb => self.path.with_extension(""),
+            Kind::Text => self.path.clone(),
+        }
+    }
+
+    /// Whether makemap builds it from another file.
+    pub fn is_built(&self) -> bool {
+        self.kind != Kind::Text
     }
 
     /// The map as it was given to [`AccessMap::new`].

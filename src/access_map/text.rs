@@ -55,6 +55,48 @@ pub fn lookup<S: ReadAt + ?Sized>(source: &S, keys: &[Vec<u8>]) -> Result<Found,
     Ok(found)
 }
 
+/// A line of a text, or what makemap takes for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line<'t> {
+    /// An entry, as makemap would store it but for the folding of its key.
+    Entry(&'t [u8], &'t [u8]),
+    /// An empty line or a comment.
+    Nothing,
+    /// A line that makemap complains about and leaves out, and why.
+    LeftOut(&'static str),
+}
+
+/// Calls `each` for each line of the text, with its number from 1.
+pub fn for_each_line<'t>(text: &'t [u8], mut each: impl FnMut(u64, Line<'t>)) {
+    let mut number = 1u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (piece, after) = rest
+            .split_at_checked(length_of_piece(rest))
+            .unwrap_or((rest, b""));
+        rest = after;
+        let line = match entry(piece) {
+            Some((key, value)) => Line::Entry(key, value),
+            None if matches!(piece, [b'#' | b'\n', ..]) && piece.len() < LONGEST => Line::Nothing,
+            None => Line::LeftOut(fault(piece)),
+        };
+        each(number, line);
+        if piece.ends_with(b"\n") {
+            number = number.saturating_add(1);
+        }
+    }
+}
+
+/// Why makemap leaves a piece out that is neither an entry nor nothing.
+fn fault(piece: &[u8]) -> &'static str {
+    match piece.first() {
+        _ if piece.contains(&0) => "it has a NUL byte",
+        _ if piece.len() >= LONGEST => "it is longer than 1022 bytes",
+        Some(first) if is_blank(first) => "it starts with a blank",
+        _ => "it has a key but no value",
+    }
+}
+
 /// Whether a line may be the entry for `key`: a quick look that passes over
 /// nearly all lines.
 fn may_hold(line: &[u8], key: &[u8]) -> bool {
@@ -83,6 +125,13 @@ fn is_blank(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
+/// How much of a text makemap reads at once.
+fn length_of_piece(text: &[u8]) -> usize {
+    let longest = text.get(..LONGEST).unwrap_or(text);
+    let newline = longest.iter().position(|byte| *byte == b'\n');
+    newline.map_or(longest.len(), |newline| newline.saturating_add(1))
+}
+
 /// The text, cut as makemap cuts it: after each newline, and after
 /// [`LONGEST`] bytes without one.
 struct Pieces<'s, S: ?Sized> {
@@ -107,12 +156,11 @@ impl<'s, S: ReadAt + ?Sized> Pieces<'s, S> {
     fn next(&mut self) -> Result<Option<&[u8]>, ReadError> {
         let length = loop {
             let rest = self.buffer.get(self.rest.clone()).unwrap_or_default();
-            let longest = rest.get(..LONGEST).unwrap_or(rest);
-            if let Some(newline) = longest.iter().position(|byte| *byte == b'\n') {
-                break newline.saturating_add(1);
-            }
-            if longest.len() == LONGEST || !self.read_more()? {
-                break self.rest.len().min(LONGEST);
+            let length = length_of_piece(rest);
+            let is_whole =
+                length == LONGEST || rest.get(..length).is_some_and(|piece| piece.ends_with(b"\n"));
+            if is_whole || !self.read_more()? {
+                break length;
             }
         };
         let piece = self.rest.start..self.rest.start.saturating_add(length);
@@ -135,7 +183,7 @@ impl<'s, S: ReadAt + ?Sized> Pieces<'s, S> {
 
 #[cfg(test)]
 mod tests {
-    use super::lookup;
+    use super::{Line, for_each_line, lookup};
 
     #[track_caller]
     fn check(text: &[u8], key: &[u8], expected: Option<&[u8]>) {
@@ -176,6 +224,36 @@ mod tests {
         check(&text, b"a", None);
         text.extend_from_slice(b"k v\n");
         check(&text, b"k", Some(b"v"));
+    }
+
+    #[test]
+    fn lines() {
+        let long = "x".repeat(1023);
+        let text = format!("# c\n\nk v \n w\nk\nb\0 v\n{long} v\nend 1");
+        let mut lines = Vec::new();
+        for_each_line(text.as_bytes(), |number, line| {
+            lines.push(match line {
+                Line::Entry(key, value) => {
+                    format!("{number} {}={}", key.escape_ascii(), value.escape_ascii())
+                }
+                Line::Nothing => format!("{number}"),
+                Line::LeftOut(why) => format!("{number} {why}"),
+            });
+        });
+        assert_eq!(
+            lines,
+            [
+                "1",
+                "2",
+                "3 k=v ",
+                "4 it starts with a blank",
+                "5 it has a key but no value",
+                "6 it has a NUL byte",
+                "7 it is longer than 1022 bytes",
+                "7 it starts with a blank",
+                "8 end=1"
+            ]
+        );
     }
 
     #[test]

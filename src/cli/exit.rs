@@ -19,9 +19,14 @@ pub(super) struct Failure {
 pub(super) enum Status {
     /// EX_USAGE: the command line is wrong.
     Usage = 64,
+    /// EX_DATAERR: the access source or the list of users makes no sense.
+    DataErr = 65,
+    /// EX_UNAVAILABLE: a program that is needed failed.
+    Unavailable = 69,
     /// EX_IOERR: reading or writing failed.
     IoError = 74,
-    /// EX_TEMPFAIL: no node is up; later there may be one.
+    /// EX_TEMPFAIL: no node is up, somebody else is at work, or a server does not
+    /// answer; later it may be better.
     TempFail = 75,
     /// EX_CONFIG: the configuration or the node state is broken.
     Config = 78,
@@ -33,6 +38,11 @@ impl Failure {
             status,
             message: message.to_string(),
         }
+    }
+
+    /// The exit status.
+    pub(super) fn status(&self) -> u8 {
+        self.status as u8
     }
 
     /// The configuration, or what belongs to it, is broken.
@@ -47,8 +57,16 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 /// Reads the command line, runs the command and tells how it went.
-pub(super) fn run<Arguments: Parser>(command: impl FnOnce(Arguments) -> Result<(), Failure>) -> ExitCode {
+pub(super) fn run<Arguments: Parser>(
+    command: impl FnOnce(Arguments) -> Result<ExitCode, Failure>,
+) -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -63,15 +81,16 @@ pub(super) fn run<Arguments: Parser>(command: impl FnOnce(Arguments) -> Result<(
         }
     };
     match command(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
-            report(Arguments::command().get_name(), &failure);
-            ExitCode::from(failure.status as u8)
+            say(Arguments::command().get_name(), &failure);
+            ExitCode::from(failure.status())
         }
     }
 }
 
+/// Says something on standard error, in one line that starts with the command.
 #[allow(clippy::print_stderr)]
-fn report(command: &str, failure: &Failure) {
-    eprintln!("{command}: {}", failure.message);
+pub(super) fn say(command: &str, what: impl fmt::Display) {
+    eprintln!("{command}: {what}");
 }

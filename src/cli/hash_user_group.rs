@@ -37,7 +37,7 @@ enum Strategy {
 
 /// The command `hash_user_group`.
 pub fn hash_user_group() -> ExitCode {
-    exit::run(|arguments: Arguments| -> Result<(), Failure> {
+    exit::run(|arguments: Arguments| -> Result<ExitCode, Failure> {
         let Arguments {
             vnodes,
             strategy,
@@ -47,9 +47,11 @@ pub fn hash_user_group() -> ExitCode {
         match strategy {
             Strategy::Ring => {
                 let ring = VnodeRing::new(vnodes);
-                users::write_line_for_each(users, |user| field(ring.vnode(user)))
+                users::write_line_for_each(users::given(users), |user| field(ring.vnode(user)))
             }
-            Strategy::Modulo => users::write_line_for_each(users, |user| field(modulo_vnode(user, vnodes))),
+            Strategy::Modulo => {
+                users::write_line_for_each(users::given(users), |user| field(modulo_vnode(user, vnodes)))
+            }
         }
     })
 }

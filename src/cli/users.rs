@@ -3,48 +3,81 @@
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt as _;
+use std::process::ExitCode;
 
 use super::exit::Failure;
 
-/// Writes a line for each user given as an argument or, without any, on a line of
-/// standard input. A reader that goes away ends it without an error.
-pub(super) fn write_line_for_each(
-    arguments: Vec<OsString>,
-    mut fields: impl FnMut(&[u8]) -> Vec<String>,
-) -> Result<(), Failure> {
-    let mut out = BufWriter::new(io::stdout().lock());
-    let mut write = |user: &[u8]| write_line(&mut out, user, &fields(user));
-    let result = if arguments.is_empty() {
-        each_line(&mut write)
+/// The users of a command line.
+pub(super) enum Users {
+    Listed(Vec<Vec<u8>>),
+    OnStdin,
+}
+
+/// The users given as arguments or, without any, on the lines of standard input.
+pub(super) fn given(arguments: Vec<OsString>) -> Users {
+    if arguments.is_empty() {
+        Users::OnStdin
     } else {
-        arguments.into_iter().try_for_each(|user| write(&user.into_vec()))
-    };
-    match result.and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
+        Users::Listed(arguments.into_iter().map(OsString::into_vec).collect())
     }
 }
 
-fn each_line(mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let mut stdin = io::stdin().lock();
-    let mut line = Vec::new();
-    while stdin.read_until(b'\n', &mut line)? > 0 {
-        write(line.strip_suffix(b"\n").unwrap_or(&line))?;
-        line.clear();
+impl Users {
+    pub(super) fn try_for_each(self, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        match self {
+            Users::Listed(users) => users.iter().try_for_each(|user| each(user)),
+            Users::OnStdin => {
+                let mut stdin = io::stdin().lock();
+                let mut line = Vec::new();
+                while stdin.read_until(b'\n', &mut line)? > 0 {
+                    each(line.strip_suffix(b"\n").unwrap_or(&line))?;
+                    line.clear();
+                }
+                Ok(())
+            }
+        }
     }
-    Ok(())
+}
+
+/// Writes a line for each user: the user, and these fields.
+pub(super) fn write_line_for_each(
+    users: Users,
+    mut fields: impl FnMut(&[u8]) -> Vec<String>,
+) -> Result<ExitCode, Failure> {
+    print(|out| users.try_for_each(|user| write_line(out, user, &fields(user))))
+}
+
+/// Prints on standard output. A reader that goes away ends it without an error.
+pub(super) fn print(
+    write: impl FnOnce(&mut BufWriter<io::StdoutLock<'static>>) -> io::Result<()>,
+) -> Result<ExitCode, Failure> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Control characters of a username are escaped, lest they make fields and lines of
 /// their own or command a terminal.
-fn write_line(out: &mut impl Write, user: &[u8], fields: &[String]) -> io::Result<()> {
+pub(super) fn write_user(out: &mut impl Write, user: &[u8]) -> io::Result<()> {
     if user.iter().any(u8::is_ascii_control) {
-        write!(out, "{}", user.escape_ascii())?;
+        write!(out, "{}", user.escape_ascii())
     } else {
-        out.write_all(user)?;
+        out.write_all(user)
     }
+}
+
+fn write_line(out: &mut impl Write, user: &[u8], fields: &[String]) -> io::Result<()> {
+    write_user(out, user)?;
     for field in fields {
         write!(out, "\t{field}")?;
     }
     out.write_all(b"\n")
+}
+
+/// A username as JSON has it: bytes that are not UTF-8 become replacement characters.
+pub(super) fn json_name(user: &[u8]) -> String {
+    String::from_utf8_lossy(user).into_owned()
 }

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fmt;
 
 use md5::{Digest, Md5};
@@ -36,6 +37,8 @@ pub struct Cluster {
     strategy: Strategy,
     nodes: Vec<Node>,
     pools: Vec<Pool>,
+    /// The nodes of users who were moved, by username hash.
+    moved: HashMap<u32, Vec<usize>>,
 }
 
 /// The nodes of one tag.
@@ -116,7 +119,21 @@ impl Cluster {
             strategy,
             nodes,
             pools,
+            moved: HashMap::new(),
         })
+    }
+
+    /// The same cluster with users whom the Director has on another node than the
+    /// mapping gives, as after `doveadm director move`: pairs of a username hash and a
+    /// place in [`nodes`](Cluster::nodes).
+    ///
+    /// Such a user stays on that node, in lookups with the node's tag, even if it is
+    /// down or has no vhosts: so the Director has it as long as the user is in its table.
+    pub fn with_moved(mut self, moved: impl IntoIterator<Item = (u32, usize)>) -> Cluster {
+        for (hash, node) in moved {
+            self.moved.entry(hash).or_default().push(node);
+        }
+        self
     }
 
     /// Whether the nodes make a cluster, without the work of building it.
@@ -151,6 +168,18 @@ impl Cluster {
 
     /// As [`index_of`](Cluster::index_of), for a hash in place of a name.
     pub fn index_of_hash(&self, hash: u32, tag: &str) -> Option<usize> {
+        self.moved_to(hash, tag).or_else(|| self.computed(hash, tag))
+    }
+
+    fn moved_to(&self, hash: u32, tag: &str) -> Option<usize> {
+        if self.moved.is_empty() {
+            return None;
+        }
+        let has_tag = |index: &usize| self.nodes.get(*index).is_some_and(|node| node.tag == tag);
+        self.moved.get(&hash)?.iter().copied().find(has_tag)
+    }
+
+    fn computed(&self, hash: u32, tag: &str) -> Option<usize> {
         // Byte by byte: memcmp, which `==` calls, takes as long as an MD5 for two empty
         // strings where it loads by AVX-512 from the address that Rust gives them.
         let pool = self.pools.iter().find(|pool| pool.tag.bytes().eq(tag.bytes()))?;
@@ -226,6 +255,35 @@ mod tests {
             };
             assert_eq!(cluster(strategy, vec![down, idle]).node_of(b"user1", ""), None);
         }
+    }
+
+    #[test]
+    fn moved_users_stay_where_they_are() {
+        let nodes = |up| {
+            let east = Node {
+                tag: "east".into(),
+                ..node("10.0.0.3")
+            };
+            vec![
+                node("10.0.0.1"),
+                Node {
+                    up,
+                    ..node("10.0.0.2")
+                },
+                east,
+            ]
+        };
+        let hash = 0x24c9_e15e;
+        let ring = |up| cluster(Strategy::Ring, nodes(up));
+        assert_eq!(ring(true).index_of(b"user1", ""), Some(1));
+        let moved = ring(true).with_moved([(hash, 0), (hash, 2)]);
+        assert_eq!(moved.index_of(b"user1", ""), Some(0));
+        assert_eq!(moved.index_of(b"user1", "east"), Some(2));
+        assert_eq!(moved.index_of(b"user1", "west"), None);
+        assert_eq!(moved.index_of_hash(hash + 1, ""), Some(1));
+        assert_eq!(ring(false).index_of(b"user1", ""), Some(0));
+        let moved = ring(false).with_moved([(hash, 9), (hash, 1)]);
+        assert_eq!(moved.index_of(b"user1", ""), Some(1), "so the Director has it");
     }
 
     #[test]

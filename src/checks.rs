@@ -1,0 +1,290 @@
+//! Finds out which nodes are up, by the checks of the configuration, and says what that
+//! makes of the node state.
+//!
+//! Marks by hand win: checks neither end them nor set them. Where all nodes fail at
+//! once, it is whoever asks that has failed, and nothing changes.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::thread;
+
+use jiff::Timestamp;
+
+use crate::child;
+use crate::config::{Check, Checks, Config, NodeConfig};
+use crate::director::{self, DirectorError, Snapshot};
+use crate::mapping::{Node, ring_label};
+use crate::node_state::{By, DirectorHost, Mark, NodeState};
+use crate::probe::probe;
+
+/// What was found out.
+#[derive(Debug)]
+pub enum Observation {
+    /// There are no checks.
+    None,
+    /// Whether each node, in the order of the configuration, is up; why it is not.
+    /// `None` where the answers did not agree: it stays as it was.
+    Answers(Vec<Option<Result<(), String>>>),
+    /// What the Director says.
+    Director(Snapshot),
+}
+
+/// Why nothing could be found out.
+#[derive(Debug)]
+pub enum ChecksError {
+    /// The Director could not be asked.
+    Director(DirectorError),
+    /// The Director has a host that the configuration does not.
+    UnknownHost {
+        /// Its address and tag.
+        host: String,
+    },
+    /// Nobody is up, which is more likely to be the fault of whoever asks.
+    NobodyUp {
+        /// Who asked.
+        asked: String,
+        /// What was wrong with one of the nodes.
+        example: String,
+    },
+}
+
+impl fmt::Display for ChecksError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChecksError::Director(error) => write!(f, "{error}; the nodes stay as they were"),
+            ChecksError::UnknownHost { host } => write!(
+                f,
+                "the Director has the host {host}, which no [[node]] of the configuration has: add it, lest its \
+                 users go elsewhere; the nodes stay as they were"
+            ),
+            ChecksError::NobodyUp { asked, example } => write!(
+                f,
+                "{asked} finds no node up ({example}): that is taken for its own failure, and the nodes stay as they \
+                 were; mark nodes by hand if they are down"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ChecksError {}
+
+/// Asks about all nodes, several times where an answer differs from the state.
+///
+/// # Errors
+/// See [`ChecksError`].
+pub fn observe(config: &Config, state: &NodeState) -> Result<Observation, ChecksError> {
+    let Some(checks) = &config.checks else {
+        return Ok(Observation::None);
+    };
+    match &checks.check {
+        Check::Director(socket) => ask_director(config, socket, checks).map(Observation::Director),
+        Check::Probe(kind, port) => {
+            let answers = ask_all(config, state, checks, |node| {
+                probe(SocketAddr::new(node.address, *port), *kind, checks.timeout)
+            });
+            any_up(answers, "the probe")
+        }
+        Check::Command(command) => {
+            let answers = ask_all(config, state, checks, |node| {
+                let arguments = [&node.name, &ring_label(node.address)].map(OsString::from);
+                let command: Vec<OsString> = command.iter().map(OsString::from).chain(arguments).collect();
+                child::run(&command, b"", checks.timeout)
+                    .and_then(child::Finished::success)
+                    .map(drop)
+                    .map_err(|error| error.to_string())
+            });
+            any_up(answers, "the command")
+        }
+    }
+}
+
+fn ask_director(config: &Config, socket: &Path, checks: &Checks) -> Result<Snapshot, ChecksError> {
+    let snapshot = director::snapshot(socket, checks.timeout).map_err(ChecksError::Director)?;
+    let usable = |host: &&director::Host| host.up && host.vhost_count > 0;
+    let unknown = |host: &&director::Host| node_of_host(config, host).is_none();
+    if let Some(host) = snapshot.hosts.iter().filter(usable).find(unknown) {
+        let at = if host.tag.is_empty() { "" } else { "@" };
+        return Err(ChecksError::UnknownHost {
+            host: format!("{}{at}{}", ring_label(host.address), host.tag),
+        });
+    }
+    if !snapshot.hosts.iter().any(|host| usable(&host)) {
+        return Err(ChecksError::NobodyUp {
+            asked: format!("the Director at {}", socket.display()),
+            example: format!(
+                "it has {} hosts, all down or without vhosts",
+                snapshot.hosts.len()
+            ),
+        });
+    }
+    Ok(snapshot)
+}
+
+/// The Director has an address once, the configuration once in a tag.
+fn node_of_host<'c>(config: &'c Config, host: &director::Host) -> Option<&'c NodeConfig> {
+    let at_address = || {
+        config
+            .nodes
+            .iter()
+            .filter(|node| node.node.address == host.address)
+    };
+    at_address()
+        .find(|node| node.node.tag == host.tag)
+        .or_else(|| at_address().next())
+}
+
+/// Asks each node but those marked down by hand, all at once; then those again whose
+/// answer differs from their state, until it came often enough in a row.
+fn ask_all(
+    config: &Config,
+    state: &NodeState,
+    checks: &Checks,
+    ask: impl Fn(&Node) -> Result<(), String> + Sync,
+) -> Vec<Option<Result<(), String>>> {
+    let is_asked = |node: &Node| {
+        state
+            .down
+            .get(&node.name)
+            .is_none_or(|mark| mark.by == By::Checks)
+    };
+    let mut answers: Vec<Option<Result<(), String>>> = config.nodes.iter().map(|_| None).collect();
+    let mut asked: Vec<(usize, &Node)> = config.nodes.iter().map(|node| &node.node).enumerate().collect();
+    asked.retain(|(_, node)| is_asked(node));
+    for round in 1u32.. {
+        let answered: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = asked.iter().map(|(_, node)| scope.spawn(|| ask(node))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| Err("the check failed".into())))
+                .collect()
+        });
+        let mut again = Vec::new();
+        for ((index, node), answer) in asked.into_iter().zip(answered) {
+            let needed = match (&answer, state.is_down(&node.name)) {
+                (Ok(()), true) => checks.rise,
+                (Err(_), false) => checks.fall,
+                // As it was: if it said otherwise before, it is flapping.
+                _ => 1,
+            };
+            if round < needed {
+                again.push((index, node));
+            } else if let Some(slot) = answers.get_mut(index) {
+                *slot = Some(answer);
+            }
+        }
+        if again.is_empty() {
+            break;
+        }
+        asked = again;
+        thread::sleep(checks.interval);
+    }
+    answers
+}
+
+fn any_up(answers: Vec<Option<Result<(), String>>>, asked: &str) -> Result<Observation, ChecksError> {
+    let failed = |answer: &Option<Result<(), String>>| answer.as_ref()?.as_ref().err().cloned();
+    let mut given = answers.iter().flatten().peekable();
+    if given.peek().is_some() && given.all(Result::is_err) {
+        return Err(ChecksError::NobodyUp {
+            asked: asked.into(),
+            example: answers.iter().find_map(failed).unwrap_or_default(),
+        });
+    }
+    Ok(Observation::Answers(answers))
+}
+
+impl Observation {
+    /// What this makes of a node state. Marks by hand stay.
+    pub fn apply(&self, config: &Config, state: &NodeState, now: Timestamp) -> NodeState {
+        let mut new = state.clone();
+        match self {
+            Observation::None => {}
+            Observation::Answers(answers) => {
+                new.director = BTreeMap::new();
+                new.moved = BTreeMap::new();
+                for (node, answer) in config.nodes.iter().zip(answers) {
+                    match answer {
+                        None => {}
+                        Some(Ok(())) => mark(&mut new, &node.node.name, None),
+                        Some(Err(reason)) => mark(&mut new, &node.node.name, Some((now, reason))),
+                    }
+                }
+            }
+            Observation::Director(snapshot) => apply_director(snapshot, config, &mut new, now),
+        }
+        new
+    }
+}
+
+/// Marks a node as the checks have it, down since when and why, unless it is marked by
+/// hand. A node that stays down keeps its mark.
+fn mark(state: &mut NodeState, node: &str, down: Option<(Timestamp, &str)>) {
+    let by_hand = state.up.contains_key(node) || state.down.get(node).is_some_and(|mark| mark.by == By::Hand);
+    if by_hand {
+        return;
+    }
+    match down {
+        None => {
+            state.down.remove(node);
+        }
+        Some((since, reason)) => {
+            state.down.entry(node.into()).or_insert_with(|| Mark {
+                since: Some(since),
+                reason: reason.into(),
+                by: By::Checks,
+            });
+        }
+    }
+}
+
+fn apply_director(snapshot: &Snapshot, config: &Config, state: &mut NodeState, now: Timestamp) {
+    state.director = BTreeMap::new();
+    state.moved = BTreeMap::new();
+    for NodeConfig { node, .. } in &config.nodes {
+        let is_this = |host: &&director::Host| {
+            node_of_host(config, host).is_some_and(|found| found.node.name == node.name)
+        };
+        let Some(host) = snapshot.hosts.iter().find(is_this) else {
+            mark(state, &node.name, Some((now, "the Director does not have it")));
+            continue;
+        };
+        let since = host.changed.unwrap_or(now);
+        mark(
+            state,
+            &node.name,
+            (!host.up).then_some((since, "the Director has it down")),
+        );
+        let differs = DirectorHost {
+            vhost_count: (host.vhost_count != node.vhost_count).then_some(host.vhost_count),
+            tag: (host.tag != node.tag).then(|| host.tag.clone()),
+        };
+        if differs != DirectorHost::default() {
+            state.director.insert(node.name.clone(), differs);
+        }
+    }
+    let Ok(cluster) = config.cluster(state) else {
+        // Too many vhosts, which whoever uses the state is told.
+        return;
+    };
+    let mut tags: Vec<&str> = snapshot.hosts.iter().map(|host| host.tag.as_str()).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    for tag in tags {
+        for (hash, address) in snapshot.users_in_force(tag, now) {
+            let of_tag = |node: &&Node| node.address == address && node.tag == tag;
+            let Some(node) = cluster.nodes().iter().find(of_tag) else {
+                continue;
+            };
+            let computed = cluster
+                .index_of_hash(hash, tag)
+                .and_then(|index| cluster.nodes().get(index));
+            let down_by_hand = state.down.get(&node.name).is_some_and(|mark| mark.by == By::Hand);
+            if !down_by_hand && computed.is_none_or(|computed| computed.name != node.name) {
+                state.moved.entry(node.name.clone()).or_default().insert(hash);
+            }
+        }
+    }
+}

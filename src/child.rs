@@ -1,0 +1,428 @@
+//! Runs a program that may hang, print without end or leave children behind.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Read, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// More than any list of users or map has.
+const LONGEST_STDOUT: u64 = 1 << 30;
+
+/// How much of standard error is kept. The rest is read and dropped.
+const LONGEST_STDERR: u64 = 4 << 10;
+
+/// How many lines of standard error an error message shows.
+const STDERR_LINES: usize = 3;
+
+/// How long a killed program may take to vanish. One that waits for a dead file server
+/// never does.
+const BURIAL: Duration = Duration::from_secs(1);
+
+/// A program that has ended by itself.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    command: String,
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    /// The first 4 KiB.
+    pub(crate) stderr: Vec<u8>,
+}
+
+/// A program that could not be run, did not end in time or failed. It displays as a
+/// sentence that starts with the command.
+#[derive(Debug)]
+pub(crate) struct ChildError {
+    command: String,
+    problem: String,
+}
+
+impl fmt::Display for ChildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.command, self.problem)
+    }
+}
+
+impl std::error::Error for ChildError {}
+
+impl Finished {
+    /// What the program printed on standard output.
+    ///
+    /// # Errors
+    /// When its exit status is not 0: the status and the first lines of standard error.
+    pub(crate) fn success(self) -> Result<Vec<u8>, ChildError> {
+        if self.status.success() {
+            return Ok(self.stdout);
+        }
+        let mut problem = match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("ended with exit status {code}"),
+            (None, Some(signal)) => format!("was ended by signal {signal}"),
+            (None, None) => format!("ended with {}", self.status),
+        };
+        let complaint = one_line(&self.stderr);
+        if !complaint.is_empty() {
+            problem = format!("{problem}: {complaint}");
+        }
+        Err(ChildError {
+            command: self.command,
+            problem,
+        })
+    }
+}
+
+/// Runs a command, a program and its arguments, with `stdin` as its input, which it need
+/// not read. No shell sees them.
+///
+/// The command has ended when the program has and nobody can write to its standard
+/// output and error any more. If it has not by `timeout`, it is killed with all children
+/// that are still in its process group.
+///
+/// # Errors
+/// When the program cannot be run, does not end in time, or prints more than 1 GiB. How
+/// it ended is for [`Finished::success`] to judge.
+pub(crate) fn run(command: &[OsString], stdin: &[u8], timeout: Duration) -> Result<Finished, ChildError> {
+    run_bounded(command, stdin, timeout, LONGEST_STDOUT)
+}
+
+fn run_bounded(
+    command: &[OsString],
+    stdin: &[u8],
+    timeout: Duration,
+    longest_stdout: u64,
+) -> Result<Finished, ChildError> {
+    let start = Instant::now();
+    let left = || timeout.saturating_sub(start.elapsed());
+    let name = name(command);
+    let error = |problem: String| ChildError {
+        command: name.clone(),
+        problem,
+    };
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(error("cannot be run: it names no program".into()));
+    };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|problem| error(format!("cannot be run: {problem}")))?;
+    let finished = Pipes::attach(&mut child, stdin, longest_stdout)
+        .and_then(|pipes| {
+            let stdout = pipes.stdout.recv_timeout(left()).map_err(|_| timed_out())??;
+            let stderr = pipes.stderr.recv_timeout(left()).map_err(|_| timed_out())??;
+            let status = wait(&mut child, left())?.ok_or_else(timed_out)?;
+            Ok((status, stdout, stderr))
+        })
+        .map_err(|problem| match problem.kind() {
+            io::ErrorKind::TimedOut => error(format!("did not end within {timeout:?} and was stopped")),
+            io::ErrorKind::FileTooLarge => {
+                error(format!("was stopped: it prints more than {longest_stdout} bytes"))
+            }
+            _ => error(format!("was stopped: {problem}")),
+        });
+    match finished {
+        Ok((status, stdout, stderr)) => Ok(Finished {
+            command: name,
+            status,
+            stdout,
+            stderr,
+        }),
+        Err(error) => {
+            kill(&mut child);
+            Err(error)
+        }
+    }
+}
+
+/// What the program prints, once it is complete. The threads behind it outlive their
+/// program only where a process that has left the group keeps a pipe open.
+struct Pipes {
+    stdout: Receiver<io::Result<Vec<u8>>>,
+    stderr: Receiver<io::Result<Vec<u8>>>,
+}
+
+impl Pipes {
+    fn attach(child: &mut Child, stdin: &[u8], longest_stdout: u64) -> io::Result<Pipes> {
+        if let Some(mut pipe) = child.stdin.take() {
+            let stdin = stdin.to_vec();
+            // The program may end without reading all of it.
+            in_thread(move || pipe.write_all(&stdin))?;
+        }
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        Ok(Pipes {
+            stdout: in_thread(move || read_all(stdout, longest_stdout))?,
+            stderr: in_thread(move || read_start(stderr, LONGEST_STDERR))?,
+        })
+    }
+}
+
+fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::Builder::new().spawn(move || {
+        // At the deadline, nobody waits for it any more.
+        let _ = sender.send(work());
+    })?;
+    Ok(receiver)
+}
+
+fn read_all(pipe: Option<impl Read>, longest: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(longest.saturating_add(1)).read_to_end(&mut bytes)?;
+    }
+    if bytes.len() as u64 > longest {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
+}
+
+fn read_start(pipe: Option<impl Read>, longest: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        pipe.by_ref().take(longest).read_to_end(&mut bytes)?;
+        io::copy(&mut pipe, &mut io::sink())?;
+    }
+    Ok(bytes)
+}
+
+fn timed_out() -> io::Error {
+    io::ErrorKind::TimedOut.into()
+}
+
+/// Waits for the program's end; `None` if it has not ended by `timeout`.
+fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
+    let start = Instant::now();
+    let mut pause = Duration::from_micros(100);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        let left = timeout.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        thread::sleep(pause.min(left));
+        pause = pause.saturating_mul(2).min(Duration::from_millis(16));
+    }
+}
+
+/// Ends a program that has not been waited for, so that its process group is still its
+/// own, with all that are in the group.
+fn kill(child: &mut Child) {
+    // What cannot be killed cannot be helped; the caller reports why it came to this.
+    let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
+    let _ = wait(child, BURIAL);
+}
+
+/// A command as error messages show it.
+pub(crate) fn name(command: &[OsString]) -> String {
+    if command.is_empty() {
+        return "a command".into();
+    }
+    let words = command
+        .iter()
+        .map(|word| word.as_bytes().escape_ascii().to_string());
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The first lines of what a program says, in a form fit for an error message.
+fn one_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .take(STDERR_LINES)
+        .collect();
+    lines.join("; ").replace(char::is_control, "?")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Far more than anything here takes: reached only when something hangs.
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// For what does hang.
+    const SHORT: Duration = Duration::from_millis(300);
+
+    fn command(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(Into::into).collect()
+    }
+
+    fn sh(script: &str, stdin: &[u8], timeout: Duration) -> Result<Finished, ChildError> {
+        run(&command(&["sh", "-c", script]), stdin, timeout)
+    }
+
+    /// A program that writes its process id to `file`, in a script.
+    fn with_id_in(file: &Path, program: &str) -> String {
+        format!(
+            "sh -c 'echo $$ >{file}.new; mv {file}.new {file}; exec {program}'",
+            file = file.display()
+        )
+    }
+
+    fn is_running(id: &str) -> bool {
+        // A zombie is ended; init may take its time to bury it.
+        fs::read_to_string(format!("/proc/{id}/stat"))
+            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'))
+    }
+
+    /// Signals take effect a moment after they are sent.
+    fn assert_ends(id: &str) {
+        let start = Instant::now();
+        while is_running(id) {
+            assert!(start.elapsed() < LONG, "process {id} still runs");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn read_id(file: &Path) -> String {
+        let id = fs::read_to_string(file).unwrap().trim().to_owned();
+        assert!(id.parse::<u32>().is_ok(), "{id:?}");
+        id
+    }
+
+    #[test]
+    fn megabytes_flow_both_ways() {
+        let input: Vec<u8> = (0..8_000_000u32).map(|i| (i % 251) as u8).collect();
+        let finished = sh("tee /dev/stderr", &input, LONG).unwrap();
+        assert_eq!(finished.stderr, input[..4096]);
+        assert!(finished.success().unwrap() == input);
+    }
+
+    #[test]
+    fn no_shell_sees_the_arguments() {
+        let words = ["printf", "%s,", "a b", "*", "$HOME", "'", ""];
+        let printed = run(&command(&words), b"", LONG).unwrap().success().unwrap();
+        assert_eq!(printed, b"a b,*,$HOME,',,");
+    }
+
+    #[test]
+    fn input_may_be_left_unread() {
+        let input = vec![b'x'; 1 << 20];
+        for script in ["exec true", "exec <&-; echo still here >&2", "head -c 1"] {
+            assert!(sh(script, &input, LONG).unwrap().success().is_ok(), "{script}");
+        }
+    }
+
+    #[test]
+    fn failures_are_named() {
+        let error = |script| sh(script, b"", LONG).unwrap().success().unwrap_err().to_string();
+        assert_eq!(error("exit 3"), "sh -c exit 3 ended with exit status 3");
+        assert_eq!(
+            error("printf 'one\\n\\n  two\\033[1m\\nthree\\nfour\\n' >&2; exit 65")
+                .split_once("ended ")
+                .unwrap()
+                .1,
+            "with exit status 65: one; two?[1m; three"
+        );
+        assert!(error("kill -TERM $$").ends_with(" was ended by signal 15"));
+        let error = run(&command(&["/nonexistent/getent", "pass\nwd"]), b"", LONG).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "/nonexistent/getent pass\\nwd cannot be run: No such file or directory (os error 2)"
+        );
+        assert!(run(&command(&["a\0b"]), b"", LONG).is_err());
+        assert_eq!(
+            run(&[], b"", LONG).unwrap_err().to_string(),
+            "a command cannot be run: it names no program"
+        );
+    }
+
+    #[test]
+    fn at_the_deadline_the_program_and_its_children_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let (child, grandchild) = (folder.path().join("child"), folder.path().join("grandchild"));
+        let script = format!(
+            "trap '' TERM HUP INT; {} & echo $$ >{}; echo half; wait",
+            with_id_in(&grandchild, "sleep 1000"),
+            child.display()
+        );
+        // On a busy machine the processes may not have come far by the deadline.
+        let mut timeout = SHORT;
+        while !(child.exists() && grandchild.exists()) {
+            assert!(timeout < LONG);
+            let error = sh(&script, b"", timeout).unwrap_err().to_string();
+            assert!(
+                error.ends_with(&format!(" did not end within {timeout:?} and was stopped")),
+                "{error}"
+            );
+            timeout *= 2;
+        }
+        assert_ends(&read_id(&child));
+        assert_ends(&read_id(&grandchild));
+    }
+
+    #[test]
+    fn programs_that_close_their_output_and_go_on_are_ended() {
+        let start = Instant::now();
+        assert!(sh("exec sleep 1000 >&- 2>&-", b"", SHORT).is_err());
+        assert!(start.elapsed() < LONG);
+    }
+
+    #[test]
+    fn a_child_left_behind_in_the_group_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("id");
+        let script = format!(
+            "{} & while ! [ -e {} ]; do sleep 0.01; done",
+            with_id_in(&file, "sleep 1000"),
+            file.display()
+        );
+        let mut timeout = SHORT;
+        while !file.exists() {
+            assert!(timeout < LONG);
+            sh(&script, b"", timeout).unwrap_err();
+            timeout *= 2;
+        }
+        assert_ends(&read_id(&file));
+    }
+
+    #[test]
+    fn a_grandchild_out_of_reach_holds_nothing_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("id");
+        let script = format!("setsid {} & wait", with_id_in(&file, "sleep 1000"));
+        let start = Instant::now();
+        let mut timeout = SHORT;
+        while !file.exists() {
+            assert!(timeout < LONG);
+            sh(&script, b"", timeout).unwrap_err();
+            timeout *= 2;
+        }
+        assert!(start.elapsed() < LONG);
+        let id = read_id(&file);
+        assert!(is_running(&id), "it left the group");
+        assert!(Command::new("kill").arg(&id).status().unwrap().success());
+    }
+
+    #[test]
+    fn endless_output_is_refused() {
+        let error = run_bounded(&command(&["yes"]), b"", LONG, 1 << 20).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "yes was stopped: it prints more than 1048576 bytes"
+        );
+        let exact = run_bounded(&command(&["printf", "1234"]), b"", LONG, 4).unwrap();
+        assert_eq!(exact.stdout, b"1234");
+        assert!(run_bounded(&command(&["printf", "12345"]), b"", LONG, 4).is_err());
+    }
+
+    #[test]
+    fn endless_complaints_are_ended_at_the_deadline() {
+        assert!(sh("exec yes >&2", b"", SHORT).is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! The command `mailaffinity`.
+
+mod drain;
+mod manual;
+mod map;
+mod nodes;
+mod queue_groups;
+mod report;
+mod update;
+mod what_if;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use super::exit::{self, Failure, Status};
+use crate::config::{self, Config};
+use crate::update::UpdateError;
+
+const NAME: &str = "mailaffinity";
+
+/// User/node affinity for mail clusters.
+///
+/// Gives sendmail, webmail and scripts the answer of Dovecot's Director to the question
+/// which node serves a user, and keeps sendmail's access map true to the nodes that are
+/// up.
+///
+/// Quiet on success. Exit statuses are those of sysexits.h: 64 for a wrong command line,
+/// 65 for an access source or list of users that makes no sense, 69 for a failed
+/// program, 74 for a failure to read or write, 75 for what may be better later, 78 for a
+/// broken configuration or node state.
+#[derive(Parser)]
+#[command(name = NAME, version)]
+struct Arguments {
+    /// Configuration file
+    #[arg(long, short, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Map(map::Map),
+    Nodes(nodes::Nodes),
+    Down(nodes::Down),
+    Up(nodes::Up),
+    Auto(nodes::Auto),
+    Update(update::Update),
+    Diff(update::Diff),
+    Drain(drain::Drain),
+    WhatIf(what_if::WhatIf),
+    QueueGroups(queue_groups::QueueGroups),
+    Manual(manual::Manual),
+}
+
+/// The command `mailaffinity`.
+pub fn mailaffinity() -> ExitCode {
+    exit::run(|Arguments { config, command }: Arguments| match command {
+        Command::Map(map) => map.run(&load(&config)?),
+        Command::Nodes(nodes) => nodes.run(&load(&config)?),
+        Command::Down(down) => down.run(&load(&config)?),
+        Command::Up(up) => up.run(&load(&config)?),
+        Command::Auto(auto) => auto.run(&load(&config)?),
+        Command::Update(update) => update.run(&load(&config)?),
+        Command::Diff(diff) => diff.run(&load(&config)?),
+        Command::Drain(drain) => drain.run(&load(&config)?),
+        Command::WhatIf(what_if) => what_if.run(&load(&config)?),
+        Command::QueueGroups(queue_groups) => queue_groups.run(&load(&config)?),
+        Command::Manual(manual) => manual.run(),
+    })
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
+    Config::load(path).map_err(Failure::config)
+}
+
+impl From<UpdateError> for Failure {
+    fn from(error: UpdateError) -> Failure {
+        use crate::access_map::rebuild::RebuildError;
+        let status = match &error {
+            UpdateError::State(_) | UpdateError::Cluster(..) => Status::Config,
+            UpdateError::TooFewUsers { .. } | UpdateError::Block(..) => Status::DataErr,
+            UpdateError::Rebuild(RebuildError::Makemap(_)) => Status::Unavailable,
+            UpdateError::Rebuild(RebuildError::Io { .. }) => Status::IoError,
+            _ => Status::TempFail,
+        };
+        Failure::new(status, error)
+    }
+}

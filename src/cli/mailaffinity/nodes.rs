@@ -1,0 +1,254 @@
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::super::exit::{Failure, Status};
+use super::super::users;
+use super::NAME;
+use crate::cli::exit::say;
+use crate::config::Config;
+use crate::mapping::{Cluster, ring_label};
+use crate::node_state::{By, Mark, NodeState};
+use crate::update::change_state;
+
+/// List the nodes: which are up, since when, and their shares of the users
+///
+/// The share is that of all possible users, among the nodes with the same tag.
+#[derive(Args)]
+pub(super) struct Nodes {
+    /// Print a JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Mark nodes down by hand, whatever the checks say
+///
+/// Their users move to the other nodes: at once for PHP and C, and for sendmail with the
+/// next update.
+#[derive(Args)]
+pub(super) struct Down {
+    #[command(flatten)]
+    marking: Marking,
+}
+
+/// Mark nodes up by hand, whatever the checks say
+///
+/// They stay up, also if they die, until they are marked otherwise: see "auto".
+#[derive(Args)]
+pub(super) struct Up {
+    #[command(flatten)]
+    marking: Marking,
+}
+
+/// Leave nodes to the checks again
+///
+/// A node that was marked down is up until a check finds it down.
+#[derive(Args)]
+pub(super) struct Auto {
+    /// Print what would change, and change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+
+    /// Nodes, by their names in the configuration
+    #[arg(required = true)]
+    nodes: Vec<String>,
+}
+
+#[derive(Args)]
+struct Marking {
+    /// Why, for those who wonder
+    #[arg(long, short, default_value = "")]
+    reason: String,
+
+    /// Print what would change, and change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+
+    /// Nodes, by their names in the configuration
+    #[arg(required = true)]
+    nodes: Vec<String>,
+}
+
+impl Nodes {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
+        let cluster = config.cluster(&state).map_err(Failure::config)?;
+        let shares = shares(&cluster);
+        let rows = config
+            .nodes
+            .iter()
+            .zip(cluster.nodes())
+            .zip(shares)
+            .map(|((node, live), share)| {
+                let name = &node.node.name;
+                let held_up = if live.up { state.up.get(name) } else { None };
+                let mark = state.down.get(name).or(held_up).cloned();
+                (node, live, mark, share)
+            });
+        if self.json {
+            return users::print(|out| {
+                for (node, live, mark, share) in rows {
+                    let row = json!({
+                        "node": live.name,
+                        "state": if live.up { "up" } else { "down" },
+                        "since": mark.as_ref().and_then(|mark| mark.since).map(|since| since.to_string()),
+                        "by": mark.as_ref().map(|mark| by(mark.by)),
+                        "reason": mark.as_ref().map(|mark| &mark.reason),
+                        "share": share,
+                        "vhost_count": live.vhost_count,
+                        "tag": live.tag,
+                        "address": ring_label(live.address),
+                        "imap_host": node.imap_host,
+                        "queue_group": node.queue_group,
+                    });
+                    writeln!(out, "{row}")?;
+                }
+                Ok(())
+            });
+        }
+        let width = config
+            .nodes
+            .iter()
+            .map(|node| node.node.name.len())
+            .max()
+            .unwrap_or(0)
+            .max(4);
+        users::print(|out| {
+            writeln!(
+                out,
+                "{:<width$}  STATE  {:<20}  {:<6}   SHARE  REASON",
+                "NODE", "SINCE", "BY"
+            )?;
+            for (_, live, mark, share) in rows {
+                let mark = mark.as_ref();
+                let since = mark
+                    .and_then(|mark| mark.since)
+                    .map(|since| format!("{since:.0}"));
+                let line = format!(
+                    "{:<width$}  {:<5}  {:<20}  {:<6}  {:>5.1}%  {}",
+                    live.name,
+                    if live.up { "up" } else { "down" },
+                    since.as_deref().unwrap_or("-"),
+                    mark.map_or("-", |mark| by(mark.by)),
+                    share * 100.0,
+                    mark.map(|mark| mark.reason.escape_debug().to_string())
+                        .unwrap_or_default(),
+                );
+                writeln!(out, "{}", line.trim_end())?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn by(by: By) -> &'static str {
+    match by {
+        By::Hand => "hand",
+        By::Checks => "checks",
+    }
+}
+
+/// Each node's part of the hashes, among the nodes with its tag.
+fn shares(cluster: &Cluster) -> Vec<f64> {
+    const SAMPLES: u32 = 1 << 20;
+    let mut counts = vec![0u32; cluster.nodes().len()];
+    let mut tags: Vec<&str> = cluster.nodes().iter().map(|node| node.tag.as_str()).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    for tag in tags {
+        for sample in 0..SAMPLES {
+            let owner = cluster.index_of_hash(sample * (u32::MAX / SAMPLES + 1), tag);
+            if let Some(count) = owner.and_then(|owner| counts.get_mut(owner)) {
+                *count += 1;
+            }
+        }
+    }
+    counts
+        .into_iter()
+        .map(|count| f64::from(count) / f64::from(SAMPLES))
+        .collect()
+}
+
+impl Down {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        self.marking.run(config, |state, node, mark| {
+            state.up.remove(node);
+            // The same again keeps its time.
+            let known = state.down.get(node).filter(|known| known.by == By::Hand);
+            let since = known.map_or(mark.since, |known| known.since);
+            state.down.insert(node.into(), Mark { since, ..mark });
+        })
+    }
+}
+
+impl Up {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        self.marking.run(config, |state, node, mark| {
+            state.down.remove(node);
+            let since = state.up.get(node).map_or(mark.since, |known| known.since);
+            state.up.insert(node.into(), Mark { since, ..mark });
+        })
+    }
+}
+
+impl Auto {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        change(config, &self.nodes, self.dry_run, |state, node| {
+            state.down.remove(node);
+            state.up.remove(node);
+        })
+    }
+}
+
+impl Marking {
+    fn run(self, config: &Config, set: impl Fn(&mut NodeState, &str, Mark)) -> Result<ExitCode, Failure> {
+        let mark = Mark {
+            since: Some(Timestamp::now()),
+            reason: self.reason,
+            by: By::Hand,
+        };
+        change(config, &self.nodes, self.dry_run, |state, node| {
+            set(state, node, mark.clone())
+        })
+    }
+}
+
+fn change(
+    config: &Config,
+    nodes: &[String],
+    dry_run: bool,
+    set: impl Fn(&mut NodeState, &str),
+) -> Result<ExitCode, Failure> {
+    for node in nodes {
+        if config.index_of_node(node).is_none() {
+            let known: Vec<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
+            let message = format!(
+                "there is no node \"{}\"; there are {}",
+                node.escape_debug(),
+                known.join(", ")
+            );
+            return Err(Failure::new(Status::Usage, message));
+        }
+    }
+    let set_all = |state: &mut NodeState| nodes.iter().for_each(|node| set(state, node));
+    if dry_run {
+        let before = NodeState::load(&config.node_state).map_err(Failure::config)?;
+        let mut after = before.clone();
+        set_all(&mut after);
+        return users::print(|out| {
+            for node in nodes {
+                let said = |state: &NodeState| if state.is_down(node) { "down" } else { "up" };
+                writeln!(out, "{node}\t{}\t{}", said(&before), said(&after))?;
+            }
+            Ok(())
+        });
+    }
+    let after = change_state(config, set_all)?;
+    if config.nodes.iter().all(|node| after.is_down(&node.node.name)) {
+        say(NAME, "all nodes are down now: nobody has a node");
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,69 @@
+use std::io::Write as _;
+use std::net::UdpSocket;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::super::exit::{Failure, Status};
+use super::super::users;
+use crate::config::{Config, NodeConfig};
+use crate::queue_group;
+
+/// Print the QUEUE_GROUP lines for a node's sendmail.mc
+///
+/// The node's own queue group has queue runners; the others have none there, so that
+/// each queue is run by one node.
+#[derive(Args)]
+pub(super) struct QueueGroups {
+    #[command(flatten)]
+    this_node: ThisNode,
+}
+
+/// Which node this is.
+#[derive(Args)]
+pub(super) struct ThisNode {
+    /// The node that this machine is [default: the one whose address it has]
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+}
+
+impl QueueGroups {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let lines = queue_group::mc_lines(config, self.this_node.of(config)?);
+        if lines.is_empty() {
+            return Err(Failure::config(
+                "no node has a queue_group and a queue_path in the configuration",
+            ));
+        }
+        users::print(|out| out.write_all(lines.as_bytes()))
+    }
+}
+
+impl ThisNode {
+    /// By name or, as a Director finds itself among `director_servers`, by address.
+    pub(super) fn of<'c>(&self, config: &'c Config) -> Result<&'c NodeConfig, Failure> {
+        if let Some(name) = &self.node {
+            return config
+                .nodes
+                .iter()
+                .find(|node| node.node.name == *name)
+                .ok_or_else(|| {
+                    Failure::new(
+                        Status::Usage,
+                        format!("there is no node \"{}\"", name.escape_debug()),
+                    )
+                });
+        }
+        let is_ours = |node: &&NodeConfig| UdpSocket::bind((node.node.address, 0)).is_ok();
+        let mut ours = config.nodes.iter().filter(is_ours);
+        match (ours.next(), ours.next()) {
+            (Some(node), None) => Ok(node),
+            (None, _) => Err(Failure::config(
+                "this machine has no node's address; say by --node which node it is",
+            )),
+            (Some(_), Some(_)) => Err(Failure::config(
+                "this machine has several nodes' addresses; say by --node which node it is",
+            )),
+        }
+    }
+}

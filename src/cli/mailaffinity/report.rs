@@ -1,0 +1,72 @@
+//! What an update or drain leaves behind for others to read: lines in the system's log
+//! and the status file.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
+
+use super::NAME;
+use crate::cli::exit::say;
+use crate::config::Config;
+use crate::{lock, regular_file, replace_file};
+
+/// The system's log. Where there is none, as in a container, nothing is lost: failures
+/// are on standard error too.
+pub(super) struct Log {
+    socket: Option<Logger<LoggerBackend, Formatter3164>>,
+}
+
+impl Log {
+    pub(super) fn open(config: &Config) -> Log {
+        let formatter = Formatter3164 {
+            facility: Facility::LOG_MAIL,
+            hostname: None,
+            process: NAME.into(),
+            pid: std::process::id(),
+        };
+        Log {
+            socket: syslog::unix_custom(formatter, &config.syslog).ok(),
+        }
+    }
+
+    pub(super) fn info(&mut self, line: &str) {
+        self.socket.as_mut().map(|log| log.info(line));
+    }
+
+    pub(super) fn notice(&mut self, line: &str) {
+        self.socket.as_mut().map(|log| log.notice(line));
+    }
+
+    pub(super) fn warning(&mut self, line: &str) {
+        self.socket.as_mut().map(|log| log.warning(line));
+    }
+
+    pub(super) fn error(&mut self, line: &str) {
+        self.socket.as_mut().map(|log| log.err(line));
+    }
+}
+
+/// Puts the result of a command under its name into the status file, beside the results
+/// of others. A status that cannot be written is told and is no failure.
+pub(super) fn write_status(config: &Config, command: &str, result: Value) {
+    if let Err(error) = try_write_status(&config.status, command, result) {
+        say(
+            NAME,
+            format!("cannot write the status to {}: {error}", config.status.display()),
+        );
+    }
+}
+
+fn try_write_status(path: &Path, command: &str, result: Value) -> std::io::Result<()> {
+    std::fs::create_dir_all(replace_file::folder_of(path))?;
+    let _lock = lock::of(path, Duration::from_secs(10))?;
+    replace_file::remove_leftovers(path);
+    let known = regular_file::read_text(path).ok();
+    let mut status: Map<String, Value> = known
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default();
+    status.insert(command.into(), result);
+    replace_file::replace(path, &format!("{:#}\n", Value::Object(status)))
+}

@@ -1,0 +1,323 @@
+use std::io::{IsTerminal as _, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::super::exit::Failure;
+use super::super::users::{self, json_name, write_user};
+use super::report::{Log, write_status};
+use crate::access_map::managed_block::Complaint;
+use crate::access_map::rebuild::RebuildError;
+use crate::config::Config;
+use crate::update::{self, Change, MapPlan, NodeChanges, UpdateError, name_in_key};
+
+/// How many names of a kind the log and the status file show.
+const SHOWN: usize = 20;
+/// How often an update starts anew when somebody edits the access source meanwhile.
+const ATTEMPTS: u32 = 5;
+
+/// Check the nodes and bring the access map up to date
+///
+/// For cron or a timer: silent unless something fails. What was done goes to the
+/// system's log and, for monitoring, into the status file. An update that cannot find
+/// out something changes nothing.
+#[derive(Args)]
+pub(super) struct Update {
+    /// Print what would change, and change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+
+    /// Take the list of users even if many are missing from it
+    #[arg(long)]
+    accept_loss: bool,
+
+    /// How long to wait for another update to finish
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait: u64,
+}
+
+/// Print what an update would change; exit with status 1 if it would change something
+///
+/// "node1  up -> down" for nodes, "anna  node1group -> node2group" for users; "-" stands
+/// for no entry.
+#[derive(Args)]
+pub(super) struct Diff {
+    /// Print a JSON object a line
+    #[arg(long)]
+    json: bool,
+
+    /// Take the list of users even if many are missing from it
+    #[arg(long)]
+    accept_loss: bool,
+}
+
+impl Diff {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let differs = print_differences(config, self.accept_loss, self.json)?;
+        Ok(if differs {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+}
+
+fn print_differences(config: &Config, accept_loss: bool, json: bool) -> Result<bool, Failure> {
+    let nodes = update::check_nodes(config, false)?;
+    let plan = update::plan(config, &nodes.after, accept_loss)?;
+    let changes = plan.as_ref().map(MapPlan::changes).unwrap_or_default();
+    let moved = node_changes(config, &nodes);
+    let is_in_force = plan.as_ref().is_none_or(MapPlan::is_in_force);
+    users::print(|out| {
+        for (node, after, reason) in &moved {
+            let before = if *after == "down" { "up" } else { "down" };
+            if json {
+                writeln!(
+                    out,
+                    "{}",
+                    json!({"node": node, "before": before, "after": after, "reason": reason})
+                )?;
+            } else {
+                writeln!(out, "{node}\t{before} -> {after}\t{}", reason.escape_debug())?;
+            }
+        }
+        for change in &changes {
+            if json {
+                let group = |group: &Option<Vec<u8>>| group.as_deref().map(json_name);
+                let user = json_name(name_in_key(&change.key));
+                let fields =
+                    json!({"user": user, "before": group(&change.before), "after": group(&change.after)});
+                writeln!(out, "{fields}")?;
+            } else {
+                write_change(out, change)?;
+            }
+        }
+        if let Some(plan) = &plan
+            && changes.is_empty()
+            && !is_in_force
+        {
+            let source = plan.source().display();
+            if json {
+                writeln!(out, "{}", json!({"rebuild": source.to_string()}))?;
+            } else {
+                writeln!(out, "{source}\tthe map is not the one of this source")?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(nodes.before != nodes.after || !is_in_force)
+}
+
+fn write_change(out: &mut impl Write, change: &Change) -> std::io::Result<()> {
+    let group = |group: &Option<Vec<u8>>| match group {
+        Some(group) => group.escape_ascii().to_string(),
+        None => "-".into(),
+    };
+    write_user(out, name_in_key(&change.key))?;
+    writeln!(out, "\t{} -> {}", group(&change.before), group(&change.after))
+}
+
+/// The nodes that go up or down: name, what they are from now on, and why.
+fn node_changes<'c>(config: &'c Config, nodes: &NodeChanges) -> Vec<(&'c str, &'static str, String)> {
+    let names = config.nodes.iter().map(|node| node.node.name.as_str());
+    names
+        .filter_map(|name| {
+            let down = nodes.after.is_down(name);
+            (nodes.before.is_down(name) != down).then(|| match nodes.after.down.get(name) {
+                Some(mark) => (name, "down", mark.reason.clone()),
+                None => (name, "up", String::new()),
+            })
+        })
+        .collect()
+}
+
+impl Update {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        if self.dry_run {
+            print_differences(config, self.accept_loss, false)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let begun = Instant::now();
+        let mut log = Log::open(config);
+        let mut report = Report::default();
+        let result = self.update(config, &mut log, &mut report);
+        let seconds = begun.elapsed().as_secs_f64();
+        let failure = result.map_err(Failure::from).err();
+        match &failure {
+            Some(failure) => log.error(&format!("update failed after {seconds:.3} s: {failure}")),
+            None if report.wrote => log.notice(&format!("update: {report}; {seconds:.3} s")),
+            None => log.info(&format!("update: nothing to change; {report}; {seconds:.3} s")),
+        }
+        write_status(config, "update", report.status(failure.as_ref(), seconds));
+        match failure {
+            None => Ok(ExitCode::SUCCESS),
+            Some(failure) => Err(failure),
+        }
+    }
+
+    fn update(&self, config: &Config, log: &mut Log, report: &mut Report) -> Result<(), UpdateError> {
+        let _lock = update::lock_map(config, Duration::from_secs(self.wait))?;
+        let nodes = update::check_nodes(config, true)?;
+        for (node, state, reason) in node_changes(config, &nodes) {
+            let colon = if reason.is_empty() { "" } else { ": " };
+            log.warning(&format!("node {node} is {state}{colon}{}", reason.escape_debug()));
+        }
+        report.wrote = nodes.before != nodes.after;
+        report.nodes_down = nodes.after.down.keys().cloned().collect();
+        for attempt in 1.. {
+            match self.update_map(config, &nodes, log, report) {
+                Err(UpdateError::Rebuild(RebuildError::SourceChanged(_))) if attempt < ATTEMPTS => {}
+                result => return result,
+            }
+        }
+        Ok(())
+    }
+
+    fn update_map(
+        &self,
+        config: &Config,
+        nodes: &NodeChanges,
+        log: &mut Log,
+        report: &mut Report,
+    ) -> Result<(), UpdateError> {
+        let spinner = spinner("working out the access map");
+        let Some(plan) = update::plan(config, &nodes.after, self.accept_loss)? else {
+            return Ok(());
+        };
+        report.take(&plan);
+        if plan.is_in_force() {
+            return Ok(());
+        }
+        spinner.set_message("building the access map");
+        report.count_changes(&plan.changes());
+        let complaints = plan.carry_out()?;
+        spinner.finish_and_clear();
+        report.wrote = true;
+        report.complaints = complaints.iter().map(complaint).collect();
+        for (what, lines) in report.remarks() {
+            for line in lines.iter().take(SHOWN) {
+                log.warning(&format!("{what}: {line}"));
+            }
+            if let Some(more) = lines.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+                log.warning(&format!("{what}: and {more} more"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A sign of life for an administrator who watches; nothing elsewhere.
+fn spinner(message: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let spinner = ProgressBar::new_spinner().with_message(message);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+fn complaint(complaint: &Complaint) -> String {
+    format!("line {}: {}", complaint.line, complaint.problem)
+}
+
+/// What an update did.
+#[derive(Default)]
+struct Report {
+    wrote: bool,
+    nodes_down: Vec<String>,
+    users: usize,
+    entries: usize,
+    moved: usize,
+    added: usize,
+    removed: usize,
+    left_out: Vec<String>,
+    by_hand: Vec<String>,
+    complaints: Vec<String>,
+}
+
+impl Report {
+    fn take(&mut self, plan: &MapPlan<'_>) {
+        self.users = plan.users;
+        self.entries = plan.entries();
+        let left_out = plan.left_out.iter();
+        self.left_out = left_out
+            .map(|left_out| format!("{}: {}", left_out.user.escape_ascii(), left_out.reason))
+            .collect();
+        let by_hand = plan.by_hand.iter();
+        self.by_hand = by_hand
+            .map(|own| {
+                format!(
+                    "line {}: {} has {}, the mapping {}",
+                    own.line,
+                    name_in_key(&own.key).escape_ascii(),
+                    own.queue_group.escape_ascii(),
+                    own.computed
+                )
+            })
+            .collect();
+    }
+
+    fn count_changes(&mut self, changes: &[Change]) {
+        let count = |is: fn(&&Change) -> bool| changes.iter().filter(is).count();
+        self.moved = count(|change| change.before.is_some() && change.after.is_some());
+        self.added = count(|change| change.before.is_none());
+        self.removed = count(|change| change.after.is_none());
+    }
+
+    /// What the administrator should look at.
+    fn remarks(&self) -> [(&'static str, &Vec<String>); 3] {
+        [
+            ("user left out of the access map", &self.left_out),
+            ("entry by hand in the access source", &self.by_hand),
+            ("access source", &self.complaints),
+        ]
+    }
+
+    fn status(&self, failure: Option<&Failure>, seconds: f64) -> Value {
+        let shown = |lines: &[String]| lines.iter().take(SHOWN).cloned().collect::<Vec<_>>();
+        json!({
+            "finished": Timestamp::now().to_string(),
+            "result": match failure {
+                Some(_) => "failed",
+                None if self.wrote => "changed",
+                None => "unchanged",
+            },
+            "exit_status": failure.map_or(0, Failure::status),
+            "error": failure.map(Failure::to_string),
+            "seconds": seconds,
+            "nodes_down": self.nodes_down,
+            "users": self.users,
+            "entries": self.entries,
+            "moved": self.moved,
+            "added": self.added,
+            "removed": self.removed,
+            "left_out": {"count": self.left_out.len(), "first": shown(&self.left_out)},
+            "by_hand": {"count": self.by_hand.len(), "first": shown(&self.by_hand)},
+            "complaints": {"count": self.complaints.len(), "first": shown(&self.complaints)},
+        })
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} users, {} moved, {} new, {} gone",
+            self.users, self.moved, self.added, self.removed
+        )?;
+        if !self.left_out.is_empty() {
+            write!(f, ", {} left out", self.left_out.len())?;
+        }
+        if !self.by_hand.is_empty() {
+            write!(f, ", {} by hand", self.by_hand.len())?;
+        }
+        match &self.nodes_down[..] {
+            [] => f.write_str("; all nodes up"),
+            down => write!(f, "; {} of the nodes down: {}", down.len(), down.join(", ")),
+        }
+    }
+}

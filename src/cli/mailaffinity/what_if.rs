@@ -1,0 +1,130 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::super::exit::{Failure, Status};
+use super::super::users::{self, Users, json_name, write_user};
+use super::map;
+use crate::config::Config;
+use crate::node_state::{Mark, NodeState};
+
+/// Print who would move if nodes went down or came back
+///
+/// How many users move from which node to which, and how many stay. Nothing is changed.
+#[derive(Args)]
+pub(super) struct WhatIf {
+    /// Nodes that would be down
+    #[arg(long, value_name = "NODE", num_args = 1.., value_delimiter = ',')]
+    down: Vec<String>,
+
+    /// Nodes that would be up
+    #[arg(long, value_name = "NODE", num_args = 1.., value_delimiter = ',')]
+    up: Vec<String>,
+
+    /// Print each user who moves, with the node before and after
+    #[arg(long, short)]
+    list: bool,
+
+    /// Print a JSON object a line
+    #[arg(long)]
+    json: bool,
+
+    /// Users, after "--"; without any, all that the configuration's [users] lists
+    #[arg(last = true)]
+    users: Vec<OsString>,
+}
+
+impl WhatIf {
+    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let now = NodeState::load(&config.node_state).map_err(Failure::config)?;
+        let then = self.change(config, &now)?;
+        let (before, after) = (
+            config.cluster(&now).map_err(Failure::config)?,
+            config.cluster(&then).map_err(Failure::config)?,
+        );
+        let users = match self.users.is_empty() {
+            true => Users::Listed(map::all(config)?),
+            false => users::given(self.users),
+        };
+        let name = |index: Option<usize>| match index.and_then(|index| config.nodes.get(index)) {
+            Some(node) => node.node.name.as_str(),
+            None => "-",
+        };
+        let mut moves: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        let mut stay = 0u64;
+        users::print(|out| {
+            users.try_for_each(|user| {
+                let from = name(before.index_of(user, &config.tag));
+                let to = name(after.index_of(user, &config.tag));
+                if from == to {
+                    stay += 1;
+                    return Ok(());
+                }
+                *moves.entry((from, to)).or_default() += 1;
+                match (self.list, self.json) {
+                    (false, _) => Ok(()),
+                    (true, true) => writeln!(
+                        out,
+                        "{}",
+                        json!({"user": json_name(user), "from": from, "to": to})
+                    ),
+                    (true, false) => {
+                        write_user(out, user)?;
+                        writeln!(out, "\t{from} -> {to}")
+                    }
+                }
+            })?;
+            if self.list {
+                return Ok(());
+            }
+            let all = stay + moves.values().sum::<u64>();
+            if self.json {
+                for ((from, to), count) in &moves {
+                    writeln!(out, "{}", json!({"from": from, "to": to, "users": count}))?;
+                }
+                return writeln!(out, "{}", json!({"stay": stay, "users": all}));
+            }
+            for ((from, to), count) in &moves {
+                writeln!(out, "{from} -> {to}\t{count}\t{}", percent(*count, all))?;
+            }
+            writeln!(out, "stay\t{stay}\t{}", percent(stay, all))
+        })
+    }
+
+    fn change(&self, config: &Config, now: &NodeState) -> Result<NodeState, Failure> {
+        if let Some(stranger) = self
+            .down
+            .iter()
+            .chain(&self.up)
+            .find(|name| config.index_of_node(name).is_none())
+        {
+            let message = format!("there is no node \"{}\"", stranger.escape_debug());
+            return Err(Failure::new(Status::Usage, message));
+        }
+        if self.down.is_empty() && self.up.is_empty() {
+            return Err(Failure::new(
+                Status::Usage,
+                "say which nodes would be --down or --up",
+            ));
+        }
+        let mut then = now.clone();
+        for name in &self.up {
+            then.down.remove(name);
+        }
+        for name in &self.down {
+            then.down.insert(name.clone(), Mark::default());
+        }
+        Ok(then)
+    }
+}
+
+fn percent(count: u64, all: u64) -> String {
+    let all = all.max(1);
+    // In tenths, rounded.
+    let tenths = (count * 1000 + all / 2) / all;
+    format!("{}.{}%", tenths / 10, tenths % 10)
+}

@@ -1,0 +1,381 @@
+//! The update: the node state follows the checks, and the access map follows the nodes
+//! that are up.
+//!
+//! The cron job of INFN-16-11/CCR (`construct_qgroups_all.pl`), so that it can be left
+//! alone: what cannot be found out changes nothing, and what changes does so in one step.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::access_map::AccessMap;
+use crate::access_map::managed_block::{AccessSource, BlockError, ByHand, Complaint, Entry, Rewritten};
+use crate::access_map::rebuild::{self, RebuildError, SourceFile};
+use crate::checks::{self, ChecksError};
+use crate::config::{Config, MapBuild};
+use crate::lock;
+use crate::mapping::ClusterError;
+use crate::node_state::{NodeState, NodeStateError};
+use crate::replace_file::{folder_of, remove_leftovers};
+use crate::users::{self, UsersError};
+
+/// Longer than anybody holds the lock of the node state.
+const STATE_LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Why an update stopped. What was in force before still is, but for a new node state
+/// where only the map could not follow.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum UpdateError {
+    /// The nodes could not be checked.
+    Checks(ChecksError),
+    /// The node state could not be read or written.
+    State(NodeStateError),
+    /// The node state makes no cluster.
+    Cluster(PathBuf, ClusterError),
+    /// No node with the tag of the configuration is up.
+    NobodyUp {
+        /// The tag, empty for none.
+        tag: String,
+    },
+    /// The users could not be listed.
+    Users(UsersError),
+    /// There are suddenly far fewer users.
+    TooFewUsers {
+        /// How many the access map has.
+        before: usize,
+        /// How many there would be.
+        after: usize,
+    },
+    /// The access source's block cannot be told from the rest.
+    Block(PathBuf, BlockError),
+    /// The map or its source could not be read, built or replaced.
+    Rebuild(RebuildError),
+    /// Another update has been at work for as long as this one could wait.
+    Locked(io::Error),
+}
+
+impl fmt::Display for UpdateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpdateError::Checks(error) => error.fmt(f),
+            UpdateError::State(error) => error.fmt(f),
+            UpdateError::Cluster(path, error) => write!(f, "{}: {error}", path.display()),
+            UpdateError::NobodyUp { tag } if tag.is_empty() => {
+                f.write_str("no node without a tag is up; the access map stays as it is")
+            }
+            UpdateError::NobodyUp { tag } => write!(
+                f,
+                "no node with the tag \"{}\" is up; the access map stays as it is",
+                tag.escape_debug()
+            ),
+            UpdateError::Users(error) => write!(f, "{error}; the access map stays as it is"),
+            UpdateError::TooFewUsers { before, after } => write!(
+                f,
+                "only {after} users, and the access map has {before}: it stays as it is; if this is right, run \
+                 \"mailaffinity update --accept-loss\", or see max_loss_percent in the configuration"
+            ),
+            UpdateError::Block(path, error) => write!(f, "{}: {error}", path.display()),
+            UpdateError::Rebuild(error) => write!(f, "{error}; the access map stays as it is"),
+            UpdateError::Locked(error) => write!(f, "another update is at work: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for UpdateError {}
+
+impl From<RebuildError> for UpdateError {
+    fn from(error: RebuildError) -> UpdateError {
+        UpdateError::Rebuild(error)
+    }
+}
+
+/// The node state before and after the checks.
+#[derive(Debug)]
+pub struct NodeChanges {
+    /// As it was.
+    pub before: NodeState,
+    /// As it is now, or would be.
+    pub after: NodeState,
+}
+
+/// Checks the nodes and, if `save`, writes down what is new.
+///
+/// # Errors
+/// When they cannot be checked, or the state cannot be read or written.
+pub fn check_nodes(config: &Config, save: bool) -> Result<NodeChanges, UpdateError> {
+    let before = NodeState::load(&config.node_state).map_err(UpdateError::State)?;
+    let observation = checks::observe(config, &before).map_err(UpdateError::Checks)?;
+    let now = Timestamp::now();
+    let after = observation.apply(config, &before, now);
+    if !save || after == before {
+        return Ok(NodeChanges { before, after });
+    }
+    let after = change_state(config, |state| *state = observation.apply(config, state, now))?;
+    Ok(NodeChanges { before, after })
+}
+
+/// Changes the node state, one at a time, and returns the new one.
+///
+/// # Errors
+/// When it cannot be locked, read or written.
+pub fn change_state(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<NodeState, UpdateError> {
+    let path = &config.node_state;
+    // If that fails, taking the lock says why.
+    let _ = fs::create_dir_all(folder_of(path));
+    let _lock = lock::of(path, STATE_LOCK_WAIT).map_err(UpdateError::Locked)?;
+    remove_leftovers(path);
+    let before = NodeState::load(path).map_err(UpdateError::State)?;
+    let mut after = before.clone();
+    change(&mut after);
+    if after != before {
+        after.save(path).map_err(UpdateError::State)?;
+    }
+    Ok(after)
+}
+
+/// What the access map should be, and what is there.
+#[derive(Debug)]
+pub struct MapPlan<'c> {
+    map: &'c AccessMap,
+    build: &'c MapBuild,
+    source: SourceFile,
+    entries: Vec<Entry<'c>>,
+    rewritten: Rewritten,
+    /// Users without an entry, and why.
+    pub left_out: Vec<LeftOut>,
+    /// Users whom the administrator's own entries send elsewhere than the mapping does.
+    pub by_hand: Vec<Override>,
+    /// How many users there are.
+    pub users: usize,
+}
+
+/// A user without an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The user.
+    pub user: Vec<u8>,
+    /// Why.
+    pub reason: String,
+}
+
+/// A user for whom the administrator wrote an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    /// The key, folded.
+    pub key: Vec<u8>,
+    /// The line in the access source.
+    pub line: u64,
+    /// The queue group it names.
+    pub queue_group: Vec<u8>,
+    /// The queue group of the user's node.
+    pub computed: String,
+}
+
+/// A user whose entry changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The key, folded, tag included.
+    pub key: Vec<u8>,
+    /// The queue group so far; `None` for a new entry.
+    pub before: Option<Vec<u8>>,
+    /// The queue group from now on; `None` for an entry that goes.
+    pub after: Option<Vec<u8>>,
+}
+
+/// Works out the access map for a node state. `None` where the configuration has no map.
+///
+/// # Errors
+/// When the users or the source cannot be read or are not plausible.
+pub fn plan<'c>(
+    config: &'c Config,
+    state: &NodeState,
+    accept_loss: bool,
+) -> Result<Option<MapPlan<'c>>, UpdateError> {
+    let (Some(map), Some(build)) = (&config.access_map, &config.map_build) else {
+        return Ok(None);
+    };
+    let cluster = config
+        .cluster(state)
+        .map_err(|error| UpdateError::Cluster(config.node_state.clone(), error))?;
+    if cluster.index_of_hash(0, &config.tag).is_none() {
+        return Err(UpdateError::NobodyUp {
+            tag: config.tag.clone(),
+        });
+    }
+    let source = SourceFile::read(&build.source)?;
+    let block =
+        AccessSource::parse(&source.text).map_err(|error| UpdateError::Block(build.source.clone(), error))?;
+    let users = users::list(&config.users.source, config.users.timeout).map_err(UpdateError::Users)?;
+
+    let mut left_out = Vec::new();
+    let mut entries = Vec::with_capacity(users.len());
+    for user in &users {
+        let node = cluster
+            .index_of(user, &config.tag)
+            .and_then(|index| config.nodes.get(index));
+        let entry = match (users::access_map_key(user), node) {
+            (Err(problem), _) => Err(problem.to_string()),
+            (Ok(_), None) => Err("no node is up for it".into()),
+            (Ok(key), Some(node)) => match &node.queue_group {
+                Some(queue_group) => Ok(Entry { key, queue_group }),
+                None => Err(format!("its node \"{}\" has no queue_group", node.node.name)),
+            },
+        };
+        match entry {
+            Ok(entry) => entries.push(entry),
+            Err(reason) => left_out.push(LeftOut {
+                user: user.clone(),
+                reason,
+            }),
+        }
+    }
+    // Of names that differ in case only, the first one of the list counts.
+    entries.sort_by(|a, b| a.key.cmp(&b.key));
+    entries.dedup_by(|later, first| {
+        let same = later.key == first.key;
+        if same && later.queue_group != first.queue_group {
+            left_out.push(LeftOut {
+                user: later.key.clone(),
+                reason: "in the access map it is another user's, whose name differs in case only".into(),
+            });
+        }
+        same
+    });
+    let by_hand = take_out_entries_by_hand(&mut entries, &block.by_hand());
+    let (before, after) = (block.managed_count(), entries.len() + by_hand.len());
+    let least = before * usize::from(100 - config.users.max_loss_percent.min(100));
+    if after == 0 || (after * 100 < least && !accept_loss) {
+        return Err(UpdateError::TooFewUsers { before, after });
+    }
+    let rewritten = block.with_entries(&entries);
+    Ok(Some(MapPlan {
+        map,
+        build,
+        source,
+        entries,
+        rewritten,
+        left_out,
+        by_hand,
+        users: users.len(),
+    }))
+}
+
+fn take_out_entries_by_hand(
+    entries: &mut Vec<Entry<'_>>,
+    by_hand: &HashMap<Vec<u8>, ByHand<'_>>,
+) -> Vec<Override> {
+    if by_hand.is_empty() {
+        return Vec::new();
+    }
+    let mut taken = Vec::new();
+    entries.retain(|entry| {
+        let Some(own) = by_hand.get(&entry.key) else {
+            return true;
+        };
+        taken.push(Override {
+            key: entry.key.clone(),
+            line: own.line,
+            queue_group: own.queue_group.to_vec(),
+            computed: entry.queue_group.into(),
+        });
+        false
+    });
+    taken
+}
+
+impl MapPlan<'_> {
+    /// Whether the source and the map are as they should be.
+    pub fn is_in_force(&self) -> bool {
+        self.rewritten.text == self.source.text
+            && (!self.map.is_built() || rebuild::is_current(self.map, &self.rewritten.digest))
+    }
+
+    /// The access source.
+    pub fn source(&self) -> &std::path::Path {
+        &self.build.source
+    }
+
+    /// How many entries the block has.
+    pub fn entries(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The entries that change in the block, in order of their keys.
+    pub fn changes(&self) -> Vec<Change> {
+        if self.rewritten.text == self.source.text {
+            return Vec::new();
+        }
+        let Ok(block) = AccessSource::parse(&self.source.text) else {
+            return Vec::new();
+        };
+        let mut managed = block.managed();
+        let mut changes = Vec::new();
+        for Entry { key, queue_group } in &self.entries {
+            let before = managed.remove(key);
+            if before != Some(queue_group.as_bytes()) {
+                changes.push(Change {
+                    key: key.clone(),
+                    before: before.map(<[u8]>::to_vec),
+                    after: Some(queue_group.as_bytes().to_vec()),
+                });
+            }
+        }
+        changes.extend(managed.into_iter().map(|(key, before)| Change {
+            key,
+            before: Some(before.to_vec()),
+            after: None,
+        }));
+        changes.sort_by(|a, b| a.key.cmp(&b.key));
+        changes
+    }
+
+    /// Puts the map in force; the caller holds the [`lock`](lock_map). Returns the
+    /// administrator's lines that do not count.
+    ///
+    /// # Errors
+    /// Whatever fails, source and map in force stay whole.
+    pub fn carry_out(&self) -> Result<Vec<Complaint>, UpdateError> {
+        let block = AccessSource::parse(&self.source.text)
+            .map_err(|error| UpdateError::Block(self.build.source.clone(), error))?;
+        let (input, complaints) = block.makemap_input(&self.entries, &self.rewritten.digest);
+        let Rewritten { text, digest } = &self.rewritten;
+        rebuild::rebuild(self.map, self.build, &self.source, text, &input, digest)?;
+        Ok(complaints)
+    }
+}
+
+/// Held while the access map is brought up to date.
+#[derive(Debug)]
+pub struct MapLock {
+    _lock: Option<lock::Lock>,
+}
+
+/// Takes the lock of the access source, if there is one.
+///
+/// # Errors
+/// When another update holds it for longer than `wait`, or it cannot be taken.
+pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError> {
+    let lock = match &config.map_build {
+        Some(build) => Some(lock::of(&build.source, wait).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => UpdateError::Locked(error),
+            _ => UpdateError::Rebuild(RebuildError::Io {
+                path: build.source.clone(),
+                source: error,
+            }),
+        })?),
+        None => None,
+    };
+    Ok(MapLock { _lock: lock })
+}
+
+/// A user's name as a key has it, for people to read.
+pub fn name_in_key(key: &[u8]) -> &[u8] {
+    let name = key.strip_prefix(b"qgrp:").unwrap_or(key);
+    name.strip_suffix(b"@").unwrap_or(name)
+}
