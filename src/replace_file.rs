@@ -49,6 +49,7 @@ impl Staged {
     }
 
     /// The file it is to replace.
+    #[cfg(feature = "cli")]
     pub(crate) fn target(&self) -> &Path {
         &self.target
     }

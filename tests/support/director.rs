@@ -11,9 +11,10 @@
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,6 +37,10 @@ pub(crate) struct Settings<'a> {
     pub(crate) username_hash: &'a str,
     /// Whether users can log in by IMAP, with any password.
     pub(crate) imap: bool,
+    /// The port of the mail hosts, for those logins.
+    pub(crate) imap_port: u16,
+    /// Other settings: names and values.
+    pub(crate) more: &'a [(&'a str, &'a str)],
 }
 
 impl Default for Settings<'_> {
@@ -44,6 +49,8 @@ impl Default for Settings<'_> {
             mail_servers: "10.0.0.1",
             username_hash: "%Lu",
             imap: false,
+            imap_port: 1,
+            more: &[],
         }
     }
 }
@@ -187,17 +194,7 @@ impl Director {
     /// as many. Their mail hosts then refuse the connection, or do not exist: the
     /// Director has given them to the users all the same.
     pub(crate) fn log_in(&mut self, users: &[&[u8]]) -> Vec<LoggedIn> {
-        let path = self.dovecot.run.path().join("base").join(IMAP_SOCKET);
-        let logins: Vec<UnixStream> = users
-            .iter()
-            .map(|user| {
-                let mut imap = UnixStream::connect(&path).expect("imap-login accepts");
-                let length = format!("a LOGIN {{{}+}}\r\n", user.len());
-                imap.write_all(&[length.as_bytes(), user, b" password\r\n"].concat())
-                    .expect("imap-login reads");
-                imap
-            })
-            .collect();
+        let logins: Vec<UnixStream> = users.iter().map(|user| self.begin_login(user)).collect();
         let begun = Instant::now();
         loop {
             let listed = self.user_list();
@@ -213,6 +210,33 @@ impl Director {
             );
             thread::sleep(POLL_INTERVAL);
         }
+    }
+
+    /// Logs a user in by IMAP, and returns the address of the mail host that the
+    /// Director sends the user to. `mail_hosts` is what listens at all of them.
+    pub(crate) fn log_in_to(&mut self, user: &str, mail_hosts: &MailHosts) -> IpAddr {
+        let login = self.begin_login(user.as_bytes());
+        let host = mail_hosts.await_login_of(user);
+        drop(login);
+        host
+    }
+
+    fn begin_login(&self, user: &[u8]) -> UnixStream {
+        let mut imap = UnixStream::connect(self.socket(IMAP_SOCKET)).expect("imap-login accepts");
+        let length = format!("a LOGIN {{{}+}}\r\n", user.len());
+        imap.write_all(&[length.as_bytes(), user, b" password\r\n"].concat())
+            .expect("imap-login reads");
+        imap
+    }
+
+    /// Where `doveadm director` asks.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.socket(ADMIN_SOCKET)
+    }
+
+    /// A socket of dovecot.
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        self.dovecot.run.path().join("base").join(name)
     }
 
     /// What dovecot printed and logged so far.
@@ -237,6 +261,67 @@ impl Director {
 
     fn answer<T>(&self, answer: io::Result<T>) -> Result<T, NoAnswer> {
         answer.map_err(|error| self.dovecot.no_answer(&error))
+    }
+}
+
+/// The mail hosts 127.0.0.0/8, all at one port.
+pub(crate) struct MailHosts {
+    listener: TcpListener,
+}
+
+impl MailHosts {
+    pub(crate) fn new() -> MailHosts {
+        MailHosts {
+            listener: TcpListener::bind("0.0.0.0:0").expect("a free port"),
+        }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.listener.local_addr().expect("a socket").port()
+    }
+
+    /// The host that a user is logged in to. The login is refused.
+    fn await_login_of(&self, user: &str) -> IpAddr {
+        self.listener.set_nonblocking(true).expect("a socket");
+        let begun = Instant::now();
+        loop {
+            match self.listener.accept() {
+                Ok((client, _)) => {
+                    if imap_user(&client).is_ok_and(|name| name == user) {
+                        return client.local_addr().expect("a socket").ip();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(POLL_INTERVAL),
+                Err(error) => panic!("accept: {error}"),
+            }
+            assert!(begun.elapsed() < DEADLINE, "{user} is sent nowhere");
+        }
+    }
+}
+
+/// The user whom the Director's IMAP proxy logs in.
+fn imap_user(client: &TcpStream) -> io::Result<String> {
+    client.set_nonblocking(false)?;
+    client.set_read_timeout(Some(DEADLINE))?;
+    let mut lines = BufReader::new(client);
+    lines
+        .get_mut()
+        .write_all(b"* OK [CAPABILITY IMAP4rev1] ready\r\n")?;
+    loop {
+        let mut line = String::new();
+        if lines.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [tag, "LOGIN", user, _password] => {
+                let answer = format!("{tag} NO not here\r\n");
+                lines.get_mut().write_all(answer.as_bytes())?;
+                return Ok(user.trim_matches('"').to_owned());
+            }
+            [tag, ..] => lines.get_mut().write_all(format!("{tag} OK\r\n").as_bytes())?,
+            [] => {}
+        }
     }
 }
 
@@ -286,7 +371,7 @@ impl Dovecot {
     /// Connects to the Director as soon as dovecot listens for it.
     fn connect(&mut self) -> Result<AdminConnection, NoAnswer> {
         let begun = Instant::now();
-        let path = self.run.path().join("base/director-admin");
+        let path = self.run.path().join("base").join(ADMIN_SOCKET);
         let connection = loop {
             match UnixStream::connect(&path) {
                 Ok(socket) => break AdminConnection::open(socket),
@@ -365,6 +450,7 @@ impl AdminConnection {
 const CONFIG: &str = "dovecot.conf";
 const LOG: &str = "dovecot.log";
 const OUTPUT: &str = "output";
+const ADMIN_SOCKET: &str = "director-admin";
 const IMAP_SOCKET: &str = "imap";
 
 /// A dovecot of one Director and no others: without `director_servers` it needs
@@ -385,7 +471,10 @@ fn configuration(settings: Settings<'_>, run: &Path, files: &Path) -> String {
         // So that all names reach the Director, and as they are.
         ("auth_username_chars", ""),
         ("auth_username_format", ""),
-    ] {
+    ]
+    .into_iter()
+    .chain(settings.more.iter().copied())
+    {
         text += &format!("{name} = {}\n", quoted(value));
     }
     text += "service director {
@@ -416,9 +505,10 @@ fn configuration(settings: Settings<'_>, run: &Path, files: &Path) -> String {
 }}
 passdb {{
   driver = static
-  args = proxy=y port=1 nopassword=y
+  args = proxy=y port={} nopassword=y
 }}
-"
+",
+            settings.imap_port
         );
     }
     // Only root can change the user or the root directory.
@@ -430,7 +520,7 @@ passdb {{
         ] {
             text += &format!("{setting} = {}\n", quoted(&id(option)));
         }
-        for service in ["director", "anvil", "stats", "imap-login"] {
+        for service in ["director", "anvil", "stats", "ipc", "imap-login"] {
             text += &format!("service {service} {{\n  chroot =\n}}\n");
         }
     }
