@@ -246,6 +246,8 @@ impl Queue<'_> {
     /// Has sendmail try these messages, one after the other.
     fn run_sendmail(&self, config: &Config, ids: &[String]) -> Result<(), String> {
         let mut command: Vec<OsString> = config.sendmail.command.iter().map(OsString::from).collect();
+        // Without -qf it would go on in the background.
+        command.push("-qf".into());
         command.push(format!("-qG{}", self.queue_group).into());
         command.extend(ids.iter().map(|id| OsString::from(format!("-qI{id}"))));
         child::run(&command, b"", SENDMAIL_TIMEOUT)

@@ -8,3 +8,4 @@ mod peers;
 mod rebuilds;
 #[path = "access_map/sendmail.rs"]
 mod sendmail;
+mod support;

@@ -1,5 +1,5 @@
-//! Reads sendmail's access map, in which a rule set such as that of the feature
-//! `queuegroup` finds the queue group of a user.
+//! Reads sendmail's access map, in which the rule set of
+//! `dist/sendmail/feature/mailaffinity.m4` finds the queue group of a user.
 //!
 //! The map is read natively, without Berkeley DB or tinycdb: their libraries do
 //! not take sendmail's lock, and a lookup that opens the file, reads two pages

@@ -3,43 +3,106 @@
 /// The tag of the entries, as it is stored: makemap folds keys to lower case.
 const TAG: &[u8] = b"qgrp:";
 
+/// The longest domain there is, in bytes. It bounds the number of keys.
+const MAX_DOMAIN_LEN: usize = 255;
+
+/// The characters that are words of their own to sendmail: the default of its
+/// option `OperatorChars`.
+const OPERATORS: &[u8] = b".:%@!^/[]+";
+
 /// The keys of `user`, in the order in which sendmail tries them.
 ///
-/// The order is that of the rule sets `SearchList`, `F` and `U` in sendmail's
-/// `cf/m4/proto.m4`, called with `<! qgrp>` and first `<F:user@domain>`, then
-/// `<U:user@>`. For `user+detail@domain`:
+/// The order is that of `dist/sendmail/feature/mailaffinity.m4`, which calls
+/// the rule sets of sendmail's `cf/m4/proto.m4`: `SearchList` with `<! qgrp>`
+/// and `<F:user@domain>`, `<U:user@>`, `<D:domain>`. For
+/// `user+detail@host.example.org`:
 ///
-/// 1. `qgrp:user+detail@domain`
-/// 2. `qgrp:user+*@domain`
-/// 3. `qgrp:user@domain`
+/// 1. `qgrp:user+detail@host.example.org`
+/// 2. `qgrp:user+*@host.example.org`
+/// 3. `qgrp:user@host.example.org`
 /// 4. `qgrp:user+detail@`
 /// 5. `qgrp:user+*@`
 /// 6. `qgrp:user@`
+/// 7. `qgrp:host.example.org`
+/// 8. `qgrp:example.org`
+/// 9. `qgrp:org`
 ///
-/// The domain starts after the first `@`; a user without one has only the last
-/// three. The detail, which may be empty, starts after the first `+` that is
+/// The domain starts after the first `@`; a user without one has only the keys
+/// 4 to 6. The detail, which may be empty, starts after the first `+` that is
 /// not the first character; a user without one has neither the `+detail` nor
-/// the `+*` keys. ASCII letters are folded to lower case. No key occurs twice.
-/// An empty user, or an empty part before the `@`, has no keys.
+/// the `+*` keys. An address literal has its networks in place of parents:
+/// `[192.0.2.1]`, `[192.0.2]`, `[192.0]`, `[192]`. Dots at the end of the
+/// domain do not count, nor does an `@` without a domain. ASCII letters are
+/// folded to lower case. No key occurs twice.
+///
+/// An empty user, or an empty part before the `@`, has no keys, and a domain of
+/// more than 255 bytes has none of its own. Of what addresses can have outside
+/// mail to a mailbox, angle brackets, source routes, quotes, comments and blanks
+/// are not interpreted.
 pub fn keys(user: &[u8]) -> Vec<Vec<u8>> {
     let mut keys = Vec::new();
-    let mut parts = user.splitn(2, |byte| *byte == b'@');
-    let local = parts.next().unwrap_or_default();
-    let domain = parts.next().unwrap_or_default();
+    let (local, domain) = split(user);
     if local.is_empty() {
         return keys;
     }
     if !domain.is_empty() {
-        add(&mut keys, &[user]);
-        add_variants(
-            &mut keys,
-            around_detail(user).filter(|(_, host)| !host.is_empty()),
-        );
+        let address = [local, b"@", domain].concat();
+        add(&mut keys, &[&address]);
+        add_variants(&mut keys, around_detail(&address));
     }
     let user = [local, b"@"].concat();
     add(&mut keys, &[&user]);
     add_variants(&mut keys, around_detail(&user));
+    if domain.len() <= MAX_DOMAIN_LEN {
+        let mut next = Some(domain.to_vec()).filter(|domain| !domain.is_empty());
+        while let Some(domain) = next {
+            add(&mut keys, &[&domain]);
+            next = parent(&domain);
+        }
+    }
     keys
+}
+
+/// The parts before and after the first `@`.
+fn split(user: &[u8]) -> (&[u8], &[u8]) {
+    let mut parts = user.splitn(2, |byte| *byte == b'@');
+    let local = parts.next().unwrap_or_default();
+    let mut domain = parts.next().unwrap_or_default();
+    while let [rest @ .., b'.'] = domain
+        && !rest.is_empty()
+    {
+        domain = rest;
+    }
+    while let [rest @ .., b'@'] = domain {
+        domain = rest;
+    }
+    (local, domain)
+}
+
+/// What the rule set `D` tries after `domain`.
+fn parent(domain: &[u8]) -> Option<Vec<u8>> {
+    if let Some(network) = network(domain) {
+        return Some([b"[", network, b"]"].concat());
+    }
+    let dot = domain.iter().skip(1).position(|byte| *byte == b'.')?;
+    let rest = domain.get(dot.checked_add(2)?..)?;
+    (!rest.is_empty()).then(|| rest.to_vec())
+}
+
+/// The inside of an address literal without its last word and what separates it.
+fn network(domain: &[u8]) -> Option<&[u8]> {
+    let inside = domain.strip_prefix(b"[")?.strip_suffix(b"]")?;
+    let (last, rest) = inside.split_last()?;
+    let word = rest
+        .iter()
+        .rev()
+        .take_while(|byte| !OPERATORS.contains(last) && !OPERATORS.contains(byte))
+        .count();
+    let before = rest.get(..rest.len().checked_sub(word)?)?;
+    [b".".as_slice(), b"::", b":"]
+        .iter()
+        .filter_map(|separator| before.strip_suffix(*separator))
+        .find(|network| !network.is_empty())
 }
 
 /// Adds the keys with `+*` and without the detail.
@@ -81,8 +144,17 @@ mod tests {
     }
 
     #[test]
-    fn full_address_first_then_user() {
-        check("anna@example.org", &["qgrp:anna@example.org", "qgrp:anna@"]);
+    fn full_address_then_user_then_domains() {
+        check(
+            "anna@mail.example.org",
+            &[
+                "qgrp:anna@mail.example.org",
+                "qgrp:anna@",
+                "qgrp:mail.example.org",
+                "qgrp:example.org",
+                "qgrp:org",
+            ],
+        );
         check("first.last", &["qgrp:first.last@"]);
     }
 
@@ -97,6 +169,8 @@ mod tests {
                 "qgrp:anna+box@",
                 "qgrp:anna+*@",
                 "qgrp:anna@",
+                "qgrp:example.org",
+                "qgrp:org",
             ],
         );
         check("anna+", &["qgrp:anna+@", "qgrp:anna+*@", "qgrp:anna@"]);
@@ -119,7 +193,10 @@ mod tests {
 
     #[test]
     fn ascii_letters_are_folded() {
-        check("ANNA@Example.ORG", &["qgrp:anna@example.org", "qgrp:anna@"]);
+        check(
+            "ANNA@Home.ORG",
+            &["qgrp:anna@home.org", "qgrp:anna@", "qgrp:home.org", "qgrp:org"],
+        );
         assert_eq!(keys(b"\xc9A"), [b"qgrp:\xc9a@"]);
     }
 
@@ -132,11 +209,70 @@ mod tests {
 
     #[test]
     fn a_second_at_sign_belongs_to_the_domain() {
-        check("a@b@c", &["qgrp:a@b@c", "qgrp:a@"]);
+        check("a@b@c", &["qgrp:a@b@c", "qgrp:a@", "qgrp:b@c"]);
         check(
             "a@b+c@d",
-            &["qgrp:a@b+c@d", "qgrp:a@b+*@d", "qgrp:a@b@d", "qgrp:a@"],
+            &[
+                "qgrp:a@b+c@d",
+                "qgrp:a@b+*@d",
+                "qgrp:a@b@d",
+                "qgrp:a@",
+                "qgrp:b+c@d",
+            ],
         );
-        check("a@b+c@", &["qgrp:a@b+c@", "qgrp:a@"]);
+    }
+
+    #[test]
+    fn ends_that_do_not_count() {
+        check("a@org.", &["qgrp:a@org", "qgrp:a@", "qgrp:org"]);
+        check("a@org..", &["qgrp:a@org", "qgrp:a@", "qgrp:org"]);
+        check("a@@", &["qgrp:a@"]);
+        check("a@org@", &["qgrp:a@org", "qgrp:a@", "qgrp:org"]);
+        check("a.", &["qgrp:a.@"]);
+    }
+
+    #[test]
+    fn dots_side_by_side() {
+        check("a@b..c", &["qgrp:a@b..c", "qgrp:a@", "qgrp:b..c", "qgrp:.c"]);
+        check("a@...c", &["qgrp:a@...c", "qgrp:a@", "qgrp:...c", "qgrp:.c"]);
+        check("a@.", &["qgrp:a@.", "qgrp:a@", "qgrp:."]);
+    }
+
+    #[test]
+    fn address_literals_have_networks() {
+        check(
+            "a@[192.0.2.1]",
+            &[
+                "qgrp:a@[192.0.2.1]",
+                "qgrp:a@",
+                "qgrp:[192.0.2.1]",
+                "qgrp:[192.0.2]",
+                "qgrp:[192.0]",
+                "qgrp:[192]",
+            ],
+        );
+        check(
+            "a@[IPv6:2001:db8::1]",
+            &[
+                "qgrp:a@[ipv6:2001:db8::1]",
+                "qgrp:a@",
+                "qgrp:[ipv6:2001:db8::1]",
+                "qgrp:[ipv6:2001:db8]",
+                "qgrp:[ipv6:2001]",
+                "qgrp:[ipv6]",
+            ],
+        );
+        check("a@[]", &["qgrp:a@[]", "qgrp:a@", "qgrp:[]"]);
+        check(
+            "a@[b::.]",
+            &["qgrp:a@[b::.]", "qgrp:a@", "qgrp:[b::.]", "qgrp:[b]"],
+        );
+    }
+
+    #[test]
+    fn no_end_of_keys() {
+        let domain = "a.".repeat(127) + "a";
+        assert_eq!(keys(format!("a@{domain}").as_bytes()).len(), 2 + 128);
+        assert_eq!(keys(format!("a@{domain}a").as_bytes()).len(), 2);
     }
 }

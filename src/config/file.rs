@@ -500,10 +500,11 @@ fn some_absolute_path<'de, D: serde::Deserializer<'de>>(
     absolute_path(deserializer).map(Some)
 }
 
-/// What sendmail takes as a queue group's name, in a configuration in m4 and in a map.
+/// What sendmail takes as a queue group's name: a rule set can only choose one that is
+/// a single token.
 fn queue_group<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let name = word(deserializer)?;
-    all_of(&name, "-._").map_err(D::Error::custom)?;
+    all_of(&name, "-_").map_err(D::Error::custom)?;
     Ok(Some(name))
 }
 

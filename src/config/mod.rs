@@ -419,6 +419,7 @@ address = "2001:DB8::2"
             ("[sendmail]\nflags = \"f'\"\n", "sendmail would not take"),
             ("queue_path = \"/a,b\"\n", "sendmail would not take"),
             ("queue_group = \"a'b\"\n", "sendmail would not take"),
+            ("queue_group = \"node2.group\"\n", "sendmail would not take"),
         ] {
             let text = format!("{EXAMPLE}{addition}");
             let message = parse(&text).expect_err(addition).to_string();

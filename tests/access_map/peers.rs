@@ -2,11 +2,15 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::support::sendmail::{program, run_well};
+
+pub(crate) use crate::support::sendmail::run;
 
 pub(crate) type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -14,33 +18,6 @@ pub(crate) type Entries = Vec<(Vec<u8>, Vec<u8>)>;
 /// temporary directory, whose maps sendmail calls unsafe.
 pub(crate) fn directory() -> TempDir {
     TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for the test")
-}
-
-/// The first of the programs that is installed.
-pub(crate) fn program(names: &[&str], package: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/usr/bin".into()])
-        .flat_map(|directory| names.iter().map(move |name| directory.join(name)))
-        .find(|program| program.is_file())
-        .unwrap_or_else(|| panic!("these tests need {names:?}: install {package}"))
-}
-
-/// Runs a program with `input` as its standard input, which may be large.
-pub(crate) fn run(command: &mut Command, input: &[u8]) -> Output {
-    let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).expect("a file for input");
-    file.write_all(input).expect("input written");
-    std::io::Seek::rewind(&mut file).expect("input rewound");
-    command
-        .stdin(Stdio::from(file))
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"))
-}
-
-fn run_well(command: &mut Command, input: &[u8]) -> Output {
-    let output = run(command, input);
-    assert!(output.status.success(), "{command:?}: {output:?}");
-    output
 }
 
 pub(crate) fn makemap() -> Command {

@@ -1,95 +1,53 @@
-//! The search order, against sendmail's own rule sets.
+//! The search order, against sendmail with `dist/sendmail/feature/mailaffinity.m4`.
 
 use std::collections::BTreeMap;
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use mailaffinity::access_map::{AccessMap, search_order};
 use proptest::prelude::*;
 
 use crate::peers;
+use crate::support::sendmail::{Sendmail, feature, m4};
 
-/// A sendmail configuration whose rule set `group` looks a user up.
-fn configuration(directory: &Path) {
-    let cf = Path::new("/usr/share/sendmail/cf");
-    assert!(cf.is_dir(), "this test needs {cf:?}: install sendmail-cf");
-    let access = directory.join("access");
-    let source = format!(
-        "include(`{cf}/m4/cf.m4')
+/// A configuration whose rule set `queuegroup` is the feature's. `features` may
+/// name the default queue group.
+fn configuration(map: &str, features: &str) -> String {
+    format!(
+        "include(`/usr/share/sendmail/cf/m4/cf.m4')
 VERSIONID(`test')
 OSTYPE(`linux')
 FEATURE(`nocanonify')
-FEATURE(`access_db', `hash {access}')
+FEATURE(`access_db', `{map}')
+{features}
 define(`confDONT_PROBE_INTERFACES', `True')
 define(`confDONT_BLAME_SENDMAIL', `GroupWritableDirPathSafe,MapInUnsafeDirPath')
-LOCAL_RULESETS
-Sgroup
-R$+ @ $+\t\t$@ $>SearchList <! qgrp> $| <F:$1@$2> <U:$1@> <>
-R$+ @\t\t\t$: $1
-R$+\t\t\t$@ $>SearchList <! qgrp> $| <U:$1@> <>
-",
-        cf = cf.display(),
-        access = access.display(),
-    );
-    let m4 = peers::program(&["m4"], "m4");
-    let output = peers::run(
-        Command::new(m4).arg(format!("-D_CF_DIR_={}/", cf.display())),
-        source.as_bytes(),
-    );
-    assert!(output.status.success(), "{output:?}");
-    std::fs::write(directory.join("test.cf"), output.stdout).unwrap();
+"
+    )
 }
 
-/// A sendmail that takes the host's name for qualified: without a qualified name it
-/// sleeps for a minute at its start. A copy, since the installed one is setgid, and
-/// the loader preloads nothing into such programs.
-fn sendmail_of_a_named_host(directory: &Path) {
-    let sendmail = directory.join("sendmail");
-    std::fs::copy(peers::program(&["sendmail"], "sendmail-bin"), &sendmail).unwrap();
-    std::fs::set_permissions(&sendmail, Permissions::from_mode(0o700)).unwrap();
-    let source = "#include <string.h>
-int gethostname(char *name, size_t size) { strncpy(name, \"host.example.org\", size); return 0; }
-";
-    let output = peers::run(
-        Command::new(peers::program(&["cc"], "gcc"))
-            .args(["-shared", "-fPIC", "-x", "c", "-o"])
-            .arg(directory.join("host_name.so"))
-            .arg("-"),
-        source.as_bytes(),
-    );
-    assert!(output.status.success(), "{output:?}");
+fn mailaffinity(arguments: &str) -> String {
+    format!("FEATURE(`{}'{arguments})", feature())
 }
 
-/// What sendmail finds for each user, in its address test mode.
-fn sendmail_groups(directory: &Path, users: &[String]) -> Vec<Option<String>> {
-    let input: String = users.iter().map(|user| format!("group {user}\n")).collect();
-    let output = peers::run(
-        Command::new(directory.join("sendmail"))
-            .args(["-bt", "-C", "test.cf"])
-            .env("LD_PRELOAD", directory.join("host_name.so"))
-            .current_dir(directory),
-        input.as_bytes(),
-    );
-    let text = String::from_utf8_lossy(&output.stdout);
-    let groups: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("group ")?.trim().strip_prefix("returns: <"))
-        .map(|value| value.trim_end_matches('>').trim())
-        .map(|value| (value != "?").then(|| value.to_owned()))
-        .collect();
-    assert_eq!(groups.len(), users.len(), "{output:?}");
-    groups
+fn sendmail(directory: &Path, entries: &[u8], features: &str) -> Sendmail {
+    let access = directory.join("access");
+    peers::make_hash(&directory.join("access.db"), entries, &[]);
+    let map = format!("hash -T<TMPF> {}", access.display());
+    Sendmail::install(directory, &configuration(&map, features))
 }
 
+/// Addresses that sendmail can have for a recipient: no quotes, blanks, brackets
+/// or comments, and nothing before the user. Some are stranger than any mail.
 fn user() -> impl Strategy<Value = String> {
     let local = "[abA+][ab.+]{0,4}|a\\+b|a\\+\\*|a";
     let domain = prop_oneof![
         3 => Just(String::new()),
-        6 => "@[ab](\\.[aB])?",
-        1 => "@[ab+@.]{0,4}",
+        8 => "@[ab](\\.[aB]){0,3}\\.?",
+        1 => "@\\[[12](\\.[12]){1,3}\\]",
+        1 => "@\\[IPv6:[12](::?[a1]){1,3}\\]",
+        1 => "@\\[[ab1.:]{0,6}\\]",
+        2 => "@[ab+@.]{0,6}",
     ];
     (local, domain).prop_map(|(local, domain)| local + &domain)
 }
@@ -102,9 +60,6 @@ proptest! {
         users in prop::collection::vec(user(), 400),
         picks in prop::collection::vec(any::<prop::sample::Index>(), 150),
     ) {
-        let directory = peers::directory();
-        configuration(directory.path());
-        sendmail_of_a_named_host(directory.path());
         // Keys from anywhere in the users' search orders, so that each may be
         // hidden by a better one or not.
         let all: Vec<Vec<u8>> =
@@ -114,11 +69,12 @@ proptest! {
             .enumerate()
             .map(|(number, pick)| (pick.get(&all), format!("g{number}")))
             .collect();
-        let path = directory.path().join("access.db");
-        peers::make_hash(&path, &peers::source(&entries), &[]);
+        let directory = peers::directory();
+        let sendmail = sendmail(directory.path(), &peers::source(&entries), &mailaffinity(""));
 
-        let expected = sendmail_groups(directory.path(), &users);
-        let map = AccessMap::new(&format!("hash:{}", path.display()), Duration::ZERO).unwrap();
+        let expected = sendmail.rule_set_groups(&users);
+        let map = format!("hash:{}/access", directory.path().display());
+        let map = AccessMap::new(&map, Duration::ZERO).unwrap();
         for (user, expected) in users.iter().zip(expected) {
             let entry = map.queue_group(user.as_bytes()).unwrap();
             if let Some(entry) = &entry {
@@ -127,5 +83,99 @@ proptest! {
             let group = entry.map(|entry| String::from_utf8(entry.value).unwrap());
             prop_assert_eq!(group, expected, "{}", user);
         }
+    }
+}
+
+const ENTRIES: &[u8] = b"QGRP:anna@\tn1
+QGRP:Anna@b.example.org\tn2
+QGRP:first.last+*@\tn3
+QGRP:example.org\tn4
+QGRP:[192.0.2]\tn5
+";
+
+const USERS: [(&str, Option<&str>); 12] = [
+    ("anna", Some("n1")),
+    ("anna+box", Some("n1")),
+    ("anna@elsewhere.example", Some("n1")),
+    ("ANNA@B.Example.Org", Some("n2")),
+    ("anna+box@b.example.org.", Some("n2")),
+    ("<anna@b.example.org>", Some("n2")),
+    ("first.last+box", Some("n3")),
+    ("first.last", None),
+    ("anybody@lists.example.org", Some("n4")),
+    ("anybody@[192.0.2.1]", Some("n5")),
+    ("anybody", None),
+    ("anybody@elsewhere.example", None),
+];
+
+#[test]
+fn users_have_the_groups_that_administrators_expect() {
+    let directory = peers::directory();
+    let sendmail = sendmail(directory.path(), ENTRIES, &mailaffinity(""));
+    let found = sendmail.rule_set_groups(&USERS.map(|(user, _)| user));
+    for ((user, expected), found) in USERS.into_iter().zip(found) {
+        assert_eq!(found.as_deref(), expected, "{user}");
+    }
+}
+
+#[test]
+fn the_argument_is_the_group_of_all_others() {
+    let directory = peers::directory();
+    let sendmail = sendmail(directory.path(), ENTRIES, &mailaffinity(", `rest'"));
+    let found = sendmail.rule_set_groups(&USERS.map(|(user, _)| user));
+    for ((user, expected), found) in USERS.into_iter().zip(found) {
+        assert_eq!(found.as_deref(), expected.or(Some("rest")), "{user}");
+    }
+}
+
+#[test]
+fn a_map_that_does_not_answer_names_no_group() {
+    let directory = peers::directory();
+    let nowhere = format!("socket -T<TMPF> local:{}/nobody", directory.path().display());
+    let users = ["anna", "anna@example.org"];
+    let mut found = Vec::new();
+    for arguments in ["", ", `rest'"] {
+        let mc = configuration(&nowhere, &mailaffinity(arguments));
+        found.extend(Sendmail::install(directory.path(), &mc).rule_set_groups(&users));
+    }
+    let rest = Some("rest".to_owned());
+    assert_eq!(found, [None, None, rest.clone(), rest]);
+}
+
+#[test]
+fn without_access_map_the_feature_complains() {
+    let mc = configuration("hash -T<TMPF> /etc/mail/access", &mailaffinity(""));
+    assert!(m4(&mc).stderr.is_empty());
+    let mc: String = mc.lines().filter(|line| !line.contains("access_db")).collect();
+    let output = m4(&mc);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        complaint.contains("FEATURE(`mailaffinity') requires FEATURE(`access_db')"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn beside_the_stock_feature_sendmail_complains() {
+    for stock_first in [true, false] {
+        let directory = peers::directory();
+        let (stock, ours) = ("FEATURE(`queuegroup')".to_owned(), mailaffinity(""));
+        let features = if stock_first {
+            stock + "\n" + &ours
+        } else {
+            ours + "\n" + &stock
+        };
+        let sendmail = sendmail(directory.path(), ENTRIES, &features);
+        let output = sendmail
+            .command()
+            .arg("-bt")
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(
+            text.contains("Ruleset queuegroup has multiple definitions"),
+            "{text}"
+        );
     }
 }
