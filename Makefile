@@ -2,7 +2,7 @@
 # make test             all tests
 # make install-library  the C library below PREFIX
 # make fuzz             each fuzz target for FUZZ_SECONDS
-# make bench            the mapping beside Dovecot's
+# make bench            the mapping beside Dovecot's, the update beside a script
 
 CARGO ?= cargo
 PHP ?= php
@@ -94,11 +94,14 @@ fuzz:
 	done
 
 bench: library
-	dist/install-packages.sh gcc libc6-dev dovecot-core
+	dist/install-packages.sh gcc libc6-dev dovecot-core perl sendmail-bin
 	ln -sf libmailaffinity.so $(TARGET)/libmailaffinity.so.0
 	$(CC) -std=c99 -O2 -Wall -Wextra -Werror -Iinclude -o $(TARGET)/bench benches/mapping.c \
 		-L$(TARGET) -Wl,-rpath,$(CURDIR)/$(TARGET) -lmailaffinity -ldl
 	$(TARGET)/bench
+	$(CC) -std=gnu99 -O2 -Wall -Wextra -Werror -o $(TARGET)/bench-update benches/update.c
+	rm -rf $(TARGET)/bench-update.d && mkdir $(TARGET)/bench-update.d
+	$(TARGET)/bench-update $(TARGET)/mailaffinity benches/plain_update.pl $(CURDIR)/$(TARGET)/bench-update.d
 
 clean:
 	rm -rf target php/target fuzz/target

@@ -48,15 +48,14 @@ pub(crate) fn of(path: &Path, wait: Duration) -> io::Result<Lock> {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = (&file).take(300).read_to_string(&mut holder);
-                let message = format!("{} is held by {}", path.display(), holder.trim().escape_debug());
+                let holder = holder.lines().next().unwrap_or_default().escape_debug();
+                let message = format!("{} is held by {holder}", path.display());
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, message));
             }
         }
     }
-    // Only said to whoever waits.
-    let _ = file
-        .set_len(0)
-        .and_then(|()| writeln!(file, "process {} on {}", std::process::id(), host_name()));
+    // Only said to whoever waits. What a longer line left after it does not count.
+    let _ = file.write_all(format!("process {} on {}\n", std::process::id(), host_name()).as_bytes());
     Ok(Lock { _file: file })
 }
 

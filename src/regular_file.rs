@@ -33,18 +33,27 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// As for [`open`]; also when it is not UTF-8 or endless.
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
-    let file = open(path)?;
-    let mut bytes = Vec::new();
-    file.take(LONGEST_TEXT).read_to_end(&mut bytes)?;
     let invalid = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
-    if bytes.len() as u64 == LONGEST_TEXT {
-        return Err(invalid("it is too long".into()));
-    }
-    String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(read(path, LONGEST_TEXT)?).map_err(|error| {
         let good = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
         let line = 1 + good.filter(|&&byte| byte == b'\n').count();
         invalid(format!("line {line} is not UTF-8"))
     })
+}
+
+/// Reads all of a file.
+///
+/// # Errors
+/// As for [`open`]; also when it has more than `longest` bytes.
+pub(crate) fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
+    let size = file.metadata()?.len().min(longest).saturating_add(1);
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    file.take(longest.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > longest {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

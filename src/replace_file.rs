@@ -15,11 +15,29 @@ use tempfile::TempDir;
 /// The old file then stands as it was, unless all that failed was to make the new one
 /// last through a crash of the machine.
 pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let staged = stage_for_all(path, text)?;
+    staged.sync()?;
+    let folder = folder_of(staged.target()).to_owned();
+    staged.put_in_force()?;
+    sync_folder(&folder)
+}
+
+/// As [`replace`], for a file that a crash of the machine may take.
+#[cfg(feature = "cli")]
+pub(crate) fn replace_for_now(path: &Path, text: &str) -> io::Result<()> {
+    stage_for_all(path, text)?.put_in_force()
+}
+
+fn stage_for_all(path: &Path, text: &str) -> io::Result<Staged> {
     let staged = Staged::beside(path)?;
     staged.write(text.as_bytes())?;
     fs::set_permissions(staged.path(), Permissions::from_mode(0o644))?;
-    staged.sync()?;
-    staged.put_in_force()
+    Ok(staged)
+}
+
+/// Waits until renames in a folder are on disk.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// A file to be, beside the one it is to replace and in a folder of its own, where
@@ -35,6 +53,7 @@ impl Staged {
         let target = real_path(target);
         let folder = tempfile::Builder::new()
             .prefix(&prefix(&target))
+            .permissions(Permissions::from_mode(0o700))
             .tempdir_in(folder_of(&target))?;
         Ok(Staged {
             path: folder.path().join(target.file_name().unwrap_or_default()),
@@ -49,7 +68,6 @@ impl Staged {
     }
 
     /// The file it is to replace.
-    #[cfg(feature = "cli")]
     pub(crate) fn target(&self) -> &Path {
         &self.target
     }
@@ -64,8 +82,7 @@ impl Staged {
     }
 
     pub(crate) fn put_in_force(self) -> io::Result<()> {
-        fs::rename(&self.path, &self.target)?;
-        File::open(folder_of(&self.target))?.sync_all()
+        fs::rename(&self.path, &self.target)
     }
 }
 

@@ -14,15 +14,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::access_map::AccessMap;
-use crate::access_map::managed_block::{AccessSource, BlockError, ByHand, Complaint, Entry, Rewritten};
+use crate::access_map::managed_block::{
+    AccessSource, BlockError, ByHand, Complaint, Entry, Rewritten, digest,
+};
 use crate::access_map::rebuild::{self, RebuildError, SourceFile};
 use crate::checks::{self, ChecksError};
 use crate::config::{Config, MapBuild};
 use crate::lock;
-use crate::mapping::ClusterError;
+use crate::mapping::{Cluster, ClusterError};
 use crate::node_state::{NodeState, NodeStateError};
 use crate::replace_file::{folder_of, remove_leftovers};
-use crate::users::{self, UsersError};
+use crate::users::{self, UserList, UsersError};
 
 /// Longer than anybody holds the lock of the node state.
 const STATE_LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -139,11 +141,24 @@ pub fn change_state(config: &Config, change: impl FnOnce(&mut NodeState)) -> Res
     Ok(after)
 }
 
+/// What is to be done about the access map.
+#[derive(Debug)]
+pub enum Plan<'c> {
+    /// The configuration has none.
+    NoMap,
+    /// Source and map are in force, and made of the same as these would be.
+    Unchanged,
+    /// It was worked out.
+    Map(Box<MapPlan<'c>>),
+}
+
 /// What the access map should be, and what is there.
 #[derive(Debug)]
 pub struct MapPlan<'c> {
     map: &'c AccessMap,
     build: &'c MapBuild,
+    /// A digest of all that the block is made of.
+    pub made_of: String,
     source: SourceFile,
     entries: Vec<Entry<'c>>,
     rewritten: Rewritten,
@@ -188,7 +203,10 @@ pub struct Change {
     pub after: Option<Vec<u8>>,
 }
 
-/// Works out the access map for a node state. `None` where the configuration has no map.
+/// Works out the access map for a node state.
+///
+/// `known` is what the map in force was made of, if that is known; where nothing of it
+/// has changed since, there is nothing to work out.
 ///
 /// # Errors
 /// When the users or the source cannot be read or are not plausible.
@@ -196,9 +214,10 @@ pub fn plan<'c>(
     config: &'c Config,
     state: &NodeState,
     accept_loss: bool,
-) -> Result<Option<MapPlan<'c>>, UpdateError> {
+    known: Option<&str>,
+) -> Result<Plan<'c>, UpdateError> {
     let (Some(map), Some(build)) = (&config.access_map, &config.map_build) else {
-        return Ok(None);
+        return Ok(Plan::NoMap);
     };
     let cluster = config
         .cluster(state)
@@ -211,7 +230,15 @@ pub fn plan<'c>(
     let source = SourceFile::read(&build.source)?;
     let block =
         AccessSource::parse(&source.text).map_err(|error| UpdateError::Block(build.source.clone(), error))?;
-    let users = users::list(&config.users.source, config.users.timeout).map_err(UpdateError::Users)?;
+    let users = users::read(&config.users.source, config.users.timeout).map_err(UpdateError::Users)?;
+    let made_of = made_of(config, state, &cluster, &users);
+    if known == Some(&made_of)
+        && let Some(digest) = block.digest()
+        && is_current(map, &digest)
+    {
+        return Ok(Plan::Unchanged);
+    }
+    let users = users.names().map_err(UpdateError::Users)?;
 
     let mut left_out = Vec::new();
     let mut entries = Vec::with_capacity(users.len());
@@ -254,16 +281,39 @@ pub fn plan<'c>(
         return Err(UpdateError::TooFewUsers { before, after });
     }
     let rewritten = block.with_entries(&entries);
-    Ok(Some(MapPlan {
+    Ok(Plan::Map(Box::new(MapPlan {
         map,
         build,
+        made_of,
         source,
         entries,
         rewritten,
         left_out,
         by_hand,
         users: users.len(),
-    }))
+    })))
+}
+
+/// The block is a function of these alone, and of the rest of the source, which has a
+/// digest of its own.
+fn made_of(config: &Config, state: &NodeState, cluster: &Cluster, users: &UserList<'_>) -> String {
+    let queue_groups: Vec<_> = config.nodes.iter().map(|node| &node.queue_group).collect();
+    let rules = format!(
+        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        env!("CARGO_PKG_VERSION"),
+        cluster.strategy(),
+        cluster.username_hash().format(),
+        config.tag,
+        cluster.nodes(),
+        queue_groups,
+        state.moved,
+        config.users.source,
+    );
+    digest(&[rules.as_bytes(), users.text()])
+}
+
+fn is_current(map: &AccessMap, digest: &str) -> bool {
+    !map.is_built() || rebuild::is_current(map, digest)
 }
 
 fn take_out_entries_by_hand(
@@ -292,8 +342,7 @@ fn take_out_entries_by_hand(
 impl MapPlan<'_> {
     /// Whether the source and the map are as they should be.
     pub fn is_in_force(&self) -> bool {
-        self.rewritten.text == self.source.text
-            && (!self.map.is_built() || rebuild::is_current(self.map, &self.rewritten.digest))
+        self.rewritten.text == self.source.text && is_current(self.map, &self.rewritten.digest)
     }
 
     /// The access source.

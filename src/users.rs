@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::access_map::search_order;
@@ -41,57 +39,84 @@ impl From<ChildError> for UsersError {
     }
 }
 
-/// Lists the users of a source, each once, in its order.
-///
-/// A name is what stands on its line, byte for byte: blanks and a carriage return
-/// belong to it. Empty lines are skipped; the last line need not end in a newline.
-/// [`UserSource::Nss`] and [`UserSource::Command`] run a program, which is ended at `timeout`.
-///
-/// # Errors
-/// When the source cannot be read, is not finished in time, has more than 1 GiB, or
-/// lists no user, and when a program fails or prints what is no passwd entry.
-pub fn list(source: &UserSource, timeout: Duration) -> Result<Vec<Vec<u8>>, UsersError> {
-    let output = |command: &[OsString]| child::run(command, b"", timeout)?.success();
-    let (users, empty) = match source {
-        UserSource::Nss { uid_min, uid_max } => {
-            let text = output(&["getent".into(), "passwd".into()])?;
-            let users = parse_passwd(&text, *uid_min..=*uid_max)
-                .map_err(|problem| UsersError(format!("getent passwd: {problem}")))?;
-            let empty = format!("getent passwd lists no user with a uid from {uid_min} to {uid_max}");
-            (users, empty)
-        }
-        UserSource::File(path) => {
-            let text = read(path, LONGEST_FILE).map_err(|error| {
-                UsersError(format!(
-                    "{}: cannot read the list of users: {error}",
-                    path.display()
-                ))
-            })?;
-            let empty = format!("{} lists no user", path.display());
-            (parse_names(&text, Comments::Skip), empty)
-        }
-        UserSource::Command(command) => {
-            let command: Vec<OsString> = command.iter().map(OsString::from).collect();
-            let text = output(&command)?;
-            let empty = format!("{} lists no user", child::name(&command));
-            (parse_names(&text, Comments::AreNames), empty)
-        }
-    };
-    if users.is_empty() {
-        return Err(UsersError(empty));
-    }
-    Ok(users)
+/// A list of users as its source gave it.
+#[derive(Debug)]
+pub struct UserList<'s> {
+    source: &'s UserSource,
+    text: Vec<u8>,
 }
 
-fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    regular_file::open(path)?
-        .take(longest.saturating_add(1))
-        .read_to_end(&mut text)?;
-    if text.len() as u64 > longest {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long"));
+/// Lists the users of a source: [`read`], then [`UserList::names`].
+///
+/// # Errors
+/// Those of both.
+pub fn list(source: &UserSource, timeout: Duration) -> Result<Vec<Vec<u8>>, UsersError> {
+    read(source, timeout)?.names()
+}
+
+/// Asks a source for its users. [`UserSource::Nss`] and [`UserSource::Command`] run a
+/// program, which is ended at `timeout`.
+///
+/// # Errors
+/// When the source cannot be read, is not finished in time or has more than 1 GiB, and
+/// when a program fails.
+pub fn read(source: &UserSource, timeout: Duration) -> Result<UserList<'_>, UsersError> {
+    let output = |command: &[OsString]| child::run(command, b"", timeout)?.success();
+    let text = match source {
+        UserSource::Nss { .. } => output(&["getent".into(), "passwd".into()])?,
+        UserSource::File(path) => regular_file::read(path, LONGEST_FILE).map_err(|error| {
+            UsersError(format!(
+                "{}: cannot read the list of users: {error}",
+                path.display()
+            ))
+        })?,
+        UserSource::Command(command) => output(&words(command))?,
+    };
+    Ok(UserList { source, text })
+}
+
+impl UserList<'_> {
+    /// All that the source gave.
+    pub fn text(&self) -> &[u8] {
+        &self.text
     }
-    Ok(text)
+
+    /// The users, each once, in the order of the source.
+    ///
+    /// A name is what stands on its line, byte for byte: blanks and a carriage return
+    /// belong to it. Empty lines are skipped; the last line need not end in a newline.
+    ///
+    /// # Errors
+    /// When there is none, or something is no passwd entry.
+    pub fn names(&self) -> Result<Vec<Vec<u8>>, UsersError> {
+        let (users, source) = match self.source {
+            UserSource::Nss { uid_min, uid_max } => {
+                let users = parse_passwd(&self.text, *uid_min..=*uid_max)
+                    .map_err(|problem| UsersError(format!("getent passwd: {problem}")))?;
+                (users, "getent passwd".into())
+            }
+            UserSource::File(path) => (
+                parse_names(&self.text, Comments::Skip),
+                path.display().to_string(),
+            ),
+            UserSource::Command(command) => (
+                parse_names(&self.text, Comments::AreNames),
+                child::name(&words(command)),
+            ),
+        };
+        if !users.is_empty() {
+            return Ok(users);
+        }
+        let which = match self.source {
+            UserSource::Nss { uid_min, uid_max } => format!(" with a uid from {uid_min} to {uid_max}"),
+            _ => String::new(),
+        };
+        Err(UsersError(format!("{source} lists no user{which}")))
+    }
+}
+
+fn words(command: &[String]) -> Vec<OsString> {
+    command.iter().map(OsString::from).collect()
 }
 
 /// The names of the passwd entries whose uid is one of `uids`, each once.
@@ -357,8 +382,11 @@ mod tests {
             error(&UserSource::File("/dev/zero".into())),
             "/dev/zero: cannot read the list of users: it is not a regular file"
         );
-        assert_eq!(read(&path, 10).unwrap(), b"# nobody\n\n");
-        assert_eq!(read(&path, 9).unwrap_err().to_string(), "it is too long");
+        assert_eq!(regular_file::read(&path, 10).unwrap(), b"# nobody\n\n");
+        assert_eq!(
+            regular_file::read(&path, 9).unwrap_err().to_string(),
+            "it is too long"
+        );
     }
 
     #[test]

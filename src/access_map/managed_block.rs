@@ -157,6 +157,15 @@ impl<'t> AccessSource<'t> {
         entries
     }
 
+    /// The digest in the block, if it is that of the source as it is.
+    pub fn digest(&self) -> Option<String> {
+        let block = self.block.strip_suffix(FOOTING)?.strip_suffix(b"\n")?;
+        let last_line = block.iter().rposition(|byte| *byte == b'\n')?.checked_add(1)?;
+        let (rest, written) = block.split_at_checked(last_line)?;
+        let digest = digest(&[self.before, rest, self.after]);
+        (written.strip_prefix(DIGEST_KEY)?.strip_prefix(b"\t")? == digest.as_bytes()).then_some(digest)
+    }
+
     /// How many entries the block has now.
     pub fn managed_count(&self) -> usize {
         let lines = self.block.split(|byte| *byte == b'\n');
@@ -259,6 +268,15 @@ impl<'t> AccessSource<'t> {
     }
 }
 
+/// MD5 of all the parts together, in hexadecimal digits.
+pub fn digest(parts: &[&[u8]]) -> String {
+    let mut md5 = Md5::new();
+    for part in parts {
+        md5.update(part);
+    }
+    md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn for_each_entry<'t>(text: &'t [u8], lines_before: u64, mut each: impl FnMut(u64, &'t [u8], &'t [u8])) {
     text::for_each_line(text, |number, line| {
         if let Line::Entry(key, value) = line {
@@ -342,6 +360,11 @@ mod tests {
             "a new block or the same"
         );
         assert!(text.contains(&digest(&text, &anna)));
+        let in_block = |text: &str| AccessSource::parse(text.as_bytes()).unwrap().digest();
+        assert_eq!(in_block(&text), Some(digest(&text, &anna)));
+        assert_eq!(in_block(&text.replace("a b", "a c")), None);
+        assert_eq!(in_block(&text.replace("node1group", "node2group")), None);
+        assert_eq!(in_block("a b\n# BEGIN mailaffinity\n# END mailaffinity\n"), None);
         assert_ne!(digest(&text, &anna), digest(&text, &[]));
         assert_ne!(digest(&text, &anna), digest(&text.replace("a b", "a c"), &anna));
         assert_ne!(digest(&text, &anna), digest(&(text.clone() + "#"), &anna));
@@ -467,6 +490,7 @@ mod tests {
             prop_assert_eq!((again.before, again.after), (source.before, source.after));
             prop_assert_eq!(again.managed().len(), second.len());
             prop_assert_eq!(again.managed_count(), second.len());
+            prop_assert_eq!(again.digest(), Some(replaced.digest.clone()));
             // What changes nothing changes nothing.
             prop_assert_eq!(&again.with_entries(&second), &replaced);
         }

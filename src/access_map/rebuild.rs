@@ -21,7 +21,7 @@ use crate::child;
 use crate::config::MapBuild;
 use crate::file_stamp::FileStamp;
 use crate::regular_file;
-use crate::replace_file::{Staged, real_path, remove_leftovers};
+use crate::replace_file::{Staged, folder_of, real_path, remove_leftovers, sync_folder};
 
 /// More than a million entries take with the least cache.
 const MAKEMAP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -138,12 +138,17 @@ pub fn rebuild(
     for staged in [&new_map, &new_source].into_iter().flatten() {
         complete(staged).map_err(at(staged.target()))?;
     }
+    let mut folders = Vec::new();
     for staged in [new_map, new_source].into_iter().flatten() {
         old.check_unchanged()?;
         let target = staged.target().to_owned();
         staged.put_in_force().map_err(at(&target))?;
+        folders.push(folder_of(&target).to_owned());
     }
-    Ok(())
+    folders.dedup();
+    folders
+        .iter()
+        .try_for_each(|folder| sync_folder(folder).map_err(at(folder)))
 }
 
 fn stage(target: &Path) -> Result<Staged, RebuildError> {

@@ -153,7 +153,7 @@ fn by(by: By) -> &'static str {
 
 /// Each node's part of the hashes, among the nodes with its tag.
 fn shares(cluster: &Cluster) -> Vec<f64> {
-    const SAMPLES: u32 = 1 << 20;
+    const SAMPLES: u32 = 1 << 17;
     let mut counts = vec![0u32; cluster.nodes().len()];
     let mut tags: Vec<&str> = cluster.nodes().iter().map(|node| node.tag.as_str()).collect();
     tags.sort_unstable();

@@ -48,6 +48,14 @@ impl Log {
     }
 }
 
+/// The last result of a command, as the status file has it.
+pub(super) fn last_status(config: &Config, command: &str) -> Option<Map<String, Value>> {
+    match read_status(&config.status).remove(command)? {
+        Value::Object(result) => Some(result),
+        _ => None,
+    }
+}
+
 /// Puts the result of a command under its name into the status file, beside the results
 /// of others. A status that cannot be written is told and is no failure.
 pub(super) fn write_status(config: &Config, command: &str, result: Value) {
@@ -63,10 +71,14 @@ fn try_write_status(path: &Path, command: &str, result: Value) -> std::io::Resul
     std::fs::create_dir_all(replace_file::folder_of(path))?;
     let _lock = lock::of(path, Duration::from_secs(10))?;
     replace_file::remove_leftovers(path);
-    let known = regular_file::read_text(path).ok();
-    let mut status: Map<String, Value> = known
-        .and_then(|text| serde_json::from_str(&text).ok())
-        .unwrap_or_default();
+    let mut status = read_status(path);
     status.insert(command.into(), result);
-    replace_file::replace(path, &format!("{:#}\n", Value::Object(status)))
+    replace_file::replace_for_now(path, &format!("{:#}\n", Value::Object(status)))
+}
+
+/// One that is missing or broken is as an empty one.
+fn read_status(path: &Path) -> Map<String, Value> {
+    let text = regular_file::read_text(path).ok();
+    text.and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default()
 }

@@ -5,15 +5,16 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::super::exit::Failure;
 use super::super::users::{self, json_name, write_user};
-use super::report::{Log, write_status};
+use super::report::{Log, last_status, write_status};
 use crate::access_map::managed_block::Complaint;
 use crate::access_map::rebuild::RebuildError;
 use crate::config::Config;
-use crate::update::{self, Change, MapPlan, NodeChanges, UpdateError, name_in_key};
+use crate::update::{self, Change, MapPlan, NodeChanges, Plan, UpdateError, name_in_key};
 
 /// How many names of a kind the log and the status file show.
 const SHOWN: usize = 20;
@@ -68,10 +69,13 @@ impl Diff {
 
 fn print_differences(config: &Config, accept_loss: bool, json: bool) -> Result<bool, Failure> {
     let nodes = update::check_nodes(config, false)?;
-    let plan = update::plan(config, &nodes.after, accept_loss)?;
-    let changes = plan.as_ref().map(MapPlan::changes).unwrap_or_default();
+    let plan = match update::plan(config, &nodes.after, accept_loss, None)? {
+        Plan::Map(plan) => Some(plan),
+        Plan::NoMap | Plan::Unchanged => None,
+    };
+    let changes = plan.as_ref().map(|plan| plan.changes()).unwrap_or_default();
     let moved = node_changes(config, &nodes);
-    let is_in_force = plan.as_ref().is_none_or(MapPlan::is_in_force);
+    let is_in_force = plan.as_ref().is_none_or(|plan| plan.is_in_force());
     users::print(|out| {
         for (node, after, reason) in &moved {
             let before = if *after == "down" { "up" } else { "down" };
@@ -143,7 +147,7 @@ impl Update {
         }
         let begun = Instant::now();
         let mut log = Log::open(config);
-        let mut report = Report::default();
+        let mut report = Report::after(last_status(config, "update"));
         let result = self.update(config, &mut log, &mut report);
         let seconds = begun.elapsed().as_secs_f64();
         let failure = result.map_err(Failure::from).err();
@@ -185,25 +189,27 @@ impl Update {
         report: &mut Report,
     ) -> Result<(), UpdateError> {
         let spinner = spinner("working out the access map");
-        let Some(plan) = update::plan(config, &nodes.after, self.accept_loss)? else {
-            return Ok(());
+        let plan = match update::plan(config, &nodes.after, self.accept_loss, report.made_of.as_deref())? {
+            Plan::NoMap | Plan::Unchanged => return Ok(()),
+            Plan::Map(plan) => plan,
         };
         report.take(&plan);
         if plan.is_in_force() {
             return Ok(());
         }
         spinner.set_message("building the access map");
-        report.count_changes(&plan.changes());
+        let changes = plan.changes();
+        report.count_changes(&changes);
         let complaints = plan.carry_out()?;
         spinner.finish_and_clear();
         report.wrote = true;
-        report.complaints = complaints.iter().map(complaint).collect();
-        for (what, lines) in report.remarks() {
-            for line in lines.iter().take(SHOWN) {
+        report.complaints = Remarks::new(complaints.iter().map(complaint));
+        for (what, remarks) in report.remarks() {
+            for line in &remarks.first {
                 log.warning(&format!("{what}: {line}"));
             }
-            if let Some(more) = lines.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-                log.warning(&format!("{what}: and {more} more"));
+            if remarks.count > SHOWN {
+                log.warning(&format!("{what}: and {} more", remarks.count - SHOWN));
             }
         }
         Ok(())
@@ -224,41 +230,69 @@ fn complaint(complaint: &Complaint) -> String {
     format!("line {}: {}", complaint.line, complaint.problem)
 }
 
-/// What an update did.
-#[derive(Default)]
+/// What an update did, and what it found. What it did not look at again is as the last
+/// one found it.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Report {
+    #[serde(skip)]
     wrote: bool,
+    made_of: Option<String>,
     nodes_down: Vec<String>,
     users: usize,
     entries: usize,
     moved: usize,
     added: usize,
     removed: usize,
-    left_out: Vec<String>,
-    by_hand: Vec<String>,
-    complaints: Vec<String>,
+    left_out: Remarks,
+    by_hand: Remarks,
+    complaints: Remarks,
+}
+
+/// Lines of one kind.
+#[derive(Default, Serialize, Deserialize)]
+struct Remarks {
+    count: usize,
+    first: Vec<String>,
+}
+
+impl Remarks {
+    fn new(lines: impl ExactSizeIterator<Item = String>) -> Remarks {
+        Remarks {
+            count: lines.len(),
+            first: lines.take(SHOWN).collect(),
+        }
+    }
 }
 
 impl Report {
+    fn after(last: Option<Map<String, Value>>) -> Report {
+        let last = last.and_then(|last| serde_json::from_value(Value::Object(last)).ok());
+        Report {
+            moved: 0,
+            added: 0,
+            removed: 0,
+            ..last.unwrap_or_default()
+        }
+    }
+
     fn take(&mut self, plan: &MapPlan<'_>) {
+        self.made_of = Some(plan.made_of.clone());
         self.users = plan.users;
         self.entries = plan.entries();
         let left_out = plan.left_out.iter();
-        self.left_out = left_out
-            .map(|left_out| format!("{}: {}", left_out.user.escape_ascii(), left_out.reason))
-            .collect();
-        let by_hand = plan.by_hand.iter();
-        self.by_hand = by_hand
-            .map(|own| {
-                format!(
-                    "line {}: {} has {}, the mapping {}",
-                    own.line,
-                    name_in_key(&own.key).escape_ascii(),
-                    own.queue_group.escape_ascii(),
-                    own.computed
-                )
-            })
-            .collect();
+        self.left_out = Remarks::new(
+            left_out.map(|left_out| format!("{}: {}", left_out.user.escape_ascii(), left_out.reason)),
+        );
+        self.by_hand = Remarks::new(plan.by_hand.iter().map(|own| {
+            format!(
+                "line {}: {} has {}, the mapping {}",
+                own.line,
+                name_in_key(&own.key).escape_ascii(),
+                own.queue_group.escape_ascii(),
+                own.computed
+            )
+        }));
     }
 
     fn count_changes(&mut self, changes: &[Change]) {
@@ -269,7 +303,7 @@ impl Report {
     }
 
     /// What the administrator should look at.
-    fn remarks(&self) -> [(&'static str, &Vec<String>); 3] {
+    fn remarks(&self) -> [(&'static str, &Remarks); 3] {
         [
             ("user left out of the access map", &self.left_out),
             ("entry by hand in the access source", &self.by_hand),
@@ -277,9 +311,11 @@ impl Report {
         ]
     }
 
-    fn status(&self, failure: Option<&Failure>, seconds: f64) -> Value {
-        let shown = |lines: &[String]| lines.iter().take(SHOWN).cloned().collect::<Vec<_>>();
-        json!({
+    fn status(mut self, failure: Option<&Failure>, seconds: f64) -> Value {
+        if failure.is_some() {
+            self.made_of = None;
+        }
+        let mut status = json!({
             "finished": Timestamp::now().to_string(),
             "result": match failure {
                 Some(_) => "failed",
@@ -289,16 +325,11 @@ impl Report {
             "exit_status": failure.map_or(0, Failure::status),
             "error": failure.map(Failure::to_string),
             "seconds": seconds,
-            "nodes_down": self.nodes_down,
-            "users": self.users,
-            "entries": self.entries,
-            "moved": self.moved,
-            "added": self.added,
-            "removed": self.removed,
-            "left_out": {"count": self.left_out.len(), "first": shown(&self.left_out)},
-            "by_hand": {"count": self.by_hand.len(), "first": shown(&self.by_hand)},
-            "complaints": {"count": self.complaints.len(), "first": shown(&self.complaints)},
-        })
+        });
+        if let (Value::Object(status), Ok(Value::Object(found))) = (&mut status, serde_json::to_value(self)) {
+            status.extend(found);
+        }
+        status
     }
 }
 
@@ -309,11 +340,11 @@ impl std::fmt::Display for Report {
             "{} users, {} moved, {} new, {} gone",
             self.users, self.moved, self.added, self.removed
         )?;
-        if !self.left_out.is_empty() {
-            write!(f, ", {} left out", self.left_out.len())?;
+        if self.left_out.count > 0 {
+            write!(f, ", {} left out", self.left_out.count)?;
         }
-        if !self.by_hand.is_empty() {
-            write!(f, ", {} by hand", self.by_hand.len())?;
+        if self.by_hand.count > 0 {
+            write!(f, ", {} by hand", self.by_hand.count)?;
         }
         match &self.nodes_down[..] {
             [] => f.write_str("; all nodes up"),
