@@ -1,6 +1,7 @@
 # make demo             build all; users mapped by PHP, the C library and the command
 # make test             all tests
 # make install-library  the C library below PREFIX
+# make install-command  the command, its manual pages, timers, and sendmail's feature
 # make fuzz             each fuzz target for FUZZ_SECONDS
 # make bench            the mapping beside Dovecot's, the update beside a script
 
@@ -9,6 +10,11 @@ PHP ?= php
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
+BINDIR ?= $(PREFIX)/bin
+MANDIR ?= $(PREFIX)/share/man
+DOCDIR ?= $(PREFIX)/share/doc/mailaffinity
+UNITDIR ?= /etc/systemd/system
+CFDIR ?= /usr/share/sendmail/cf
 FUZZ_SECONDS ?= 600
 
 BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev
@@ -20,7 +26,7 @@ PHP_MODULE = php/target/release/libmailaffinity_php.so
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text config director \
 	mail_servers node_state username_hash users
 
-.PHONY: all demo test lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php install-library clean
+.PHONY: all demo test lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php install-library install-command clean
 
 all: library php
 
@@ -39,6 +45,19 @@ install-library: library
 	ln -sf libmailaffinity.so.0 $(DESTDIR)$(LIBDIR)/libmailaffinity.so
 	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@INCLUDEDIR@|$(INCLUDEDIR)|; s|@VERSION@|$(VERSION)|' \
 		dist/mailaffinity.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/mailaffinity.pc
+
+install-command: library
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(DOCDIR) \
+		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(CFDIR)/feature $(DESTDIR)/var/lib/mailaffinity
+	install -m 755 $(TARGET)/mailaffinity $(TARGET)/hash_user_group $(DESTDIR)$(BINDIR)
+	$(TARGET)/mailaffinity manual $(DESTDIR)$(MANDIR)/man1
+	install -m 644 dist/sendmail/feature/mailaffinity.m4 $(DESTDIR)$(CFDIR)/feature
+	install -m 644 dist/sendmail/cluster.mc $(DESTDIR)$(DOCDIR)
+	sed 's|@BINDIR@|$(BINDIR)|' dist/mailaffinity.cron >$(DESTDIR)$(DOCDIR)/mailaffinity.cron
+	for unit in update.service update.timer drain.service drain.timer; do \
+		sed 's|@BINDIR@|$(BINDIR)|' dist/systemd/mailaffinity-$$unit \
+			>$(DESTDIR)$(UNITDIR)/mailaffinity-$$unit || exit 1; \
+	done
 
 # By itself: features unify within one build, and the library's symbols would leak.
 php:
