@@ -23,8 +23,8 @@ TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovec
 
 TARGET = target/release
 PHP_MODULE = php/target/release/libmailaffinity_php.so
-FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text config director \
-	mail_servers node_state username_hash users
+FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source config \
+	director mail_servers node_state username_hash users
 
 .PHONY: all demo test lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php install-library install-command clean
 

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use mailaffinity::config::Config;
 use mailaffinity::mapping::{modulo_vnode, ring_vnode};
+use mailaffinity::node_state::{By, NodeState};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// A folder with a configuration of three nodes and, possibly, a node state.
@@ -38,11 +42,87 @@ impl Site {
     }
 
     fn map(&self, arguments: &[&str], stdin: &[u8]) -> Output {
+        self.command(&[&["map"], arguments].concat(), stdin)
+    }
+
+    fn command(&self, arguments: &[&str], stdin: &[u8]) -> Output {
         let config = self.path("mailaffinity.toml");
-        let arguments = [&["map", "--config", config.to_str().unwrap()], arguments].concat();
+        let arguments = [&["--config", config.to_str().unwrap()], arguments].concat();
         run(env!("CARGO_BIN_EXE_mailaffinity"), &arguments, stdin)
     }
+
+    /// What a command that has something to say prints.
+    #[track_caller]
+    fn prints(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments, b"");
+        assert_quiet_success(&output);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The lines of JSON that a command prints.
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let text = self.prints(arguments);
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// The node state.
+    fn state(&self) -> NodeState {
+        NodeState::load(&self.path("nodes.toml")).unwrap()
+    }
+
+    /// Adds what an update needs: users, an access map in text, a status and a log.
+    fn with_update(self) -> (Site, UnixDatagram) {
+        let path = |name: &str| self.path(name).to_str().unwrap().to_owned();
+        let config = fs::read_to_string(self.path("mailaffinity.toml")).unwrap();
+        // All nodes of the default tag have a queue group.
+        let config = config.replace(
+            "imap3.example.org\"\n",
+            "imap3.example.org\"\nqueue_group = \"node3group\"\n",
+        );
+        let text = format!(
+            "status = \"{}\"\nsyslog = \"{}\"\n{config}\n[access_map]\nmap = \"text:{}\"\n[users]\nfile = \"{}\"\n",
+            path("status.json"),
+            path("log"),
+            path("access"),
+            path("users"),
+        );
+        fs::write(self.path("mailaffinity.toml"), text).unwrap();
+        fs::write(self.path("access"), "").unwrap();
+        let users: String = (0..200).map(|n| format!("user{n}\n")).collect();
+        fs::write(self.path("users"), users).unwrap();
+        let log = UnixDatagram::bind(self.path("log")).unwrap();
+        log.set_nonblocking(true).unwrap();
+        (self, log)
+    }
+
+    fn status(&self, command: &str) -> Value {
+        let text = fs::read_to_string(self.path("status.json")).unwrap();
+        let status: Value = serde_json::from_str(&text).unwrap();
+        status[command].clone()
+    }
 }
+
+/// The lines that came since the last call: priority and text.
+fn logged(log: &UnixDatagram) -> Vec<(u8, String)> {
+    let mut lines = Vec::new();
+    let mut line = [0; 4096];
+    while let Ok(length) = log.recv(&mut line) {
+        let text = String::from_utf8_lossy(&line[..length]);
+        let (priority, text) = text.strip_prefix('<').unwrap().split_once('>').unwrap();
+        let (_, text) = text.split_once("]: ").expect("a tag with the process");
+        lines.push((priority.parse().unwrap(), text.trim_end().to_owned()));
+    }
+    lines
+}
+
+/// Priorities of the facility mail.
+const ERR: u8 = 2 * 8 + 3;
+const WARNING: u8 = 2 * 8 + 4;
+const NOTICE: u8 = 2 * 8 + 5;
+const INFO: u8 = 2 * 8 + 6;
 
 fn run(program: &str, arguments: &[&str], stdin: &[u8]) -> Output {
     let mut child = Command::new(program)
@@ -224,6 +304,324 @@ fn map_says_what_is_wrong() {
     let mailaffinity = env!("CARGO_BIN_EXE_mailaffinity");
     assert_fails(&run(mailaffinity, &["nosuch"], b""), 64, "nosuch");
     assert_fails(&run(mailaffinity, &["map", "--nosuch"], b""), 64, "--nosuch");
+}
+
+#[test]
+fn nodes_are_marked_by_hand() {
+    let site = Site::new();
+    let state_of = |node: &str| {
+        let rows = site.json(&["nodes", "--json"]);
+        rows.into_iter().find(|row| row["node"] == node).unwrap()
+    };
+    assert_eq!(state_of("node2")["state"], "up");
+    let share: f64 = site
+        .json(&["nodes", "--json"])
+        .iter()
+        .filter(|row| row["tag"] == "")
+        .map(|row| row["share"].as_f64().unwrap())
+        .sum();
+    assert!((share - 1.0).abs() < 1e-9, "{share}");
+
+    let dry = site.prints(&["down", "--dry-run", "node2", "node3"]);
+    assert_eq!(dry, "node2\tup\tdown\nnode3\tup\tdown\n");
+    assert_eq!(site.state(), NodeState::default());
+
+    assert_eq!(site.prints(&["down", "node2", "--reason", "new\ndisks"]), "");
+    let row = state_of("node2");
+    assert_eq!(
+        (&row["state"], &row["by"], &row["reason"], &row["share"]),
+        (&"down".into(), &"hand".into(), &"new\ndisks".into(), &0.0.into())
+    );
+    let since = site.state().down["node2"].since;
+    assert!(since.is_some());
+    assert!(
+        site.prints(&["nodes"]).contains("new\\ndisks"),
+        "it stays one line"
+    );
+
+    // Another reason, the same time.
+    site.prints(&["down", "node2", "-r", "still"]);
+    assert_eq!(site.state().down["node2"].since, since);
+    assert_eq!(site.state().down["node2"].reason, "still");
+
+    site.prints(&["up", "node2", "node1"]);
+    assert_eq!(state_of("node2")["state"], "up");
+    assert_eq!(site.state().up["node2"].by, By::Hand);
+    assert!(site.state().down.is_empty());
+    site.prints(&["auto", "node1", "node2"]);
+    assert_eq!(site.state(), NodeState::default());
+
+    assert_fails(
+        &site.command(&["down", "node1", "node9"], b""),
+        64,
+        "there is no node \"node9\"; there are node1, node2, node3, far",
+    );
+    assert_eq!(site.state(), NodeState::default(), "all or nothing");
+    assert_fails(&site.command(&["down"], b""), 64, "NODE");
+    let all = site.command(&["down", "node1", "node2", "node3", "far"], b"");
+    assert_eq!(all.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&all.stderr).contains("all nodes are down"));
+}
+
+#[test]
+fn many_mark_at_once() {
+    let site = Site::new();
+    std::thread::scope(|scope| {
+        for node in ["node1", "node2", "node3"] {
+            scope.spawn(|| assert_quiet_success(&site.command(&["down", node], b"")));
+        }
+    });
+    let down = site.state().down;
+    assert_eq!(down.keys().collect::<Vec<_>>(), ["node1", "node2", "node3"]);
+}
+
+#[test]
+fn what_if_counts_who_moves() {
+    let (site, _log) = Site::new().with_update();
+    let users = fs::read_to_string(site.path("users")).unwrap();
+    let node_of = |site: &Site| -> Vec<(String, String)> {
+        let text = site.prints(&["map", "--all"]);
+        let fields = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
+        fields
+            .map(|fields| (fields[0].to_owned(), fields[1].to_owned()))
+            .collect()
+    };
+    let before = node_of(&site);
+    let counts = site.json(&["what-if", "--json", "--down", "node2"]);
+    let list = site.json(&["what-if", "--json", "--list", "--down", "node2"]);
+    site.prints(&["down", "node2"]);
+    let after = node_of(&site);
+    assert_eq!(before.len(), users.lines().count());
+    let moved: Vec<Value> = before
+        .iter()
+        .zip(&after)
+        .filter(|(before, after)| before != after)
+        .map(|((user, from), (_, to))| serde_json::json!({"user": user, "from": from, "to": to}))
+        .collect();
+    assert!(moved.len() > 20);
+    assert_eq!(list, moved);
+    let total = |key: &str| counts.iter().filter_map(|row| row[key].as_u64()).sum::<u64>();
+    assert_eq!(counts.last().unwrap()["stay"], before.len() - moved.len());
+    assert_eq!(total("users"), (moved.len() + before.len()) as u64);
+
+    let back = site.prints(&["what-if", "--up", "node2", "--list"]);
+    assert_eq!(back.lines().count(), moved.len());
+    assert!(back.lines().all(|line| line.ends_with(" -> node2")), "{back}");
+    let (first, _) = back.split_once('\t').unwrap();
+    assert_eq!(
+        site.prints(&["what-if", "--up", "node2", "--", first])
+            .lines()
+            .last(),
+        Some("stay\t0\t0.0%")
+    );
+    assert_fails(&site.command(&["what-if"], b""), 64, "--down or --up");
+    assert_fails(
+        &site.command(&["what-if", "--down", "nod"], b""),
+        64,
+        "no node \"nod\"",
+    );
+}
+
+#[test]
+fn an_update_is_logged_and_leaves_a_status() {
+    let (site, log) = Site::new().with_update();
+    assert_eq!(site.prints(&["update"]), "");
+    let lines = logged(&log);
+    let [(NOTICE, line)] = &lines[..] else {
+        panic!("{lines:?}")
+    };
+    assert!(
+        line.starts_with("update: 200 users, 0 moved, 200 new, 0 gone; all nodes up; 0."),
+        "{line}"
+    );
+    let status = site.status("update");
+    assert_eq!(
+        (
+            &status["result"],
+            &status["exit_status"],
+            &status["users"],
+            &status["added"]
+        ),
+        (&"changed".into(), &0.into(), &200.into(), &200.into())
+    );
+
+    site.prints(&["update"]);
+    let lines = logged(&log);
+    assert!(
+        matches!(&lines[..], [(INFO, line)] if line.starts_with("update: nothing to change; 200 users, 0 moved, 0 new")),
+        "{lines:?}"
+    );
+    let status = site.status("update");
+    assert_eq!(
+        (&status["result"], &status["users"], &status["added"]),
+        (&"unchanged".into(), &200.into(), &0.into())
+    );
+
+    let mut users = fs::read_to_string(site.path("users")).unwrap();
+    users += "with blank\nanna+*\n";
+    fs::write(site.path("users"), users).unwrap();
+    let access = fs::read_to_string(site.path("access")).unwrap();
+    fs::write(
+        site.path("access"),
+        format!("QGRP:user1@ node9group\nbroken\n{access}"),
+    )
+    .unwrap();
+    site.prints(&["down", "node2"]);
+    site.prints(&["update"]);
+    let lines = logged(&log);
+    let warnings: Vec<&str> = lines
+        .iter()
+        .filter(|(priority, _)| *priority == WARNING)
+        .map(|(_, line)| line.as_str())
+        .collect();
+    assert_eq!(
+        warnings,
+        [
+            "user left out of the access map: with blank: it has a blank",
+            "user left out of the access map: anna+*: with the detail * it stands for all details",
+            "entry by hand in the access source: line 1: user1 has node9group, the mapping node3group",
+            "access source: line 2: it has a key but no value",
+        ]
+    );
+    let (_, summary) = lines.last().unwrap();
+    assert!(
+        summary.contains(", 1 gone, 2 left out, 1 by hand; 1 of the nodes down: node2; "),
+        "{summary}"
+    );
+    let status = site.status("update");
+    assert_eq!(
+        (&status["left_out"]["count"], &status["nodes_down"]),
+        (&2.into(), &vec!["node2"].into())
+    );
+
+    fs::write(site.path("users"), "").unwrap();
+    assert_fails(&site.command(&["update"], b""), 75, "users lists no user");
+    let lines = logged(&log);
+    assert!(
+        matches!(&lines[..], [(ERR, line)] if line.starts_with("update failed after ") && line.contains("users lists no user")),
+        "{lines:?}"
+    );
+    let status = site.status("update");
+    assert_eq!(
+        (&status["result"], &status["exit_status"]),
+        (&"failed".into(), &75.into())
+    );
+
+    // A drain's status stands beside it.
+    site.prints(&["drain", "--node", "node1"]);
+    assert_eq!(site.status("drain")["exit_status"], 0);
+    assert_eq!(site.status("update")["result"], "failed");
+}
+
+#[test]
+fn nodes_may_share_the_access_map() {
+    let (one, _log) = Site::new().with_update();
+    // Another node: its own state and status, the same access map.
+    let (two, _log) = Site::new().with_update();
+    let config = fs::read_to_string(two.path("mailaffinity.toml")).unwrap();
+    let shared = |name: &str| (two.path(name), one.path(name));
+    let config = [shared("access"), shared("users")]
+        .iter()
+        .fold(config, |config, (own, shared)| {
+            config.replace(own.to_str().unwrap(), shared.to_str().unwrap())
+        });
+    fs::write(two.path("mailaffinity.toml"), config).unwrap();
+
+    one.prints(&["update"]);
+    let stamp = |site: &Site| {
+        let metadata = fs::metadata(site.path("access")).unwrap();
+        (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+    };
+    let written = stamp(&one);
+    for site in [&two, &one, &two] {
+        site.prints(&["update"]);
+        assert_eq!(site.status("update")["users"], 200);
+        assert_eq!(stamp(&one), written);
+    }
+    for site in [&one, &two] {
+        site.prints(&["down", "node2"]);
+    }
+    two.prints(&["update"]);
+    assert_eq!(two.status("update")["result"], "changed");
+    let written = stamp(&one);
+    one.prints(&["update"]);
+    assert_eq!(
+        (one.status("update")["result"].as_str(), stamp(&one)),
+        (Some("unchanged"), written)
+    );
+}
+
+#[test]
+fn the_queue_groups_are_this_nodes() {
+    let site = Site::new();
+    assert_fails(
+        &site.command(&["queue-groups", "--node", "node1"], b""),
+        78,
+        "no node has a queue_group and a queue_path",
+    );
+    // Of all addresses, this machine has these; no other machine may answer for them.
+    let text: String = [("here", "127.0.0.1"), ("there", "203.0.113.1")]
+        .iter()
+        .map(|(name, address)| {
+            format!("[[node]]\nname = \"{name}\"\naddress = \"{address}\"\nqueue_group = \"{name}\"\nqueue_path = \"/q/{name}\"\n")
+        })
+        .collect();
+    fs::write(site.path("mailaffinity.toml"), &text).unwrap();
+    let here = "QUEUE_GROUP(`here', `Flags=f, Path=/q/here, Runners=4, Interval=1m')dnl\n\
+                QUEUE_GROUP(`there', `Flags=f, Path=/q/there, Runners=0')dnl\n";
+    assert_eq!(site.prints(&["queue-groups"]), here);
+    assert_eq!(site.prints(&["queue-groups", "--node", "here"]), here);
+    assert_ne!(site.prints(&["queue-groups", "--node", "there"]), here);
+    assert_fails(
+        &site.command(&["queue-groups", "--node", "x"], b""),
+        64,
+        "no node \"x\"",
+    );
+    fs::write(
+        site.path("mailaffinity.toml"),
+        text.replace("203.0.113.1", "127.0.0.2"),
+    )
+    .unwrap();
+    assert_fails(
+        &site.command(&["queue-groups"], b""),
+        78,
+        "several nodes' addresses",
+    );
+    fs::write(
+        site.path("mailaffinity.toml"),
+        text.replace("127.0.0.1", "203.0.113.2"),
+    )
+    .unwrap();
+    assert_fails(&site.command(&["drain"], b""), 78, "no node's address");
+}
+
+#[test]
+fn the_manual_pages_are_those_of_the_help() {
+    let site = Site::new();
+    let folder = site.path("man");
+    site.prints(&["manual", folder.to_str().unwrap()]);
+    let page = fs::read_to_string(folder.join("mailaffinity-update.1")).unwrap();
+    assert!(page.contains("accept\\-loss"), "{page}");
+    let help = site.prints(&["--help"]);
+    let commands = help.split_once("Commands:\n").unwrap().1.lines();
+    let commands: Vec<&str> = commands
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(
+        commands.contains(&"what-if") && !commands.contains(&"manual"),
+        "{commands:?}"
+    );
+    for command in commands.iter().filter(|command| **command != "help") {
+        assert!(
+            folder.join(format!("mailaffinity-{command}.1")).is_file(),
+            "{command}"
+        );
+        assert!(
+            site.prints(&[command, "--help"]).contains("Usage: mailaffinity"),
+            "{command}"
+        );
+    }
 }
 
 #[test]
