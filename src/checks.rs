@@ -4,6 +4,7 @@
 //! Marks by hand win: checks neither end them nor set them. Where all nodes fail at
 //! once, it is whoever asks that has failed, and nothing changes.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -25,8 +26,8 @@ use crate::probe::probe;
 pub enum Observation {
     /// There are no checks.
     None,
-    /// Whether each node, in the order of the configuration, is up; why it is not.
-    /// `None` where the answers did not agree: it stays as it was.
+    /// Which nodes, in the order of the configuration, came up or went down, and why.
+    /// `None` for those that are as they were, or were not asked.
     Answers(Vec<Option<Result<(), String>>>),
     /// What the Director says.
     Director(Snapshot),
@@ -37,7 +38,7 @@ pub enum Observation {
 pub enum ChecksError {
     /// The Director could not be asked.
     Director(DirectorError),
-    /// The Director has a host that the configuration does not.
+    /// The Director sends users to a host that the configuration does not have.
     UnknownHost {
         /// Its address and tag.
         host: String,
@@ -54,7 +55,7 @@ pub enum ChecksError {
 impl fmt::Display for ChecksError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ChecksError::Director(error) => write!(f, "{error}; the nodes stay as they were"),
+            ChecksError::Director(error) => write!(f, "{error} (the nodes stay as they were)"),
             ChecksError::UnknownHost { host } => write!(
                 f,
                 "the Director has the host {host}, which no [[node]] of the configuration has: add it, lest its \
@@ -85,7 +86,7 @@ pub fn observe(config: &Config, state: &NodeState) -> Result<Observation, Checks
             let answers = ask_all(config, state, checks, |node| {
                 probe(SocketAddr::new(node.address, *port), *kind, checks.timeout)
             });
-            any_up(answers, "the probe")
+            changes(config, state, answers, "the probe")
         }
         Check::Command(command) => {
             let answers = ask_all(config, state, checks, |node| {
@@ -96,22 +97,27 @@ pub fn observe(config: &Config, state: &NodeState) -> Result<Observation, Checks
                     .map(drop)
                     .map_err(|error| error.to_string())
             });
-            any_up(answers, "the command")
+            changes(config, state, answers, "the command")
         }
     }
 }
 
 fn ask_director(config: &Config, socket: &Path, checks: &Checks) -> Result<Snapshot, ChecksError> {
     let snapshot = director::snapshot(socket, checks.timeout).map_err(ChecksError::Director)?;
-    let usable = |host: &&director::Host| host.up && host.vhost_count > 0;
-    let unknown = |host: &&director::Host| node_of_host(config, host).is_none();
-    if let Some(host) = snapshot.hosts.iter().filter(usable).find(unknown) {
+    let usable = |host: &director::Host| host.up && host.vhost_count > 0;
+    let now = Timestamp::now();
+    let has_users = |host: &director::Host| {
+        let in_force = |user: &director::User| user.address == host.address && user.expires > now;
+        snapshot.users.iter().any(in_force)
+    };
+    let (_, unknown) = match_hosts(config, &snapshot);
+    if let Some(host) = unknown.into_iter().find(|host| usable(host) || has_users(host)) {
         let at = if host.tag.is_empty() { "" } else { "@" };
         return Err(ChecksError::UnknownHost {
-            host: format!("{}{at}{}", ring_label(host.address), host.tag),
+            host: format!("{}{at}{}", ring_label(host.address), host.tag.escape_debug()),
         });
     }
-    if !snapshot.hosts.iter().any(|host| usable(&host)) {
+    if !snapshot.hosts.iter().any(usable) {
         return Err(ChecksError::NobodyUp {
             asked: format!("the Director at {}", socket.display()),
             example: format!(
@@ -123,17 +129,30 @@ fn ask_director(config: &Config, socket: &Path, checks: &Checks) -> Result<Snaps
     Ok(snapshot)
 }
 
-/// The Director has an address once, the configuration once in a tag.
-fn node_of_host<'c>(config: &'c Config, host: &director::Host) -> Option<&'c NodeConfig> {
-    let at_address = || {
-        config
-            .nodes
-            .iter()
-            .filter(|node| node.node.address == host.address)
-    };
-    at_address()
-        .find(|node| node.node.tag == host.tag)
-        .or_else(|| at_address().next())
+/// The host that each node of the configuration is, and the hosts that none is.
+///
+/// A host of another tag is the node all the same, unless the tag tells it from another
+/// one. Of a host that the Director has twice, the ring has the points of either that is
+/// up.
+fn match_hosts<'s>(
+    config: &Config,
+    snapshot: &'s Snapshot,
+) -> (Vec<Option<&'s director::Host>>, Vec<&'s director::Host>) {
+    let mut unmatched: Vec<&director::Host> = snapshot.hosts.iter().collect();
+    unmatched.sort_by_key(|&host| (host.address, &host.tag, !host.up, Reverse(host.vhost_count)));
+    unmatched.dedup_by_key(|&mut host| (host.address, &host.tag));
+    let mut hosts = vec![None; config.nodes.len()];
+    for any_tag in [false, true] {
+        for (NodeConfig { node, .. }, host) in config.nodes.iter().zip(&mut hosts) {
+            if host.is_none() {
+                *host = unmatched
+                    .iter()
+                    .position(|host| host.address == node.address && (any_tag || host.tag == node.tag))
+                    .map(|place| unmatched.remove(place));
+            }
+        }
+    }
+    (hosts, unmatched)
 }
 
 /// Asks each node but those marked down by hand, all at once; then those again whose
@@ -155,10 +174,20 @@ fn ask_all(
     asked.retain(|(_, node)| is_asked(node));
     for round in 1u32.. {
         let answered: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = asked.iter().map(|(_, node)| scope.spawn(|| ask(node))).collect();
-            threads
+            let begun: Vec<_> = asked
+                .iter()
+                .map(|(_, node)| {
+                    let ask = || ask(node);
+                    // Where the system has no thread left, the answer is awaited here.
+                    thread::Builder::new().spawn_scoped(scope, ask).map_err(|_| ask())
+                })
+                .collect();
+            begun
                 .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|_| Err("the check failed".into())))
+                .map(|begun| match begun {
+                    Ok(thread) => thread.join().unwrap_or_else(|_| Err("the check failed".into())),
+                    Err(answer) => answer,
+                })
                 .collect()
         });
         let mut again = Vec::new();
@@ -166,7 +195,7 @@ fn ask_all(
             let needed = match (&answer, state.is_down(&node.name)) {
                 (Ok(()), true) => checks.rise,
                 (Err(_), false) => checks.fall,
-                // As it was: if it said otherwise before, it is flapping.
+                // As it was: if the answer was another one before, the node is flapping.
                 _ => 1,
             };
             if round < needed {
@@ -184,29 +213,48 @@ fn ask_all(
     answers
 }
 
-fn any_up(answers: Vec<Option<Result<(), String>>>, asked: &str) -> Result<Observation, ChecksError> {
-    let failed = |answer: &Option<Result<(), String>>| answer.as_ref()?.as_ref().err().cloned();
+fn changes(
+    config: &Config,
+    state: &NodeState,
+    answers: Vec<Option<Result<(), String>>>,
+    asked: &str,
+) -> Result<Observation, ChecksError> {
     let mut given = answers.iter().flatten().peekable();
-    if given.peek().is_some() && given.all(Result::is_err) {
+    if let Some(Err(example)) = given.peek().copied()
+        && given.all(Result::is_err)
+    {
         return Err(ChecksError::NobodyUp {
             asked: asked.into(),
-            example: answers.iter().find_map(failed).unwrap_or_default(),
+            example: example.clone(),
         });
     }
-    Ok(Observation::Answers(answers))
+    // A single answer may say that a node is as it was, but must not change what another
+    // machine's update made of it meanwhile.
+    let nodes = config.nodes.iter().zip(answers);
+    let changes = nodes
+        .map(|(node, answer)| answer.filter(|answer| answer.is_ok() == state.is_down(&node.node.name)))
+        .collect();
+    Ok(Observation::Answers(changes))
 }
 
 impl Observation {
     /// What this makes of a node state. Marks by hand stay.
     pub fn apply(&self, config: &Config, state: &NodeState, now: Timestamp) -> NodeState {
         let mut new = state.clone();
+        if let Observation::None = self {
+            return new;
+        }
+        new.director = BTreeMap::new();
+        new.moved = BTreeMap::new();
+        // Of what checks began, they end what they no longer decide.
+        new.down.retain(|name, mark| {
+            mark.by == By::Hand || config.index_of_node(name).is_some() && !state.up.contains_key(name)
+        });
         match self {
             Observation::None => {}
-            Observation::Answers(answers) => {
-                new.director = BTreeMap::new();
-                new.moved = BTreeMap::new();
-                for (node, answer) in config.nodes.iter().zip(answers) {
-                    match answer {
+            Observation::Answers(changes) => {
+                for (node, change) in config.nodes.iter().zip(changes) {
+                    match change {
                         None => {}
                         Some(Ok(())) => mark(&mut new, &node.node.name, None),
                         Some(Err(reason)) => mark(&mut new, &node.node.name, Some((now, reason))),
@@ -241,13 +289,9 @@ fn mark(state: &mut NodeState, node: &str, down: Option<(Timestamp, &str)>) {
 }
 
 fn apply_director(snapshot: &Snapshot, config: &Config, state: &mut NodeState, now: Timestamp) {
-    state.director = BTreeMap::new();
-    state.moved = BTreeMap::new();
-    for NodeConfig { node, .. } in &config.nodes {
-        let is_this = |host: &&director::Host| {
-            node_of_host(config, host).is_some_and(|found| found.node.name == node.name)
-        };
-        let Some(host) = snapshot.hosts.iter().find(is_this) else {
+    let (hosts, _) = match_hosts(config, snapshot);
+    for (NodeConfig { node, .. }, host) in config.nodes.iter().zip(hosts) {
+        let Some(host) = host else {
             mark(state, &node.name, Some((now, "the Director does not have it")));
             continue;
         };
@@ -281,8 +325,7 @@ fn apply_director(snapshot: &Snapshot, config: &Config, state: &mut NodeState, n
             let computed = cluster
                 .index_of_hash(hash, tag)
                 .and_then(|index| cluster.nodes().get(index));
-            let down_by_hand = state.down.get(&node.name).is_some_and(|mark| mark.by == By::Hand);
-            if !down_by_hand && computed.is_none_or(|computed| computed.name != node.name) {
+            if computed.is_none_or(|computed| computed.name != node.name) {
                 state.moved.entry(node.name.clone()).or_default().insert(hash);
             }
         }

@@ -58,7 +58,8 @@ pub enum UpdateError {
     Block(PathBuf, BlockError),
     /// The map or its source could not be read, built or replaced.
     Rebuild(RebuildError),
-    /// Another update has been at work for as long as this one could wait.
+    /// Another update has been at work for as long as this one could wait
+    /// (`WouldBlock`), or the lock cannot be taken at all.
     Locked(io::Error),
 }
 
@@ -84,7 +85,10 @@ impl fmt::Display for UpdateError {
             ),
             UpdateError::Block(path, error) => write!(f, "{}: {error}", path.display()),
             UpdateError::Rebuild(error) => write!(f, "{error}; the access map stays as it is"),
-            UpdateError::Locked(error) => write!(f, "another update is at work: {error}"),
+            UpdateError::Locked(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                write!(f, "another update is at work: {error}")
+            }
+            UpdateError::Locked(error) => error.fmt(f),
         }
     }
 }
@@ -298,8 +302,10 @@ pub fn plan<'c>(
 /// digest of its own.
 fn made_of(config: &Config, state: &NodeState, cluster: &Cluster, users: &UserList<'_>) -> String {
     let queue_groups: Vec<_> = config.nodes.iter().map(|node| &node.queue_group).collect();
+    // Who marked a node decides on the users moved to it.
+    let down: Vec<_> = state.down.iter().map(|(node, mark)| (node, mark.by)).collect();
     let rules = format!(
-        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         env!("CARGO_PKG_VERSION"),
         cluster.strategy(),
         cluster.username_hash().format(),
@@ -307,6 +313,7 @@ fn made_of(config: &Config, state: &NodeState, cluster: &Cluster, users: &UserLi
         cluster.nodes(),
         queue_groups,
         state.moved,
+        down,
         config.users.source,
     );
     digest(&[rules.as_bytes(), users.text()])
@@ -411,13 +418,7 @@ pub struct MapLock {
 /// When another update holds it for longer than `wait`, or it cannot be taken.
 pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError> {
     let lock = match &config.map_build {
-        Some(build) => Some(lock::of(&build.source, wait).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => UpdateError::Locked(error),
-            _ => UpdateError::Rebuild(RebuildError::Io {
-                path: build.source.clone(),
-                source: error,
-            }),
-        })?),
+        Some(build) => Some(lock::of(&build.source, wait).map_err(UpdateError::Locked)?),
         None => None,
     };
     Ok(MapLock { _lock: lock })

@@ -358,6 +358,13 @@ fn nodes_are_marked_by_hand() {
     );
     assert_eq!(site.state(), NodeState::default(), "all or nothing");
     assert_fails(&site.command(&["down"], b""), 64, "NODE");
+    fs::write(site.path("nodes.toml"), "[down.gone]\n").unwrap();
+    site.prints(&["auto", "gone"]);
+    assert_eq!(
+        site.state(),
+        NodeState::default(),
+        "also of a node that is no more"
+    );
     let all = site.command(&["down", "node1", "node2", "node3", "far"], b"");
     assert_eq!(all.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&all.stderr).contains("all nodes are down"));

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use crate::access_map::AccessMap;
 use crate::mapping::{Cluster, ClusterError, Node, Strategy, UsernameHash};
-use crate::node_state::NodeState;
+use crate::node_state::{By, NodeState};
 use crate::regular_file;
 
 /// Where the configuration is unless one is named.
@@ -230,8 +230,9 @@ impl Config {
     }
 
     /// The cluster as it stands: the nodes of the configuration, up or down, with the
-    /// vhosts, tags and moved users that the node state has. A node's place in it is
-    /// its place in [`nodes`](Config::nodes).
+    /// vhosts, tags and moved users that the node state has, but for those moved to
+    /// nodes that are down by hand: whoever marks a node wants its users to leave. A
+    /// node's place in it is its place in [`nodes`](Config::nodes).
     ///
     /// # Errors
     /// When the node state has too many vhosts; see [`Cluster::new`].
@@ -246,9 +247,11 @@ impl Config {
             }
         });
         let cluster = Cluster::new(self.strategy, self.username_hash.clone(), nodes.collect())?;
+        let down_by_hand = |name: &str| state.down.get(name).is_some_and(|mark| mark.by == By::Hand);
         let moved = state
             .moved
             .iter()
+            .filter(|(name, _)| !down_by_hand(name))
             .filter_map(|(name, hashes)| Some((self.index_of_node(name)?, hashes)))
             .flat_map(|(node, hashes)| hashes.iter().map(move |hash| (*hash, node)));
         Ok(cluster.with_moved(moved))

@@ -2,3 +2,4 @@
 
 pub(crate) mod director;
 pub(crate) mod sendmail;
+pub(crate) mod site;

@@ -9,6 +9,7 @@ mod report;
 mod update;
 mod what_if;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -85,6 +86,7 @@ impl From<UpdateError> for Failure {
             UpdateError::TooFewUsers { .. } | UpdateError::Block(..) => Status::DataErr,
             UpdateError::Rebuild(RebuildError::Makemap(_)) => Status::Unavailable,
             UpdateError::Rebuild(RebuildError::Io { .. }) => Status::IoError,
+            UpdateError::Locked(error) if error.kind() != ErrorKind::WouldBlock => Status::IoError,
             _ => Status::TempFail,
         };
         Failure::new(status, error)

@@ -196,7 +196,15 @@ impl Up {
 
 impl Auto {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        change(config, &self.nodes, self.dry_run, |state, node| {
+        // Also one that the configuration no longer has.
+        let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
+        let marked: Vec<&str> = state
+            .down
+            .keys()
+            .chain(state.up.keys())
+            .map(String::as_str)
+            .collect();
+        change(config, &marked, &self.nodes, self.dry_run, |state, node| {
             state.down.remove(node);
             state.up.remove(node);
         })
@@ -210,20 +218,22 @@ impl Marking {
             reason: self.reason,
             by: By::Hand,
         };
-        change(config, &self.nodes, self.dry_run, |state, node| {
+        change(config, &[], &self.nodes, self.dry_run, |state, node| {
             set(state, node, mark.clone())
         })
     }
 }
 
+/// Changes the state of nodes, which must be those of the configuration or `others`.
 fn change(
     config: &Config,
+    others: &[&str],
     nodes: &[String],
     dry_run: bool,
     set: impl Fn(&mut NodeState, &str),
 ) -> Result<ExitCode, Failure> {
     for node in nodes {
-        if config.index_of_node(node).is_none() {
+        if config.index_of_node(node).is_none() && !others.contains(&node.as_str()) {
             let known: Vec<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
             let message = format!(
                 "there is no node \"{}\"; there are {}",

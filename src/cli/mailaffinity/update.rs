@@ -14,6 +14,7 @@ use super::report::{Log, last_status, write_status};
 use crate::access_map::managed_block::Complaint;
 use crate::access_map::rebuild::RebuildError;
 use crate::config::Config;
+use crate::node_state::NodeState;
 use crate::update::{self, Change, MapPlan, NodeChanges, Plan, UpdateError, name_in_key};
 
 /// How many names of a kind the log and the status file show.
@@ -89,6 +90,17 @@ fn print_differences(config: &Config, accept_loss: bool, json: bool) -> Result<b
                 writeln!(out, "{node}\t{before} -> {after}\t{}", reason.escape_debug())?;
             }
         }
+        for (what, before, after) in other_changes(config, &nodes) {
+            if json {
+                writeln!(
+                    out,
+                    "{}",
+                    json!({"director": what, "before": before, "after": after})
+                )?;
+            } else {
+                writeln!(out, "{what}\t{before} -> {after}")?;
+            }
+        }
         for change in &changes {
             if json {
                 let group = |group: &Option<Vec<u8>>| group.as_deref().map(json_name);
@@ -123,6 +135,38 @@ fn write_change(out: &mut impl Write, change: &Change) -> std::io::Result<()> {
     };
     write_user(out, name_in_key(&change.key))?;
     writeln!(out, "\t{} -> {}", group(&change.before), group(&change.after))
+}
+
+/// What else the Director has otherwise than before: what, before, and after.
+fn other_changes(config: &Config, nodes: &NodeChanges) -> Vec<(String, String, String)> {
+    let (before, after) = (&nodes.before, &nodes.after);
+    let mut changes = Vec::new();
+    for node in config.nodes.iter().map(|node| &node.node) {
+        let of = |state: &NodeState| state.director.get(&node.name).cloned().unwrap_or_default();
+        let vhost_count = |state| of(state).vhost_count.unwrap_or(node.vhost_count);
+        let tag = |state| of(state).tag.unwrap_or_else(|| node.tag.clone());
+        if vhost_count(before) != vhost_count(after) {
+            let counts = [before, after].map(|state| vhost_count(state).to_string());
+            let [before, after] = counts;
+            changes.push((format!("{} vhost_count", node.name), before, after));
+        }
+        if tag(before) != tag(after) {
+            let [before, after] = [before, after].map(|state| format!("\"{}\"", tag(state).escape_debug()));
+            changes.push((format!("{} tag", node.name), before, after));
+        }
+    }
+    if before.moved != after.moved {
+        let count = |state: &NodeState| {
+            state
+                .moved
+                .values()
+                .map(|users| users.len())
+                .sum::<usize>()
+                .to_string()
+        };
+        changes.push(("users moved by the Director".into(), count(before), count(after)));
+    }
+    changes
 }
 
 /// The nodes that go up or down: name, what they are from now on, and why.

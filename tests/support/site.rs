@@ -1,0 +1,124 @@
+//! A site in a folder of its own, for a test to run the commands on.
+
+// Each test uses a part of this.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use mailaffinity::node_state::NodeState;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Where everything of a site is.
+pub(crate) struct Site {
+    folder: TempDir,
+}
+
+/// A file as it is: the same only if nobody wrote it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    inode: u64,
+    modified: (i64, i64),
+    content: Vec<u8>,
+}
+
+impl Site {
+    /// A site without a configuration. It is not in the system's temporary directory,
+    /// whose maps sendmail calls unsafe.
+    pub(crate) fn new() -> Site {
+        Site {
+            folder: TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for the test"),
+        }
+    }
+
+    /// Writes a configuration: the files that every command needs are in the folder.
+    pub(crate) fn configure(&self, text: &str) {
+        let text = format!(
+            "node_state = {:?}\nstatus = {:?}\nsyslog = {:?}\n{text}",
+            self.path("nodes.toml"),
+            self.path("status.json"),
+            self.path("no-log")
+        );
+        fs::write(self.config(), text).expect("write the configuration");
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.path("mailaffinity.toml")
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs `mailaffinity`.
+    pub(crate) fn run(&self, arguments: &[&str], stdin: &[u8]) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mailaffinity"))
+            .arg("--config")
+            .arg(self.config())
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run mailaffinity");
+        // A command that fails at once does not read it.
+        let _ = child.stdin.take().expect("a pipe").write_all(stdin);
+        child.wait_with_output().expect("wait for mailaffinity")
+    }
+
+    /// Runs `mailaffinity`, which must succeed and say nothing on standard error.
+    #[track_caller]
+    pub(crate) fn must(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments, b"");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Runs an update, which must fail for now, say why and change nothing.
+    #[track_caller]
+    pub(crate) fn must_not_update(&self, words: &str) {
+        let before = self.seen();
+        let output = self.run(&["update"], b"");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(75), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+        assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
+        assert_eq!(self.seen(), before);
+    }
+
+    /// Node state, access source and map.
+    pub(crate) fn seen(&self) -> BTreeMap<&'static str, Seen> {
+        ["nodes.toml", "access", "access.db"]
+            .into_iter()
+            .filter_map(|name| {
+                let metadata = fs::metadata(self.path(name)).ok()?;
+                let seen = Seen {
+                    inode: metadata.ino(),
+                    modified: (metadata.mtime(), metadata.mtime_nsec()),
+                    content: fs::read(self.path(name)).ok()?,
+                };
+                Some((name, seen))
+            })
+            .collect()
+    }
+
+    pub(crate) fn state(&self) -> NodeState {
+        NodeState::load(&self.path("nodes.toml")).expect("a node state")
+    }
+
+    /// What `mailaffinity nodes` says of a node.
+    #[track_caller]
+    pub(crate) fn node(&self, name: &str) -> Value {
+        self.must(&["nodes", "--json"])
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+            .find(|row| row["node"] == name)
+            .expect("the node is listed")
+    }
+}
