@@ -1,108 +1,62 @@
 //! The commands, as scripts and administrators run them.
 
+mod support;
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use mailaffinity::config::Config;
 use mailaffinity::mapping::{modulo_vnode, ring_vnode};
 use mailaffinity::node_state::{By, NodeState};
 use serde_json::Value;
-use tempfile::TempDir;
+use support::site::Site;
 
-/// A folder with a configuration of three nodes and, possibly, a node state.
-struct Site {
-    folder: TempDir,
+/// A site of three nodes, and a fourth one with a tag.
+fn site() -> Site {
+    let site = Site::new();
+    site.configure(&nodes());
+    site
 }
 
-impl Site {
-    fn new() -> Site {
-        let site = Site {
-            folder: tempfile::tempdir().unwrap(),
-        };
-        let state = site.path("nodes.toml");
-        let mut text = format!("node_state = {state:?}\n");
-        for number in 1..=3 {
-            text += &format!("[[node]]\nname = \"node{number}\"\naddress = \"10.0.0.{number}\"\n");
-            text += &format!("imap_host = \"imap{number}.example.org\"\n");
-            if number < 3 {
-                text += &format!("queue_group = \"node{number}group\"\n");
-            }
+fn nodes() -> String {
+    let mut text = String::new();
+    for number in 1..=3 {
+        text += &format!("[[node]]\nname = \"node{number}\"\naddress = \"10.0.0.{number}\"\n");
+        text += &format!("imap_host = \"imap{number}.example.org\"\n");
+        if number < 3 {
+            text += &format!("queue_group = \"node{number}group\"\n");
         }
-        text += "[[node]]\nname = \"far\"\naddress = \"10.9.0.1\"\ntag = \"far\"\n";
-        fs::write(site.path("mailaffinity.toml"), text).unwrap();
-        site
     }
+    text + "[[node]]\nname = \"far\"\naddress = \"10.9.0.1\"\ntag = \"far\"\n"
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
+/// The same with what an update needs: users, an access map in text, and a log.
+fn site_with_update() -> (Site, UnixDatagram) {
+    let site = Site::new();
+    // All nodes of the default tag have a queue group.
+    let nodes = nodes().replace(
+        "imap3.example.org\"\n",
+        "imap3.example.org\"\nqueue_group = \"node3group\"\n",
+    );
+    site.configure(&format!(
+        "{nodes}[access_map]\nmap = \"text:{}\"\n[users]\nfile = {:?}\n",
+        site.path("access").display(),
+        site.path("users"),
+    ));
+    fs::write(site.path("access"), "").unwrap();
+    let users: String = (0..200).map(|n| format!("user{n}\n")).collect();
+    fs::write(site.path("users"), users).unwrap();
+    let log = UnixDatagram::bind(site.log_socket()).unwrap();
+    log.set_nonblocking(true).unwrap();
+    (site, log)
+}
 
-    fn map(&self, arguments: &[&str], stdin: &[u8]) -> Output {
-        self.command(&[&["map"], arguments].concat(), stdin)
-    }
-
-    fn command(&self, arguments: &[&str], stdin: &[u8]) -> Output {
-        let config = self.path("mailaffinity.toml");
-        let arguments = [&["--config", config.to_str().unwrap()], arguments].concat();
-        run(env!("CARGO_BIN_EXE_mailaffinity"), &arguments, stdin)
-    }
-
-    /// What a command that has something to say prints.
-    #[track_caller]
-    fn prints(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments, b"");
-        assert_quiet_success(&output);
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// The lines of JSON that a command prints.
-    #[track_caller]
-    fn json(&self, arguments: &[&str]) -> Vec<Value> {
-        let text = self.prints(arguments);
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-
-    /// The node state.
-    fn state(&self) -> NodeState {
-        NodeState::load(&self.path("nodes.toml")).unwrap()
-    }
-
-    /// Adds what an update needs: users, an access map in text, a status and a log.
-    fn with_update(self) -> (Site, UnixDatagram) {
-        let path = |name: &str| self.path(name).to_str().unwrap().to_owned();
-        let config = fs::read_to_string(self.path("mailaffinity.toml")).unwrap();
-        // All nodes of the default tag have a queue group.
-        let config = config.replace(
-            "imap3.example.org\"\n",
-            "imap3.example.org\"\nqueue_group = \"node3group\"\n",
-        );
-        let text = format!(
-            "status = \"{}\"\nsyslog = \"{}\"\n{config}\n[access_map]\nmap = \"text:{}\"\n[users]\nfile = \"{}\"\n",
-            path("status.json"),
-            path("log"),
-            path("access"),
-            path("users"),
-        );
-        fs::write(self.path("mailaffinity.toml"), text).unwrap();
-        fs::write(self.path("access"), "").unwrap();
-        let users: String = (0..200).map(|n| format!("user{n}\n")).collect();
-        fs::write(self.path("users"), users).unwrap();
-        let log = UnixDatagram::bind(self.path("log")).unwrap();
-        log.set_nonblocking(true).unwrap();
-        (self, log)
-    }
-
-    fn status(&self, command: &str) -> Value {
-        let text = fs::read_to_string(self.path("status.json")).unwrap();
-        let status: Value = serde_json::from_str(&text).unwrap();
-        status[command].clone()
-    }
+fn map(site: &Site, arguments: &[&str], stdin: &[u8]) -> Output {
+    site.run(&[&["map"], arguments].concat(), stdin)
 }
 
 /// The lines that came since the last call: priority and text.
@@ -156,7 +110,7 @@ fn assert_fails(output: &Output, status: i32, message: &str) {
 
 #[test]
 fn map_answers_as_the_director_did() {
-    let site = Site::new();
+    let site = site();
     let capture = fs::read_to_string("tests/director/ring-3.tsv").unwrap();
     let answers: Vec<(&str, &str)> = capture
         .lines()
@@ -169,7 +123,7 @@ fn map_answers_as_the_director_did() {
         .collect();
     assert!(answers.len() > 100);
     let users: Vec<&str> = answers.iter().map(|(user, _)| *user).collect();
-    let output = site.map(&[], users.join("\n").as_bytes());
+    let output = map(&site, &[], users.join("\n").as_bytes());
     assert_quiet_success(&output);
     let expected: String = answers
         .iter()
@@ -190,7 +144,7 @@ fn the_example_of_readme_is_true() {
     let readme = fs::read_to_string("README.md").unwrap();
     let (_, from_example) = readme.split_once("```toml\n").unwrap();
     let (example, _) = from_example.split_once("```").unwrap();
-    let site = Site::new();
+    let site = site();
     let state = site.path("nodes.toml");
     let example = example.replace("/var/lib/mailaffinity/nodes.toml", state.to_str().unwrap());
     fs::write(site.path("mailaffinity.toml"), example).unwrap();
@@ -202,15 +156,15 @@ fn the_example_of_readme_is_true() {
         .map_while(|line| line.strip_prefix("    "))
         .map(|line| format!("{line}\n"))
         .collect();
-    let output = site.map(&users, b"");
+    let output = map(&site, &users, b"");
     assert_quiet_success(&output);
     assert_eq!(String::from_utf8_lossy(&output.stdout), shown);
 }
 
 #[test]
 fn map_takes_users_as_arguments_and_bytes_on_standard_input() {
-    let site = Site::new();
-    let arguments = site.map(&["user1", "USER1"], b"ignored\n");
+    let site = site();
+    let arguments = map(&site, &["user1", "USER1"], b"ignored\n");
     assert_quiet_success(&arguments);
     let lines = String::from_utf8(arguments.stdout).unwrap();
     let nodes: Vec<&str> = lines
@@ -220,7 +174,7 @@ fn map_takes_users_as_arguments_and_bytes_on_standard_input() {
     assert_eq!(nodes.len(), 2);
     assert_eq!(nodes[0], nodes[1], "%Lu folds case");
 
-    let bytes = site.map(&[], b"\xff\xfe\n\na\tb\r\nlast");
+    let bytes = map(&site, &[], b"\xff\xfe\n\na\tb\r\nlast");
     assert_quiet_success(&bytes);
     let lines: Vec<&[u8]> = bytes.stdout.split(|&b| b == b'\n').collect();
     assert!(lines[0].starts_with(b"\xff\xfe\tnode"), "{bytes:?}");
@@ -268,39 +222,39 @@ fn all_keys_that_readme_lists_are_taken() {
 
 #[test]
 fn map_follows_tags_and_the_node_state() {
-    let site = Site::new();
-    let far = site.map(&["--tag", "far", "user1"], b"");
+    let site = site();
+    let far = map(&site, &["--tag", "far", "user1"], b"");
     assert_quiet_success(&far);
     assert_eq!(far.stdout, b"user1\tfar\t10.9.0.1\t-\n");
     assert_fails(
-        &site.map(&["--tag", "nosuch", "user1"], b""),
+        &map(&site, &["--tag", "nosuch", "user1"], b""),
         75,
         "no node with the tag \"nosuch\"",
     );
 
     let down = "[down.node2]\nsince = \"2026-11-23T20:45:00Z\"\nreason = \"test\"\n";
     let users: String = (0..200).map(|n| format!("user{n}\n")).collect();
-    let before = site.map(&[], users.as_bytes());
+    let before = map(&site, &[], users.as_bytes());
     assert!(String::from_utf8_lossy(&before.stdout).contains("\tnode2\t"));
     fs::write(site.path("nodes.toml"), down).unwrap();
-    let after = site.map(&[], users.as_bytes());
+    let after = map(&site, &[], users.as_bytes());
     assert_quiet_success(&after);
     assert!(!String::from_utf8_lossy(&after.stdout).contains("\tnode2\t"));
 }
 
 #[test]
 fn map_says_what_is_wrong() {
-    let site = Site::new();
+    let site = site();
     fs::write(site.path("nodes.toml"), "[down").unwrap();
     assert_fails(
-        &site.map(&["user1"], b""),
+        &map(&site, &["user1"], b""),
         78,
         "nodes.toml: not a node state: line 1",
     );
     fs::write(site.path("mailaffinity.toml"), "strategy = 1\n").unwrap();
-    assert_fails(&site.map(&["user1"], b""), 78, "mailaffinity.toml:1: ");
+    assert_fails(&map(&site, &["user1"], b""), 78, "mailaffinity.toml:1: ");
     fs::remove_file(site.path("mailaffinity.toml")).unwrap();
-    assert_fails(&site.map(&["user1"], b""), 78, "cannot read the configuration");
+    assert_fails(&map(&site, &["user1"], b""), 78, "cannot read the configuration");
     let mailaffinity = env!("CARGO_BIN_EXE_mailaffinity");
     assert_fails(&run(mailaffinity, &["nosuch"], b""), 64, "nosuch");
     assert_fails(&run(mailaffinity, &["map", "--nosuch"], b""), 64, "--nosuch");
@@ -308,7 +262,7 @@ fn map_says_what_is_wrong() {
 
 #[test]
 fn nodes_are_marked_by_hand() {
-    let site = Site::new();
+    let site = site();
     let state_of = |node: &str| {
         let rows = site.json(&["nodes", "--json"]);
         rows.into_iter().find(|row| row["node"] == node).unwrap()
@@ -322,11 +276,11 @@ fn nodes_are_marked_by_hand() {
         .sum();
     assert!((share - 1.0).abs() < 1e-9, "{share}");
 
-    let dry = site.prints(&["down", "--dry-run", "node2", "node3"]);
+    let dry = site.must(&["down", "--dry-run", "node2", "node3"]);
     assert_eq!(dry, "node2\tup\tdown\nnode3\tup\tdown\n");
     assert_eq!(site.state(), NodeState::default());
 
-    assert_eq!(site.prints(&["down", "node2", "--reason", "new\ndisks"]), "");
+    assert_eq!(site.must(&["down", "node2", "--reason", "new\ndisks"]), "");
     let row = state_of("node2");
     assert_eq!(
         (&row["state"], &row["by"], &row["reason"], &row["share"]),
@@ -334,48 +288,45 @@ fn nodes_are_marked_by_hand() {
     );
     let since = site.state().down["node2"].since;
     assert!(since.is_some());
-    assert!(
-        site.prints(&["nodes"]).contains("new\\ndisks"),
-        "it stays one line"
-    );
+    assert!(site.must(&["nodes"]).contains("new\\ndisks"), "it stays one line");
 
     // Another reason, the same time.
-    site.prints(&["down", "node2", "-r", "still"]);
+    site.must(&["down", "node2", "-r", "still"]);
     assert_eq!(site.state().down["node2"].since, since);
     assert_eq!(site.state().down["node2"].reason, "still");
 
-    site.prints(&["up", "node2", "node1"]);
+    site.must(&["up", "node2", "node1"]);
     assert_eq!(state_of("node2")["state"], "up");
     assert_eq!(site.state().up["node2"].by, By::Hand);
     assert!(site.state().down.is_empty());
-    site.prints(&["auto", "node1", "node2"]);
+    site.must(&["auto", "node1", "node2"]);
     assert_eq!(site.state(), NodeState::default());
 
     assert_fails(
-        &site.command(&["down", "node1", "node9"], b""),
+        &site.run(&["down", "node1", "node9"], b""),
         64,
         "there is no node \"node9\"; there are node1, node2, node3, far",
     );
     assert_eq!(site.state(), NodeState::default(), "all or nothing");
-    assert_fails(&site.command(&["down"], b""), 64, "NODE");
+    assert_fails(&site.run(&["down"], b""), 64, "NODE");
     fs::write(site.path("nodes.toml"), "[down.gone]\n").unwrap();
-    site.prints(&["auto", "gone"]);
+    site.must(&["auto", "gone"]);
     assert_eq!(
         site.state(),
         NodeState::default(),
         "also of a node that is no more"
     );
-    let all = site.command(&["down", "node1", "node2", "node3", "far"], b"");
+    let all = site.run(&["down", "node1", "node2", "node3", "far"], b"");
     assert_eq!(all.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&all.stderr).contains("all nodes are down"));
 }
 
 #[test]
 fn many_mark_at_once() {
-    let site = Site::new();
+    let site = site();
     std::thread::scope(|scope| {
         for node in ["node1", "node2", "node3"] {
-            scope.spawn(|| assert_quiet_success(&site.command(&["down", node], b"")));
+            scope.spawn(|| assert_quiet_success(&site.run(&["down", node], b"")));
         }
     });
     let down = site.state().down;
@@ -384,10 +335,10 @@ fn many_mark_at_once() {
 
 #[test]
 fn what_if_counts_who_moves() {
-    let (site, _log) = Site::new().with_update();
+    let (site, _log) = site_with_update();
     let users = fs::read_to_string(site.path("users")).unwrap();
     let node_of = |site: &Site| -> Vec<(String, String)> {
-        let text = site.prints(&["map", "--all"]);
+        let text = site.must(&["map", "--all"]);
         let fields = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
         fields
             .map(|fields| (fields[0].to_owned(), fields[1].to_owned()))
@@ -396,7 +347,7 @@ fn what_if_counts_who_moves() {
     let before = node_of(&site);
     let counts = site.json(&["what-if", "--json", "--down", "node2"]);
     let list = site.json(&["what-if", "--json", "--list", "--down", "node2"]);
-    site.prints(&["down", "node2"]);
+    site.must(&["down", "node2"]);
     let after = node_of(&site);
     assert_eq!(before.len(), users.lines().count());
     let moved: Vec<Value> = before
@@ -411,19 +362,19 @@ fn what_if_counts_who_moves() {
     assert_eq!(counts.last().unwrap()["stay"], before.len() - moved.len());
     assert_eq!(total("users"), (moved.len() + before.len()) as u64);
 
-    let back = site.prints(&["what-if", "--up", "node2", "--list"]);
+    let back = site.must(&["what-if", "--up", "node2", "--list"]);
     assert_eq!(back.lines().count(), moved.len());
     assert!(back.lines().all(|line| line.ends_with(" -> node2")), "{back}");
     let (first, _) = back.split_once('\t').unwrap();
     assert_eq!(
-        site.prints(&["what-if", "--up", "node2", "--", first])
+        site.must(&["what-if", "--up", "node2", "--", first])
             .lines()
             .last(),
         Some("stay\t0\t0.0%")
     );
-    assert_fails(&site.command(&["what-if"], b""), 64, "--down or --up");
+    assert_fails(&site.run(&["what-if"], b""), 64, "--down or --up");
     assert_fails(
-        &site.command(&["what-if", "--down", "nod"], b""),
+        &site.run(&["what-if", "--down", "nod"], b""),
         64,
         "no node \"nod\"",
     );
@@ -431,8 +382,8 @@ fn what_if_counts_who_moves() {
 
 #[test]
 fn an_update_is_logged_and_leaves_a_status() {
-    let (site, log) = Site::new().with_update();
-    assert_eq!(site.prints(&["update"]), "");
+    let (site, log) = site_with_update();
+    assert_eq!(site.must(&["update"]), "");
     let lines = logged(&log);
     let [(NOTICE, line)] = &lines[..] else {
         panic!("{lines:?}")
@@ -452,7 +403,7 @@ fn an_update_is_logged_and_leaves_a_status() {
         (&"changed".into(), &0.into(), &200.into(), &200.into())
     );
 
-    site.prints(&["update"]);
+    site.must(&["update"]);
     let lines = logged(&log);
     assert!(
         matches!(&lines[..], [(INFO, line)] if line.starts_with("update: nothing to change; 200 users, 0 moved, 0 new")),
@@ -473,8 +424,8 @@ fn an_update_is_logged_and_leaves_a_status() {
         format!("QGRP:user1@ node9group\nbroken\n{access}"),
     )
     .unwrap();
-    site.prints(&["down", "node2"]);
-    site.prints(&["update"]);
+    site.must(&["down", "node2"]);
+    site.must(&["update"]);
     let lines = logged(&log);
     let warnings: Vec<&str> = lines
         .iter()
@@ -502,7 +453,7 @@ fn an_update_is_logged_and_leaves_a_status() {
     );
 
     fs::write(site.path("users"), "").unwrap();
-    assert_fails(&site.command(&["update"], b""), 75, "users lists no user");
+    assert_fails(&site.run(&["update"], b""), 75, "users lists no user");
     let lines = logged(&log);
     assert!(
         matches!(&lines[..], [(ERR, line)] if line.starts_with("update failed after ") && line.contains("users lists no user")),
@@ -515,16 +466,16 @@ fn an_update_is_logged_and_leaves_a_status() {
     );
 
     // A drain's status stands beside it.
-    site.prints(&["drain", "--node", "node1"]);
+    site.must(&["drain", "--node", "node1"]);
     assert_eq!(site.status("drain")["exit_status"], 0);
     assert_eq!(site.status("update")["result"], "failed");
 }
 
 #[test]
 fn nodes_may_share_the_access_map() {
-    let (one, _log) = Site::new().with_update();
+    let (one, _log) = site_with_update();
     // Another node: its own state and status, the same access map.
-    let (two, _log) = Site::new().with_update();
+    let (two, _log) = site_with_update();
     let config = fs::read_to_string(two.path("mailaffinity.toml")).unwrap();
     let shared = |name: &str| (two.path(name), one.path(name));
     let config = [shared("access"), shared("users")]
@@ -534,24 +485,24 @@ fn nodes_may_share_the_access_map() {
         });
     fs::write(two.path("mailaffinity.toml"), config).unwrap();
 
-    one.prints(&["update"]);
+    one.must(&["update"]);
     let stamp = |site: &Site| {
         let metadata = fs::metadata(site.path("access")).unwrap();
         (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
     };
     let written = stamp(&one);
     for site in [&two, &one, &two] {
-        site.prints(&["update"]);
+        site.must(&["update"]);
         assert_eq!(site.status("update")["users"], 200);
         assert_eq!(stamp(&one), written);
     }
     for site in [&one, &two] {
-        site.prints(&["down", "node2"]);
+        site.must(&["down", "node2"]);
     }
-    two.prints(&["update"]);
+    two.must(&["update"]);
     assert_eq!(two.status("update")["result"], "changed");
     let written = stamp(&one);
-    one.prints(&["update"]);
+    one.must(&["update"]);
     assert_eq!(
         (one.status("update")["result"].as_str(), stamp(&one)),
         (Some("unchanged"), written)
@@ -560,9 +511,9 @@ fn nodes_may_share_the_access_map() {
 
 #[test]
 fn the_queue_groups_are_this_nodes() {
-    let site = Site::new();
+    let site = site();
     assert_fails(
-        &site.command(&["queue-groups", "--node", "node1"], b""),
+        &site.run(&["queue-groups", "--node", "node1"], b""),
         78,
         "no node has a queue_group and a queue_path",
     );
@@ -576,11 +527,11 @@ fn the_queue_groups_are_this_nodes() {
     fs::write(site.path("mailaffinity.toml"), &text).unwrap();
     let here = "QUEUE_GROUP(`here', `Flags=f, Path=/q/here, Runners=4, Interval=1m')dnl\n\
                 QUEUE_GROUP(`there', `Flags=f, Path=/q/there, Runners=0')dnl\n";
-    assert_eq!(site.prints(&["queue-groups"]), here);
-    assert_eq!(site.prints(&["queue-groups", "--node", "here"]), here);
-    assert_ne!(site.prints(&["queue-groups", "--node", "there"]), here);
+    assert_eq!(site.must(&["queue-groups"]), here);
+    assert_eq!(site.must(&["queue-groups", "--node", "here"]), here);
+    assert_ne!(site.must(&["queue-groups", "--node", "there"]), here);
     assert_fails(
-        &site.command(&["queue-groups", "--node", "x"], b""),
+        &site.run(&["queue-groups", "--node", "x"], b""),
         64,
         "no node \"x\"",
     );
@@ -589,27 +540,23 @@ fn the_queue_groups_are_this_nodes() {
         text.replace("203.0.113.1", "127.0.0.2"),
     )
     .unwrap();
-    assert_fails(
-        &site.command(&["queue-groups"], b""),
-        78,
-        "several nodes' addresses",
-    );
+    assert_fails(&site.run(&["queue-groups"], b""), 78, "several nodes' addresses");
     fs::write(
         site.path("mailaffinity.toml"),
         text.replace("127.0.0.1", "203.0.113.2"),
     )
     .unwrap();
-    assert_fails(&site.command(&["drain"], b""), 78, "no node's address");
+    assert_fails(&site.run(&["drain"], b""), 78, "no node's address");
 }
 
 #[test]
 fn the_manual_pages_are_those_of_the_help() {
-    let site = Site::new();
+    let site = site();
     let folder = site.path("man");
-    site.prints(&["manual", folder.to_str().unwrap()]);
+    site.must(&["manual", folder.to_str().unwrap()]);
     let page = fs::read_to_string(folder.join("mailaffinity-update.1")).unwrap();
     assert!(page.contains("accept\\-loss"), "{page}");
-    let help = site.prints(&["--help"]);
+    let help = site.must(&["--help"]);
     let commands = help.split_once("Commands:\n").unwrap().1.lines();
     let commands: Vec<&str> = commands
         .take_while(|line| !line.is_empty())
@@ -625,7 +572,7 @@ fn the_manual_pages_are_those_of_the_help() {
             "{command}"
         );
         assert!(
-            site.prints(&[command, "--help"]).contains("Usage: mailaffinity"),
+            site.must(&[command, "--help"]).contains("Usage: mailaffinity"),
             "{command}"
         );
     }

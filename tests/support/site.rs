@@ -17,6 +17,8 @@ use tempfile::TempDir;
 /// Where everything of a site is.
 pub(crate) struct Site {
     folder: TempDir,
+    /// The paths of sockets must be short.
+    sockets: TempDir,
 }
 
 /// A file as it is: the same only if nobody wrote it.
@@ -33,6 +35,7 @@ impl Site {
     pub(crate) fn new() -> Site {
         Site {
             folder: TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for the test"),
+            sockets: TempDir::new().expect("a temporary directory"),
         }
     }
 
@@ -42,9 +45,14 @@ impl Site {
             "node_state = {:?}\nstatus = {:?}\nsyslog = {:?}\n{text}",
             self.path("nodes.toml"),
             self.path("status.json"),
-            self.path("no-log")
+            self.log_socket()
         );
         fs::write(self.config(), text).expect("write the configuration");
+    }
+
+    /// The socket of the system's log, where nobody listens unless the test does.
+    pub(crate) fn log_socket(&self) -> PathBuf {
+        self.sockets.path().join("log")
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -112,13 +120,27 @@ impl Site {
         NodeState::load(&self.path("nodes.toml")).expect("a node state")
     }
 
+    /// The lines of JSON that a command prints.
+    #[track_caller]
+    pub(crate) fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let text = self.must(arguments);
+        let rows = text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        rows.collect()
+    }
+
     /// What `mailaffinity nodes` says of a node.
     #[track_caller]
     pub(crate) fn node(&self, name: &str) -> Value {
-        self.must(&["nodes", "--json"])
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+        let rows = self.json(&["nodes", "--json"]);
+        rows.into_iter()
             .find(|row| row["node"] == name)
             .expect("the node is listed")
+    }
+
+    /// What the status file says of a command.
+    pub(crate) fn status(&self, command: &str) -> Value {
+        let text = fs::read_to_string(self.path("status.json")).expect("a status file");
+        let status: Value = serde_json::from_str(&text).expect("JSON");
+        status[command].clone()
     }
 }
