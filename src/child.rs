@@ -40,7 +40,8 @@ pub(crate) struct Finished {
 #[derive(Debug)]
 pub(crate) struct ChildError {
     command: String,
-    problem: String,
+    /// All of the sentence but the command.
+    pub(crate) problem: String,
 }
 
 impl fmt::Display for ChildError {
@@ -73,6 +74,22 @@ impl Finished {
             command: self.command,
             problem,
         })
+    }
+
+    /// The same for a program that says something only if something is wrong.
+    ///
+    /// # Errors
+    /// When its exit status is not 0 or it said anything: the first lines of that.
+    pub(crate) fn silent_success(self) -> Result<(), ChildError> {
+        let said = [&*self.stdout, b"\n", &*self.stderr].concat();
+        let complaint = one_line(&said);
+        if self.status.success() && !complaint.is_empty() {
+            return Err(ChildError {
+                command: self.command,
+                problem: format!("says: {complaint}"),
+            });
+        }
+        Finished { stderr: said, ..self }.success().map(drop)
     }
 }
 
@@ -340,6 +357,23 @@ mod tests {
             run(&[], b"", LONG).unwrap_err().to_string(),
             "a command cannot be run: it names no program"
         );
+    }
+
+    #[test]
+    fn silence_is_success() {
+        let silent = |script| sh(script, b"", LONG).unwrap().silent_success();
+        assert!(silent("echo").is_ok());
+        for (script, said) in [
+            ("echo one; echo two >&2", " says: one; two"),
+            (
+                "echo one; echo two >&2; exit 3",
+                " ended with exit status 3: one; two",
+            ),
+        ] {
+            let error = silent(script).unwrap_err().to_string();
+            assert!(error.ends_with(said), "{error}");
+        }
+        assert!(silent("exit 3").is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,8 +38,7 @@ pub struct Queue<'c> {
     /// The dead node.
     pub node: &'c NodeConfig,
     queue_group: &'c str,
-    path: PathBuf,
-    directories: Vec<PathBuf>,
+    path: &'c Path,
 }
 
 /// What is to be done about the queue of a node that is down.
@@ -72,7 +71,7 @@ pub struct Drained {
     pub after: usize,
     /// Why not all of them were tried.
     pub ended_early: Option<&'static str>,
-    /// What sendmails that failed said, once each.
+    /// What sendmails that failed or complained said, once each.
     pub problems: Vec<String>,
 }
 
@@ -102,7 +101,7 @@ impl std::error::Error for DrainError {}
 /// What is to be done about each node that is down, as seen from `this_node`.
 ///
 /// # Errors
-/// When the node state cannot be read or makes no cluster.
+/// When the node state cannot be read.
 pub fn duties<'c>(config: &'c Config, this_node: &NodeConfig) -> Result<Vec<Duty<'c>>, DrainError> {
     let state = NodeState::load(&config.node_state).map_err(DrainError::State)?;
     let down = config.nodes.iter().filter(|node| state.is_down(&node.node.name));
@@ -149,14 +148,11 @@ fn chosen<'c>(config: &'c Config, state: &NodeState, node: &NodeConfig) -> Resul
 
 fn queue_of(node: &NodeConfig) -> Result<Queue<'_>, String> {
     let queue_group = node.queue_group.as_deref().ok_or("it has no queue_group")?;
-    let path = node.queue_path.clone().ok_or("it has no queue_path")?;
-    let directories =
-        queue_group::directories(&path).map_err(|error| format!("queue_path {}: {error}", path.display()))?;
+    let path = node.queue_path.as_deref().ok_or("it has no queue_path")?;
     Ok(Queue {
         node,
         queue_group,
         path,
-        directories,
     })
 }
 
@@ -167,13 +163,17 @@ impl Queue<'_> {
     /// When a directory cannot be read.
     pub fn message_ids(&self) -> Result<Vec<String>, DrainError> {
         let mut ids = Vec::new();
-        for directory in &self.directories {
-            ids.extend(
-                queue_group::message_ids(directory)
-                    .map_err(|error| DrainError::Io(directory.clone(), error))?,
-            );
+        for directory in self.directories()? {
+            match queue_group::message_ids(&directory) {
+                Ok(found) => ids.extend(found),
+                Err(error) => return Err(DrainError::Io(directory, error)),
+            }
         }
         Ok(ids)
+    }
+
+    fn directories(&self) -> Result<Vec<PathBuf>, DrainError> {
+        queue_group::directories(self.path).map_err(|error| DrainError::Io(self.path.to_owned(), error))
     }
 
     /// Runs the queue until each message that waits now was tried once, the time of the
@@ -188,14 +188,14 @@ impl Queue<'_> {
         this_node: &NodeConfig,
         progress: impl Fn(usize, usize) + Sync,
     ) -> Result<Drained, DrainError> {
-        let lock_of = self
-            .directories
+        let directories = self.directories()?;
+        let lock_of = directories
             .first()
-            .unwrap_or(&self.path)
+            .map_or(self.path, PathBuf::as_path)
             .join("mailaffinity");
         let _lock = lock::of(&lock_of, Duration::ZERO).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => DrainError::Locked(error),
-            _ => DrainError::Io(self.path.clone(), error),
+            _ => DrainError::Io(self.path.to_owned(), error),
         })?;
         let ids = self.message_ids()?;
         let begun = Instant::now();
@@ -236,10 +236,11 @@ impl Queue<'_> {
         if begun.elapsed() >= config.drain.limit {
             return Some("the time for a drain was over");
         }
-        let still_ours = NodeState::load(&config.node_state).is_ok_and(|state| {
-            state.is_down(&self.node.node.name)
-                && chosen(config, &state, self.node).is_ok_and(|by| by.node.name == this_node.node.name)
-        });
+        let Ok(state) = NodeState::load(&config.node_state) else {
+            return Some("the node state cannot be read");
+        };
+        let still_ours = state.is_down(&self.node.node.name)
+            && chosen(config, &state, self.node).is_ok_and(|by| by.node.name == this_node.node.name);
         (!still_ours).then_some("the nodes changed")
     }
 
@@ -249,11 +250,12 @@ impl Queue<'_> {
         // Without -qf it would go on in the background.
         command.push("-qf".into());
         command.push(format!("-qG{}", self.queue_group).into());
+        let name = child::name(&command);
         command.extend(ids.iter().map(|id| OsString::from(format!("-qI{id}"))));
+        // It succeeds also where it could do nothing, as for an unknown queue group.
         child::run(&command, b"", SENDMAIL_TIMEOUT)
-            .and_then(child::Finished::success)
-            .map(drop)
-            .map_err(|error| error.to_string())
+            .and_then(child::Finished::silent_success)
+            .map_err(|error| format!("{name} {}", error.problem))
     }
 }
 

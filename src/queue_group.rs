@@ -78,7 +78,8 @@ pub fn directories(queue_path: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The ids of the messages that wait in a queue directory, in order: those with a `qf`
-/// file. Quarantined (`hf`) and broken (`Qf`) ones do not count; queue runs pass them over.
+/// file. Quarantined (`hf`) and broken (`Qf`) ones do not count, nor does what is no file;
+/// queue runs pass them over.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -88,10 +89,11 @@ pub fn message_ids(directory: &Path) -> io::Result<Vec<String>> {
     let directory = if separate.is_dir() { &separate } else { directory };
     let mut ids = Vec::new();
     for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        if let Some(id) = name.as_bytes().strip_prefix(b"qf")
+        let entry = entry?;
+        if let Some(id) = entry.file_name().as_bytes().strip_prefix(b"qf")
             && !id.is_empty()
             && id.iter().all(u8::is_ascii_alphanumeric)
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
         {
             ids.push(String::from_utf8_lossy(id).into_owned());
         }
@@ -127,7 +129,7 @@ mod tests {
     fn directories_and_ids() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        for name in ["q1a", "q1b", "q1b/qf", "other"] {
+        for name in ["q1a", "q1a/qfABC4", "q1b", "q1b/qf", "other"] {
             fs::create_dir(path(name)).unwrap();
         }
         for name in [

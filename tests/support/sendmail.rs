@@ -191,6 +191,24 @@ pub(crate) struct Delivered {
 impl Cluster {
     /// Makes the folder and the nodes, none of which runs. The access map is empty.
     pub(crate) fn new(nodes: &[&str]) -> Cluster {
+        Cluster::with_queue_groups(nodes, |folder, node| {
+            let line = |name: &&str| {
+                let runners = match *name == node {
+                    true => "4, Interval=1m",
+                    false => "0",
+                };
+                let (group, folder) = (Cluster::group(name), folder.display());
+                format!(
+                    "QUEUE_GROUP(`{group}', `Flags=f, Path={folder}/queue/{name}, Runners={runners}')dnl\n"
+                )
+            };
+            nodes.iter().map(line).collect()
+        })
+    }
+
+    /// The same with other `QUEUE_GROUP` lines: those that this gives for the folder and
+    /// a node.
+    pub(crate) fn with_queue_groups(nodes: &[&str], lines: impl Fn(&Path, &str) -> String) -> Cluster {
         // Not in the system's temporary directory: sendmail calls files unsafe that
         // are below a directory which others can write.
         let folder = TempDir::with_prefix_in("sendmail", env!("CARGO_TARGET_TMPDIR"))
@@ -215,7 +233,8 @@ impl Cluster {
             cluster.make_directory(&format!("queue/{node}"));
             cluster.make_directory(node);
             fs::write(cluster.path(node).join("deliver"), DELIVER).expect("write the mailer");
-            let sendmail = Sendmail::install(&cluster.path(node), &cluster.mc(node, nodes));
+            let mc = cluster.mc(node, &lines(cluster.folder(), node));
+            let sendmail = Sendmail::install(&cluster.path(node), &mc);
             let node = (*node).to_owned();
             cluster.nodes.insert(node, Node { sendmail, port: None });
         }
@@ -307,22 +326,36 @@ impl Cluster {
     /// Gives a node a message, by SMTP. A recipient without a domain is one of
     /// [`DOMAIN`].
     pub(crate) fn send(&self, node: &str, recipients: &[impl AsRef<str>], message_id: &str) {
+        if let Err(refusal) = self.try_send(node, recipients, message_id) {
+            panic!("{node} refuses {message_id}: {refusal}");
+        }
+    }
+
+    /// The same, where the node may refuse. What it says then.
+    pub(crate) fn try_send(
+        &self,
+        node: &str,
+        recipients: &[impl AsRef<str>],
+        message_id: &str,
+    ) -> Result<(), String> {
         let port = self.node(node).port.expect("a node that runs");
-        let mut smtp = Smtp::connect(port).expect("the node takes mail");
-        smtp.must("EHLO localhost");
-        smtp.must(&format!("MAIL FROM:<sender@{DOMAIN}>"));
+        let mut smtp = Smtp::connect(port).map_err(|error| error.to_string())?;
+        smtp.say("EHLO localhost")?;
+        smtp.say(&format!("MAIL FROM:<sender@{DOMAIN}>"))?;
         for recipient in recipients {
             let recipient = recipient.as_ref();
             match recipient.contains('@') {
-                true => smtp.must(&format!("RCPT TO:<{recipient}>")),
-                false => smtp.must(&format!("RCPT TO:<{recipient}@{DOMAIN}>")),
+                true => smtp.say(&format!("RCPT TO:<{recipient}>"))?,
+                false => smtp.say(&format!("RCPT TO:<{recipient}@{DOMAIN}>"))?,
             }
         }
-        smtp.must("DATA");
-        smtp.must(&format!(
+        smtp.say("DATA")?;
+        smtp.say(&format!(
             "Message-Id: <{message_id}>\r\nSubject: test\r\n\r\ntext\r\n."
-        ));
-        smtp.must("QUIT");
+        ))?;
+        // It is taken, whatever is said now.
+        let _ = smtp.say("QUIT");
+        Ok(())
     }
 
     /// The messages in a group's queue, by recipients. The default group is
@@ -476,21 +509,12 @@ impl Cluster {
     }
 
     /// The example for a node, moved into the folder.
-    fn mc(&self, node: &str, nodes: &[&str]) -> String {
+    fn mc(&self, node: &str, queue_groups: &str) -> String {
         let folder = self.folder.path().to_str().expect("a path in UTF-8");
         let mut text = String::new();
         for line in CLUSTER_MC.lines().filter(|line| !line.starts_with("QUEUE_GROUP")) {
             if line.starts_with("MAILER(`local')") {
-                for name in nodes {
-                    let runners = match name == &node {
-                        true => "4, Interval=1m",
-                        false => "0",
-                    };
-                    let group = Cluster::group(name);
-                    text += &format!(
-                        "QUEUE_GROUP(`{group}', `Flags=f, Path={folder}/queue/{name}, Runners={runners}')dnl\n"
-                    );
-                }
+                text += queue_groups;
                 text += &self.private_settings(folder, node);
             }
             let line = line
@@ -598,16 +622,18 @@ impl Smtp {
         }
     }
 
-    fn must(&mut self, command: &str) {
+    /// Gives a command or a text. The reply, or what is wrong, where it is not taken.
+    fn say(&mut self, command: &str) -> Result<(), String> {
         let reply = self
             .0
             .get_mut()
             .write_all(format!("{command}\r\n").as_bytes())
-            .and_then(|()| self.reply());
-        assert!(
-            matches!(&reply, Ok(reply) if reply.starts_with(['2', '3'])),
-            "{command}: {reply:?}"
-        );
+            .and_then(|()| self.reply())
+            .map_err(|error| format!("{command}: {error}"))?;
+        match reply.starts_with(['2', '3']) {
+            true => Ok(()),
+            false => Err(reply),
+        }
     }
 
     /// The last line of a reply.

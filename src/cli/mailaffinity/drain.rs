@@ -46,7 +46,10 @@ impl Drain {
         for duty in &duties {
             let result = match duty {
                 Duty::Ours(queue) => match self.drain(config, this_node, queue, &mut log) {
-                    Ok(drained) => result_of(queue, &drained),
+                    Ok(drained) => {
+                        failure = failure.or(failure_of(queue, &drained));
+                        result_of(queue, &drained)
+                    }
                     Err(error) => {
                         let error = Failure::from(error);
                         log.error(&format!("drain of {} failed: {error}", queue.node.node.name));
@@ -148,6 +151,14 @@ fn what_would_be_done(duty: &Duty<'_>, this_node: &NodeConfig) -> Value {
         Duty::Others { node, by } => json!({"node": node.node.name, "run_by": by.node.name}),
         Duty::Nobody { node, why } => json!({"node": node.node.name, "reason": why}),
     }
+}
+
+/// Where sendmail complained and no message left the queue.
+fn failure_of(queue: &Queue<'_>, drained: &Drained) -> Option<Failure> {
+    let problem = drained.problems.first()?;
+    let name = &queue.node.node.name;
+    (drained.after >= drained.before)
+        .then(|| Failure::new(Status::Unavailable, format!("drain of {name}: {problem}")))
 }
 
 fn result_of(queue: &Queue<'_>, drained: &Drained) -> Value {
