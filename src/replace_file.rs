@@ -45,20 +45,22 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 pub(crate) struct Staged {
     target: PathBuf,
     path: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Staged {
     pub(crate) fn beside(target: &Path) -> io::Result<Staged> {
+        // The name that was given, since makemap insists on an extension.
+        let name = target.file_name().unwrap_or_default().to_owned();
         let target = real_path(target);
         let folder = tempfile::Builder::new()
             .prefix(&prefix(&target))
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(folder_of(&target))?;
         Ok(Staged {
-            path: folder.path().join(target.file_name().unwrap_or_default()),
+            path: folder.path().join(name),
             target,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -79,6 +81,29 @@ impl Staged {
     /// Waits until it is on disk.
     pub(crate) fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+
+    /// Lets the two change places in one step.
+    ///
+    /// # Errors
+    /// `InvalidInput` or `Unsupported` where the file system cannot do that.
+    #[cfg(feature = "cli")]
+    pub(crate) fn exchange(&self) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        Ok(renameat_with(
+            CWD,
+            &self.path,
+            CWD,
+            &self.target,
+            RenameFlags::EXCHANGE,
+        )?)
+    }
+
+    /// Leaves the folder where it is, and says where the file is.
+    #[cfg(feature = "cli")]
+    pub(crate) fn keep(self) -> PathBuf {
+        let _ = self.folder.keep();
+        self.path
     }
 
     pub(crate) fn put_in_force(self) -> io::Result<()> {
@@ -109,7 +134,15 @@ pub(crate) fn remove_leftovers(target: &Path) {
 
 /// The file that a path leads to through symbolic links, whether or not it is there.
 pub(crate) fn real_path(path: &Path) -> PathBuf {
-    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+    match fs::canonicalize(path) {
+        Ok(path) => path,
+        // A chain of links to nothing ends; one in a circle is another error.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_link(path) {
+            Ok(target) => real_path(&folder_of(path).join(target)),
+            Err(_) => path.to_owned(),
+        },
+        Err(_) => path.to_owned(),
+    }
 }
 
 /// The folder that a file is in.

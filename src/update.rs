@@ -47,6 +47,13 @@ pub enum UpdateError {
     },
     /// The users could not be listed.
     Users(UsersError),
+    /// None of the users can have an entry.
+    NoUsers {
+        /// How many there are.
+        users: usize,
+        /// Why one of them cannot.
+        example: String,
+    },
     /// There are suddenly far fewer users.
     TooFewUsers {
         /// How many the access map has.
@@ -78,6 +85,10 @@ impl fmt::Display for UpdateError {
                 tag.escape_debug()
             ),
             UpdateError::Users(error) => write!(f, "{error}; the access map stays as it is"),
+            UpdateError::NoUsers { users, example } => write!(
+                f,
+                "none of the {users} users can have an entry (the last one: {example}); the access map stays as it is"
+            ),
             UpdateError::TooFewUsers { before, after } => write!(
                 f,
                 "only {after} users, and the access map has {before}: it stays as it is; if this is right, run \
@@ -161,14 +172,14 @@ pub enum Plan<'c> {
 pub struct MapPlan<'c> {
     map: &'c AccessMap,
     build: &'c MapBuild,
-    /// A digest of all that the block is made of.
-    pub made_of: String,
+    /// Of all that the block is made of, and of the source that comes of it.
+    pub fingerprint: String,
     source: SourceFile,
     entries: Vec<Entry<'c>>,
     rewritten: Rewritten,
     /// Users without an entry, and why.
     pub left_out: Vec<LeftOut>,
-    /// Users whom the administrator's own entries send elsewhere than the mapping does.
+    /// Users for whom the administrator wrote entries, which win.
     pub by_hand: Vec<Override>,
     /// How many users there are.
     pub users: usize,
@@ -183,7 +194,7 @@ pub struct LeftOut {
     pub reason: String,
 }
 
-/// A user for whom the administrator wrote an entry.
+/// A user for whom the administrator wrote an entry, whatever the mapping says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     /// The key, folded.
@@ -209,8 +220,8 @@ pub struct Change {
 
 /// Works out the access map for a node state.
 ///
-/// `known` is what the map in force was made of, if that is known; where nothing of it
-/// has changed since, there is nothing to work out.
+/// `known` is the fingerprint of a map that was put in force earlier, if there is one;
+/// where the same would come of the same again, there is nothing to work out.
 ///
 /// # Errors
 /// When the users or the source cannot be read or are not plausible.
@@ -236,8 +247,9 @@ pub fn plan<'c>(
         AccessSource::parse(&source.text).map_err(|error| UpdateError::Block(build.source.clone(), error))?;
     let users = users::read(&config.users.source, config.users.timeout).map_err(UpdateError::Users)?;
     let made_of = made_of(config, state, &cluster, &users);
-    if known == Some(&made_of)
+    if known.is_some()
         && let Some(digest) = block.digest()
+        && known == Some(&fingerprint(&made_of, &digest))
         && is_current(map, &digest)
     {
         return Ok(Plan::Unchanged);
@@ -281,14 +293,20 @@ pub fn plan<'c>(
     let by_hand = take_out_entries_by_hand(&mut entries, &block.by_hand());
     let (before, after) = (block.managed_count(), entries.len() + by_hand.len());
     let least = before * usize::from(100 - config.users.max_loss_percent.min(100));
-    if after == 0 || (after * 100 < least && !accept_loss) {
+    if after == 0 {
+        return Err(UpdateError::NoUsers {
+            users: users.len(),
+            example: left_out.pop().map(|user| user.reason).unwrap_or_default(),
+        });
+    }
+    if after * 100 < least && !accept_loss {
         return Err(UpdateError::TooFewUsers { before, after });
     }
     let rewritten = block.with_entries(&entries);
     Ok(Plan::Map(Box::new(MapPlan {
         map,
         build,
-        made_of,
+        fingerprint: fingerprint(&made_of, &rewritten.digest),
         source,
         entries,
         rewritten,
@@ -317,6 +335,10 @@ fn made_of(config: &Config, state: &NodeState, cluster: &Cluster, users: &UserLi
         config.users.source,
     );
     digest(&[rules.as_bytes(), users.text()])
+}
+
+fn fingerprint(made_of: &str, digest: &str) -> String {
+    format!("{made_of} {digest}")
 }
 
 fn is_current(map: &AccessMap, digest: &str) -> bool {
@@ -412,16 +434,19 @@ pub struct MapLock {
     _lock: Option<lock::Lock>,
 }
 
-/// Takes the lock of the access source, if there is one.
+/// Takes the lock of the access source, if there is one, and removes what an update left
+/// that was killed.
 ///
 /// # Errors
 /// When another update holds it for longer than `wait`, or it cannot be taken.
 pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError> {
-    let lock = match &config.map_build {
-        Some(build) => Some(lock::of(&build.source, wait).map_err(UpdateError::Locked)?),
-        None => None,
+    let (Some(map), Some(build)) = (&config.access_map, &config.map_build) else {
+        return Ok(MapLock { _lock: None });
     };
-    Ok(MapLock { _lock: lock })
+    let lock = lock::of(&build.source, wait).map_err(UpdateError::Locked)?;
+    remove_leftovers(&build.source);
+    remove_leftovers(map.path());
+    Ok(MapLock { _lock: Some(lock) })
 }
 
 /// A user's name as a key has it, for people to read.

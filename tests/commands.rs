@@ -507,6 +507,12 @@ fn nodes_may_share_the_access_map() {
         (one.status("update")["result"].as_str(), stamp(&one)),
         (Some("unchanged"), written)
     );
+
+    // What the other one did since is seen, though its own view is as it was.
+    two.must(&["auto", "node2"]);
+    two.must(&["update"]);
+    one.must(&["update"]);
+    assert_eq!(one.status("update")["result"], "changed");
 }
 
 #[test]

@@ -7,26 +7,29 @@
 //! removed by the next one. The map is renamed first: if the source then is not, the next
 //! update finds it as it was, and rewrites both.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
-use super::managed_block::DIGEST_KEY;
+use super::managed_block::{AccessSource, DIGEST_KEY};
 use super::{AccessMap, Kind};
 use crate::child;
 use crate::config::MapBuild;
-use crate::file_stamp::FileStamp;
+use crate::file_stamp::{FileStamp, SETTLE};
 use crate::regular_file;
-use crate::replace_file::{Staged, folder_of, real_path, remove_leftovers, sync_folder};
+use crate::replace_file::{Staged, folder_of, real_path, sync_folder};
 
 /// More than a million entries take with the least cache.
 const MAKEMAP_TIMEOUT: Duration = Duration::from_secs(600);
 /// makemap's default is 1 MB, with which it is slow from some 100,000 entries on.
 const MAKEMAP_CACHE: &str = "67108864";
+/// Where Linux has a file's access control list.
+const ACCESS_CONTROL_LIST: &str = "system.posix_acl_access";
 
 /// An access source as it was read.
 #[derive(Debug)]
@@ -77,10 +80,11 @@ fn at(path: &Path) -> impl Fn(io::Error) -> RebuildError + '_ {
 }
 
 impl SourceFile {
-    /// Reads a source, through symbolic links if it is one.
+    /// Reads a source, through symbolic links if it is one. One that may be half-written
+    /// must first have been left alone for [`SETTLE`].
     ///
     /// # Errors
-    /// When it is missing or cannot be read.
+    /// When it is missing, cannot be read, or is being written.
     pub fn read(path: &Path) -> Result<SourceFile, RebuildError> {
         let path = real_path(path);
         let mut file = regular_file::open(&path).map_err(at(&path))?;
@@ -88,8 +92,20 @@ impl SourceFile {
         let mut text = Vec::new();
         io::Read::read_to_end(&mut file, &mut text).map_err(at(&path))?;
         let source = SourceFile { path, metadata, text };
+        if !source.is_complete() {
+            thread::sleep(SETTLE);
+        }
         source.check_unchanged()?;
         Ok(source)
+    }
+
+    /// Whether nobody can be half-way through writing it. Whoever still is would write
+    /// the rest to a file that has been replaced.
+    fn is_complete(&self) -> bool {
+        let age = FileStamp::of(&self.metadata).age();
+        // A file that is being truncated is empty before its ctime changes (ext4).
+        let left_alone = !self.text.is_empty() && age.is_some_and(|age| age >= SETTLE);
+        left_alone || AccessSource::parse(&self.text).is_ok_and(|source| source.digest().is_some())
     }
 
     fn check_unchanged(&self) -> Result<(), RebuildError> {
@@ -98,6 +114,35 @@ impl SourceFile {
             Ok(())
         } else {
             Err(RebuildError::SourceChanged(self.path.clone()))
+        }
+    }
+}
+
+impl SourceFile {
+    /// Puts a new source in its place, unless somebody changes it until that very moment:
+    /// the two change places, and change back if the old one is not what was read.
+    fn replace_by(&self, staged: Staged) -> Result<(), RebuildError> {
+        match staged.exchange() {
+            Ok(()) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+                ) =>
+            {
+                // A file system that cannot do that, such as NFS.
+                self.check_unchanged()?;
+                return staged.put_in_force().map_err(at(&self.path));
+            }
+            Err(error) => return Err(at(&self.path)(error)),
+        }
+        if fs::read(staged.path()).is_ok_and(|old| old == self.text) {
+            return Ok(());
+        }
+        match staged.exchange() {
+            Ok(()) => Err(RebuildError::SourceChanged(self.path.clone())),
+            // Not removed: it has somebody's edit.
+            Err(error) => Err(at(&staged.keep())(error)),
         }
     }
 }
@@ -139,11 +184,15 @@ pub fn rebuild(
         complete(staged).map_err(at(staged.target()))?;
     }
     let mut folders = Vec::new();
-    for staged in [new_map, new_source].into_iter().flatten() {
-        old.check_unchanged()?;
+    old.check_unchanged()?;
+    if let Some(staged) = new_map {
         let target = staged.target().to_owned();
         staged.put_in_force().map_err(at(&target))?;
         folders.push(folder_of(&target).to_owned());
+    }
+    if let Some(staged) = new_source {
+        old.replace_by(staged)?;
+        folders.push(folder_of(&old.path).to_owned());
     }
     folders.dedup();
     folders
@@ -152,7 +201,6 @@ pub fn rebuild(
 }
 
 fn stage(target: &Path) -> Result<Staged, RebuildError> {
-    remove_leftovers(target);
     Staged::beside(target).map_err(at(target))
 }
 
@@ -208,11 +256,16 @@ fn keep_attributes(from: &Path, old: &Metadata, to: &Path) -> io::Result<()> {
     if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
         chown(to, Some(old.uid()), Some(old.gid()))?;
     }
-    fs::set_permissions(to, fs::Permissions::from_mode(old.mode() & 0o7777))?;
-    let named = |name: &std::ffi::OsStr, error: io::Error| {
+    let named = |name: &OsStr, error: io::Error| {
         let message = format!("cannot keep the attribute {}: {error}", name.display());
         io::Error::new(error.kind(), message)
     };
+    // The folder may give one to new files, with rights that the old file does not give.
+    let list = OsStr::new(ACCESS_CONTROL_LIST);
+    if xattr::get(to, list).is_ok_and(|value| value.is_some()) {
+        xattr::remove(to, list).map_err(|error| named(list, error))?;
+    }
+    fs::set_permissions(to, fs::Permissions::from_mode(old.mode() & 0o7777))?;
     let attributes = match xattr::list(from) {
         Ok(attributes) => attributes,
         Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
@@ -236,6 +289,40 @@ impl Kind {
             Kind::Hash => "hash",
             Kind::Cdb => "cdb",
             Kind::Text => "text",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_of_the_last_moment_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access");
+        let beside = folder.path().join("new");
+        let append = || {
+            let mut file = fs::OpenOptions::new().append(true).open(&path)?;
+            io::Write::write_all(&mut file, b"edit 2\n")
+        };
+        let rename = || fs::write(&beside, "edit 2\n").and_then(|()| fs::rename(&beside, &path));
+        for edit in [&append as &dyn Fn() -> io::Result<()>, &rename] {
+            fs::write(&path, "edit 1\n").unwrap();
+            let old = SourceFile::read(&path).unwrap();
+            let staged = stage(&path).unwrap();
+            staged.write(b"new\n").unwrap();
+            edit().unwrap();
+            let error = old.replace_by(staged).unwrap_err();
+            assert!(matches!(error, RebuildError::SourceChanged(_)), "{error}");
+            assert!(fs::read_to_string(&path).unwrap().ends_with("edit 2\n"));
+
+            let old = SourceFile::read(&path).unwrap();
+            let staged = stage(&path).unwrap();
+            staged.write(b"new\n").unwrap();
+            old.replace_by(staged).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "new\n");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left");
         }
     }
 }

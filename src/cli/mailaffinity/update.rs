@@ -233,7 +233,12 @@ impl Update {
         report: &mut Report,
     ) -> Result<(), UpdateError> {
         let spinner = spinner("working out the access map");
-        let plan = match update::plan(config, &nodes.after, self.accept_loss, report.made_of.as_deref())? {
+        let plan = match update::plan(
+            config,
+            &nodes.after,
+            self.accept_loss,
+            report.fingerprint.as_deref(),
+        )? {
             Plan::NoMap | Plan::Unchanged => return Ok(()),
             Plan::Map(plan) => plan,
         };
@@ -281,7 +286,7 @@ fn complaint(complaint: &Complaint) -> String {
 struct Report {
     #[serde(skip)]
     wrote: bool,
-    made_of: Option<String>,
+    fingerprint: Option<String>,
     nodes_down: Vec<String>,
     users: usize,
     entries: usize,
@@ -321,7 +326,7 @@ impl Report {
     }
 
     fn take(&mut self, plan: &MapPlan<'_>) {
-        self.made_of = Some(plan.made_of.clone());
+        self.fingerprint = Some(plan.fingerprint.clone());
         self.users = plan.users;
         self.entries = plan.entries();
         let left_out = plan.left_out.iter();
@@ -357,7 +362,7 @@ impl Report {
 
     fn status(mut self, failure: Option<&Failure>, seconds: f64) -> Value {
         if failure.is_some() {
-            self.made_of = None;
+            self.fingerprint = None;
         }
         let mut status = json!({
             "finished": Timestamp::now().to_string(),

@@ -1,0 +1,182 @@
+//! Files and folders that cannot be read or written, or say nonsense.
+
+use std::fs;
+
+use crate::namespace;
+use crate::peers;
+use crate::site::{Setup, Site, assert_fails, script, set_mode};
+
+/// Runs an update, as one for whom modes count, that must fail and change nothing.
+#[track_caller]
+fn bound_update_fails(site: &Site, status: i32, message: &str) -> String {
+    let before = (site.files("etc"), site.files("lib"));
+    let output = peers::run(&mut site.command_bound_by_modes(&["update"]), b"");
+    assert_eq!(output.status.code(), Some(status), "{output:?}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains(message), "{stderr}");
+    let files = |folder: &str| {
+        let mut files = site.files(folder);
+        files.retain(|path, _| !path.ends_with("status.json"));
+        files
+    };
+    for (folder, mut before) in [("etc", before.0), ("lib", before.1)] {
+        before.retain(|path, _| !path.ends_with("status.json"));
+        assert_eq!(files(folder), before);
+    }
+    stderr
+}
+
+#[test]
+fn that_may_not_be_written() {
+    let site = Site::hash();
+    let etc = site.path("etc");
+    let access = site.path("etc/access");
+    set_mode(&etc, 0o555);
+    // Not even the lock can be made.
+    let lock = site.path("etc/.access.lock");
+    let message = format!("cannot lock {}: Permission denied", lock.display());
+    bound_update_fails(&site, 74, &message);
+    set_mode(&etc, 0o755);
+    site.update();
+    site.well(&["down", "node1"]);
+    set_mode(&etc, 0o555);
+    let message = format!("{}: Permission denied", access.display());
+    bound_update_fails(&site, 74, &message);
+    set_mode(&etc, 0o755);
+
+    set_mode(&access, 0o000);
+    bound_update_fails(&site, 74, &message);
+    set_mode(&access, 0o644);
+    site.update();
+    site.assert_agrees();
+    site.assert_tidy();
+}
+
+#[test]
+fn on_a_file_system_that_is_read_only() {
+    namespace::run("folders::on_a_file_system_that_is_read_only", || {
+        let site = Site::hash();
+        site.update();
+        site.well(&["down", "node1"]);
+        let etc = site.path("etc");
+        let bind = |options: &str| {
+            let etc = etc.to_str().unwrap();
+            namespace::mount(&["-o", options, etc], etc.as_ref());
+        };
+        bind("bind");
+        namespace::mount(&["-o", "remount,ro,bind"], &etc);
+        site.update_fails(&[], 74, "Read-only file system");
+        assert_eq!(site.status()["exit_status"], 74);
+        namespace::mount(&["-o", "remount,rw,bind"], &etc);
+        site.update();
+        site.assert_agrees();
+        let output = std::process::Command::new("umount").arg(&etc).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    });
+}
+
+#[test]
+fn a_state_folder_that_may_not_be_written() {
+    let site = Site::hash();
+    let check = site.path("check");
+    script(&check, "[ \"$1\" != node2 ]");
+    // Else makemap gives a new map to the TrustedUser of sendmail.cf, and then needs the
+    // rights that it does not have here.
+    let options = "makemap_options = [\"-C\", \"/dev/null\"]";
+    site.configure(&Setup {
+        access_map: options,
+        ..Setup::default()
+    });
+    site.update();
+    fs::remove_file(site.path("lib/.status.json.lock")).unwrap();
+    set_mode(&site.path("lib"), 0o555);
+
+    // Where there is nothing to write down but the status, the map still follows.
+    let users = site.read("users");
+    site.write("users", &[&users[..], b"another\n"].concat());
+    let output = peers::run(&mut site.command_bound_by_modes(&["update"]), b"");
+    assert_fails(&output, 0, "cannot write the status to ");
+    site.assert_agrees();
+
+    // A node that is found to be down cannot be marked.
+    site.configure(&Setup {
+        access_map: options,
+        more: &format!("[checks]\ncommand = [{check:?}]\nfall = 1\n"),
+        ..Setup::default()
+    });
+    let lock = format!(
+        "cannot lock {}: Permission denied",
+        site.path("lib/.nodes.toml.lock").display()
+    );
+    let stderr = bound_update_fails(&site, 74, &lock);
+    assert!(!stderr.contains("another update"), "{stderr}");
+    let output = peers::run(&mut site.command_bound_by_modes(&["down", "node1"]), b"");
+    assert_fails(&output, 74, &lock);
+
+    set_mode(&site.path("lib"), 0o755);
+    site.update();
+    site.assert_agrees();
+    assert_eq!(site.status()["nodes_down"], serde_json::json!(["node2"]));
+}
+
+#[test]
+fn a_node_state_that_says_nonsense() {
+    let site = Site::hash();
+    site.update();
+    let state = site.path("lib/nodes.toml");
+    for (text, problem) in [
+        (&b"[down.node2]\nsince = 1\n"[..], "not a node state: line 2: "),
+        (b"[down", "not a node state: line 1: "),
+        (b"[down.node2]\nreason = \"\xff\"\n", "line 2 is not UTF-8"),
+        (
+            b"[director.node1]\nvhost_count = 4000000000\n",
+            "", // Too many for a ring.
+        ),
+    ] {
+        site.write("lib/nodes.toml", text);
+        site.update_fails(&[], 78, &format!("{}: ", state.display()));
+        site.update_fails(&[], 78, problem);
+        assert_eq!(site.status()["exit_status"], 78);
+        assert_eq!(site.read("lib/nodes.toml"), text, "not mended behind one's back");
+    }
+    fs::remove_file(&state).unwrap();
+    fs::create_dir(&state).unwrap();
+    site.update_fails(&[], 78, "it is not a regular file");
+    fs::remove_dir(&state).unwrap();
+    site.write("lib/nodes.toml", b"");
+    set_mode(&state, 0);
+    bound_update_fails(&site, 78, "cannot read the node state: Permission denied");
+    set_mode(&state, 0o644);
+    site.update();
+    site.assert_agrees();
+}
+
+#[test]
+fn a_configuration_that_says_nonsense() {
+    let site = Site::hash();
+    site.update();
+    let config = site.path("mailaffinity.toml");
+    let good = String::from_utf8(site.read("mailaffinity.toml")).unwrap();
+    let status = site.read("lib/status.json");
+    for (text, line) in [
+        (format!("nonsense = 1\n{good}"), ":1: "),
+        (good.replace("[access_map]", "[access_map]\nmap ="), ":6: "),
+        (good.replace("hash:", "btree:"), ":6: "),
+        (good.replace("192.0.2.2", "nowhere"), ""),
+        (String::new(), ": there are no nodes"),
+    ] {
+        site.write("mailaffinity.toml", text.as_bytes());
+        site.update_fails(&[], 78, &format!("{}{line}", config.display()));
+        assert_eq!(site.run(&["diff"]).status.code(), Some(78));
+    }
+    site.write("mailaffinity.toml", good.as_bytes());
+    set_mode(&config, 0);
+    bound_update_fails(&site, 78, "cannot read the configuration: Permission denied");
+    fs::remove_file(&config).unwrap();
+    site.update_fails(
+        &[],
+        78,
+        "cannot read the configuration: No such file or directory",
+    );
+    assert_eq!(site.read("lib/status.json"), status, "whose would it be");
+}

@@ -1,0 +1,42 @@
+//! A test with mounts of its own.
+
+use std::path::Path;
+use std::process::Command;
+
+const INSIDE: &str = "MAILAFFINITY_TEST_NAMESPACE";
+
+/// Runs a test, by its full name, in a mount namespace of its own, in which it may mount
+/// what it likes: it is run once more in there, and `body` then.
+pub(crate) fn run(test: &str, body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let mut command = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    let output = command
+        .arg("--mount")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "")
+        .output()
+        .expect("unshare, of util-linux, runs");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && stdout.contains("test result: ok. 1 passed"),
+        "this test needs a mount namespace (root, or user namespaces for all):\n{stdout}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    println!("{stdout}");
+}
+
+/// Mounts something, which goes with the namespace.
+pub(crate) fn mount(arguments: &[&str], target: &Path) {
+    let output = Command::new("mount")
+        .args(arguments)
+        .arg(target)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "mount {arguments:?}: {output:?}");
+}
