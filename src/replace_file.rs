@@ -107,7 +107,10 @@ impl Staged {
     }
 
     pub(crate) fn put_in_force(self) -> io::Result<()> {
-        fs::rename(&self.path, &self.target)
+        fs::rename(&self.path, &self.target)?;
+        // An empty folder that stays does no harm.
+        let _ = self.folder.close();
+        Ok(())
     }
 }
 
