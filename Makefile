@@ -52,7 +52,7 @@ install-command: library
 	install -m 755 $(TARGET)/mailaffinity $(TARGET)/hash_user_group $(DESTDIR)$(BINDIR)
 	$(TARGET)/mailaffinity manual $(DESTDIR)$(MANDIR)/man1
 	install -m 644 dist/sendmail/feature/mailaffinity.m4 $(DESTDIR)$(CFDIR)/feature
-	install -m 644 dist/sendmail/cluster.mc $(DESTDIR)$(DOCDIR)
+	install -m 644 README.md dist/sendmail/cluster.mc $(DESTDIR)$(DOCDIR)
 	sed 's|@BINDIR@|$(BINDIR)|' dist/mailaffinity.cron >$(DESTDIR)$(DOCDIR)/mailaffinity.cron
 	for unit in update.service update.timer drain.service drain.timer; do \
 		sed 's|@BINDIR@|$(BINDIR)|' dist/systemd/mailaffinity-$$unit \

@@ -124,8 +124,13 @@ fn chosen<'c>(config: &'c Config, state: &NodeState, node: &NodeConfig) -> Resul
     if let Some(since) = since {
         let down_for = Timestamp::now().duration_since(since);
         let after = config.drain.after;
-        if Duration::try_from(down_for).unwrap_or_default() < after {
-            return Err(format!("it has been down for less than {} s", after.as_secs()));
+        let down_for = Duration::try_from(down_for).unwrap_or_default();
+        if down_for < after {
+            return Err(format!(
+                "it has been down for {} of the {} s of after_seconds",
+                down_for.as_secs(),
+                after.as_secs()
+            ));
         }
     }
     // Without moved users: a hash that happens to be that of one must not count.

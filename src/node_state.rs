@@ -129,9 +129,11 @@ impl NodeState {
             problem,
         };
         match regular_file::read_text(path) {
-            Ok(text) => {
-                NodeState::parse(&text).map_err(|error| problem(format!("not a node state: {error}")))
-            }
+            Ok(text) => NodeState::parse(&text).map_err(|error| {
+                problem(format!(
+                    "not a node state: {error}; mend it, or remove it: without it all nodes are up"
+                ))
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(NodeState::default()),
             Err(error) => Err(problem(format!("cannot read the node state: {error}"))),
         }

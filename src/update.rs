@@ -77,11 +77,11 @@ impl fmt::Display for UpdateError {
             UpdateError::State(error) => error.fmt(f),
             UpdateError::Cluster(path, error) => write!(f, "{}: {error}", path.display()),
             UpdateError::NobodyUp { tag } if tag.is_empty() => {
-                f.write_str("no node without a tag is up; the access map stays as it is")
+                f.write_str("no node without a tag is up and has vhosts; the access map stays as it is")
             }
             UpdateError::NobodyUp { tag } => write!(
                 f,
-                "no node with the tag \"{}\" is up; the access map stays as it is",
+                "no node with the tag \"{}\" is up and has vhosts; the access map stays as it is",
                 tag.escape_debug()
             ),
             UpdateError::Users(error) => write!(f, "{error}; the access map stays as it is"),
@@ -91,7 +91,7 @@ impl fmt::Display for UpdateError {
             ),
             UpdateError::TooFewUsers { before, after } => write!(
                 f,
-                "only {after} users, and the access map has {before}: it stays as it is; if this is right, run \
+                "too few users, {after} where the access map has {before}: it stays as it is; if this is right, run \
                  \"mailaffinity update --accept-loss\", or see max_loss_percent in the configuration"
             ),
             UpdateError::Block(path, error) => write!(f, "{}: {error}", path.display()),

@@ -289,7 +289,19 @@ fn nodes_are_marked_by_hand() {
     let since = site.state().down["node2"].since;
     assert!(since.is_some());
     assert!(site.must(&["nodes"]).contains("new\\ndisks"), "it stays one line");
+    site.must(&["down", "node2"]);
+    assert_eq!(
+        site.state().down["node2"].reason,
+        "new\ndisks",
+        "it is not forgotten"
+    );
 
+    site.must(&["down", "node2"]);
+    assert_eq!(
+        site.state().down["node2"].reason,
+        "new\ndisks",
+        "it is not forgotten"
+    );
     // Another reason, the same time.
     site.must(&["down", "node2", "-r", "still"]);
     assert_eq!(site.state().down["node2"].since, since);

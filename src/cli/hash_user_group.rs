@@ -1,7 +1,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser, ValueEnum};
 
 use super::exit::{self, Failure};
 use super::users;
@@ -33,6 +33,11 @@ struct Arguments {
 enum Strategy {
     Ring,
     Modulo,
+}
+
+/// Its command line.
+pub(super) fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// The command `hash_user_group`.

@@ -340,7 +340,7 @@ fn checks(table: ChecksTable) -> Result<Checks, String> {
             Check::Probe(probe, port.ok_or("a tcp probe needs a port")?)
         }
         (None, None, Some(command)) => Check::Command(command),
-        _ => return Err("checks need one of director, probe and command".into()),
+        _ => return Err("checks need exactly one of director, probe and command".into()),
     };
     Ok(Checks {
         check,

@@ -405,7 +405,7 @@ address = "2001:DB8::2"
     #[test]
     fn keys_of_the_update_that_cannot_be() {
         for (addition, word) in [
-            ("[checks]\n", "one of director, probe and command"),
+            ("[checks]\n", "exactly one of director, probe and command"),
             (
                 "[checks]\nprobe = \"imap\"\ndirector = \"/run/x\"\n",
                 "one of director",

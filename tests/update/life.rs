@@ -173,7 +173,7 @@ fn all_down_leaves_the_map() {
     site.update_fails(
         &[],
         75,
-        "no node without a tag is up; the access map stays as it is",
+        "no node without a tag is up and has vhosts; the access map stays as it is",
     );
     assert_eq!(site.status()["exit_status"], 75);
 }

@@ -51,7 +51,7 @@ fn many_that_vanish_stop_it() {
     site.write("users", &user_list(0..1000));
     site.update();
     site.write("users", &user_list(110..1000));
-    let message = "only 890 users, and the access map has 1000: it stays as it is";
+    let message = "too few users, 890 where the access map has 1000: it stays as it is";
     site.update_fails(&[], 65, message);
     assert_fails(&site.run(&["diff"]), 65, message);
     assert_fails(&site.run(&["update", "--dry-run"]), 65, message);
@@ -78,7 +78,7 @@ fn the_loss_that_is_plausible_is_configurable() {
         if goes_through {
             site.update();
         } else {
-            site.update_fails(&[], 65, "only 499 users, and the access map has 500");
+            site.update_fails(&[], 65, "too few users, 499 where the access map has 500");
         }
     }
     assert_eq!(site.entries().len(), 1 + 2 + 1);
@@ -209,7 +209,7 @@ fn programs_that_list_users() {
         assert!(site.status()["error"].as_str().unwrap().contains(message));
     }
     run("seq -f user%g 0 399");
-    site.update_fails(&[], 65, "only 400 users, and the access map has 500");
+    site.update_fails(&[], 65, "too few users, 400 where the access map has 500");
     run("seq -f user%g 0 499");
     site.update();
     site.assert_agrees();

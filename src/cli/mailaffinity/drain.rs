@@ -7,8 +7,9 @@ use indicatif::ProgressBar;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::exit::{Failure, Status};
+use super::super::exit::{Failure, Status, say};
 use super::super::users;
+use super::NAME;
 use super::queue_groups::ThisNode;
 use super::report::{Log, write_status};
 use crate::config::{Config, NodeConfig};
@@ -100,6 +101,12 @@ impl Drain {
             bar.set_position(tried as u64);
         })?;
         bar.finish_and_clear();
+        if std::io::stderr().is_terminal() {
+            say(
+                NAME,
+                format!("{name}: {} waited, {} are left", drained.before, drained.after),
+            );
+        }
         let Drained {
             before,
             after,

@@ -74,7 +74,7 @@ impl Map {
         }?;
         if users_without_node > 0 {
             let message = format!(
-                "no node with the tag \"{}\" is up, for {users_without_node} users",
+                "no node with the tag \"{}\" is up; users without a node: {users_without_node}",
                 tag.escape_debug()
             );
             return Err(Failure::new(Status::TempFail, message));

@@ -59,9 +59,9 @@ pub(super) struct Auto {
 
 #[derive(Args)]
 struct Marking {
-    /// Why, for those who wonder
-    #[arg(long, short, default_value = "")]
-    reason: String,
+    /// Why, for those who wonder [default: as before]
+    #[arg(long, short)]
+    reason: Option<String>,
 
     /// Print what would change, and change nothing
     #[arg(long, short = 'n')]
@@ -176,10 +176,8 @@ impl Down {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         self.marking.run(config, |state, node, mark| {
             state.up.remove(node);
-            // The same again keeps its time.
-            let known = state.down.get(node).filter(|known| known.by == By::Hand);
-            let since = known.map_or(mark.since, |known| known.since);
-            state.down.insert(node.into(), Mark { since, ..mark });
+            let known = state.down.remove(node).filter(|known| known.by == By::Hand);
+            state.down.insert(node.into(), mark(known));
         })
     }
 }
@@ -188,8 +186,8 @@ impl Up {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         self.marking.run(config, |state, node, mark| {
             state.down.remove(node);
-            let since = state.up.get(node).map_or(mark.since, |known| known.since);
-            state.up.insert(node.into(), Mark { since, ..mark });
+            let known = state.up.remove(node);
+            state.up.insert(node.into(), mark(known));
         })
     }
 }
@@ -212,16 +210,40 @@ impl Auto {
 }
 
 impl Marking {
-    fn run(self, config: &Config, set: impl Fn(&mut NodeState, &str, Mark)) -> Result<ExitCode, Failure> {
-        let mark = Mark {
-            since: Some(Timestamp::now()),
-            reason: self.reason,
-            by: By::Hand,
+    /// Marks each node; `set` is told how to make the mark of an earlier one by hand, if
+    /// there is one: it keeps its time, and its reason where no other is given.
+    fn run(
+        self,
+        config: &Config,
+        set: impl Fn(&mut NodeState, &str, &dyn Fn(Option<Mark>) -> Mark),
+    ) -> Result<ExitCode, Failure> {
+        let now = Timestamp::now();
+        let mark = |known: Option<Mark>| {
+            let known = known.unwrap_or_else(|| Mark {
+                since: Some(now),
+                ..Mark::default()
+            });
+            Mark {
+                reason: self.reason.clone().unwrap_or(known.reason),
+                by: By::Hand,
+                since: known.since,
+            }
         };
         change(config, &[], &self.nodes, self.dry_run, |state, node| {
-            set(state, node, mark.clone())
+            set(state, node, &mark)
         })
     }
+}
+
+/// A node on the command line that the configuration does not have.
+pub(super) fn unknown_node(config: &Config, name: &str) -> Failure {
+    let known: Vec<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
+    let message = format!(
+        "there is no node \"{}\"; there are {}",
+        name.escape_debug(),
+        known.join(", ")
+    );
+    Failure::new(Status::Usage, message)
 }
 
 /// Changes the state of nodes, which must be those of the configuration or `others`.
@@ -234,13 +256,7 @@ fn change(
 ) -> Result<ExitCode, Failure> {
     for node in nodes {
         if config.index_of_node(node).is_none() && !others.contains(&node.as_str()) {
-            let known: Vec<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
-            let message = format!(
-                "there is no node \"{}\"; there are {}",
-                node.escape_debug(),
-                known.join(", ")
-            );
-            return Err(Failure::new(Status::Usage, message));
+            return Err(unknown_node(config, node));
         }
     }
     let set_all = |state: &mut NodeState| nodes.iter().for_each(|node| set(state, node));

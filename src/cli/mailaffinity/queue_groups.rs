@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::super::exit::{Failure, Status};
+use super::super::exit::Failure;
 use super::super::users;
+use super::nodes::unknown_node;
 use crate::config::{Config, NodeConfig};
 use crate::queue_group;
 
@@ -47,12 +48,7 @@ impl ThisNode {
                 .nodes
                 .iter()
                 .find(|node| node.node.name == *name)
-                .ok_or_else(|| {
-                    Failure::new(
-                        Status::Usage,
-                        format!("there is no node \"{}\"", name.escape_debug()),
-                    )
-                });
+                .ok_or_else(|| unknown_node(config, name));
         }
         let is_ours = |node: &&NodeConfig| UdpSocket::bind((node.node.address, 0)).is_ok();
         let mut ours = config.nodes.iter().filter(is_ours);

@@ -15,7 +15,7 @@ use crate::access_map::managed_block::Complaint;
 use crate::access_map::rebuild::RebuildError;
 use crate::config::Config;
 use crate::node_state::NodeState;
-use crate::update::{self, Change, MapPlan, NodeChanges, Plan, UpdateError, name_in_key};
+use crate::update::{self, Change, MapPlan, NodeChanges, Override, Plan, UpdateError, name_in_key};
 
 /// How many names of a kind the log and the status file show.
 const SHOWN: usize = 20;
@@ -45,7 +45,7 @@ pub(super) struct Update {
 /// Print what an update would change; exit with status 1 if it would change something
 ///
 /// "node1  up -> down" for nodes, "anna  node1group -> node2group" for users; "-" stands
-/// for no entry.
+/// for no entry. Users who are left out of the access map are listed too.
 #[derive(Args)]
 pub(super) struct Diff {
     /// Print a JSON object a line
@@ -109,7 +109,17 @@ fn print_differences(config: &Config, accept_loss: bool, json: bool) -> Result<b
                     json!({"user": user, "before": group(&change.before), "after": group(&change.after)});
                 writeln!(out, "{fields}")?;
             } else {
-                write_change(out, change)?;
+                let mut by_hand = plan.iter().flat_map(|plan| &plan.by_hand);
+                write_change(out, change, by_hand.find(|own| own.key == change.key))?;
+            }
+        }
+        for left_out in plan.iter().flat_map(|plan| &plan.left_out) {
+            if json {
+                let user = json_name(&left_out.user);
+                writeln!(out, "{}", json!({"user": user, "left_out": left_out.reason}))?;
+            } else {
+                write_user(out, &left_out.user)?;
+                writeln!(out, "\tleft out: {}", left_out.reason)?;
             }
         }
         if let Some(plan) = &plan
@@ -128,13 +138,23 @@ fn print_differences(config: &Config, accept_loss: bool, json: bool) -> Result<b
     Ok(nodes.before != nodes.after || !is_in_force)
 }
 
-fn write_change(out: &mut impl Write, change: &Change) -> std::io::Result<()> {
+/// An entry that gives way to one by hand is shown with that.
+fn write_change(out: &mut impl Write, change: &Change, by_hand: Option<&Override>) -> std::io::Result<()> {
     let group = |group: &Option<Vec<u8>>| match group {
         Some(group) => group.escape_ascii().to_string(),
         None => "-".into(),
     };
     write_user(out, name_in_key(&change.key))?;
-    writeln!(out, "\t{} -> {}", group(&change.before), group(&change.after))
+    write!(out, "\t{} -> ", group(&change.before))?;
+    match by_hand {
+        Some(own) => writeln!(
+            out,
+            "{} (by hand, line {})",
+            own.queue_group.escape_ascii(),
+            own.line
+        ),
+        None => writeln!(out, "{}", group(&change.after)),
+    }
 }
 
 /// What else the Director has otherwise than before: what, before, and after.

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::super::exit::{Failure, Status};
 use super::super::users::{self, Users, json_name, write_user};
 use super::map;
+use super::nodes::unknown_node;
 use crate::config::Config;
 use crate::node_state::{Mark, NodeState};
 
@@ -102,7 +103,10 @@ impl WhatIf {
             .chain(&self.up)
             .find(|name| config.index_of_node(name).is_none())
         {
-            let message = format!("there is no node \"{}\"", stranger.escape_debug());
+            return Err(unknown_node(config, stranger));
+        }
+        if let Some(both) = self.down.iter().find(|name| self.up.contains(name)) {
+            let message = format!("node \"{}\" cannot be --down and --up", both.escape_debug());
             return Err(Failure::new(Status::Usage, message));
         }
         if self.down.is_empty() && self.up.is_empty() {
