@@ -155,7 +155,7 @@ fn match_hosts<'s>(
     (hosts, unmatched)
 }
 
-/// Asks each node but those marked down by hand, all at once; then those again whose
+/// Asks each node but those marked by hand, all at once; then those again whose
 /// answer differs from their state, until it came often enough in a row.
 fn ask_all(
     config: &Config,
@@ -164,10 +164,8 @@ fn ask_all(
     ask: impl Fn(&Node) -> Result<(), String> + Sync,
 ) -> Vec<Option<Result<(), String>>> {
     let is_asked = |node: &Node| {
-        state
-            .down
-            .get(&node.name)
-            .is_none_or(|mark| mark.by == By::Checks)
+        let down = state.down.get(&node.name);
+        down.is_none_or(|mark| mark.by == By::Checks) && !state.up.contains_key(&node.name)
     };
     let mut answers: Vec<Option<Result<(), String>>> = config.nodes.iter().map(|_| None).collect();
     let mut asked: Vec<(usize, &Node)> = config.nodes.iter().map(|node| &node.node).enumerate().collect();
@@ -219,9 +217,12 @@ fn changes(
     answers: Vec<Option<Result<(), String>>>,
     asked: &str,
 ) -> Result<Observation, ChecksError> {
-    let mut given = answers.iter().flatten().peekable();
-    if let Some(Err(example)) = given.peek().copied()
-        && given.all(Result::is_err)
+    let given: Vec<_> = answers.iter().flatten().collect();
+    // A single node that fails may be the only one that is asked, where others are held up.
+    let may_be_true = given.len() == 1 && !state.up.is_empty();
+    if let Some(Err(example)) = given.first()
+        && given.iter().all(|answer| answer.is_err())
+        && !may_be_true
     {
         return Err(ChecksError::NobodyUp {
             asked: asked.into(),

@@ -99,11 +99,15 @@ impl Staged {
         )?)
     }
 
-    /// Leaves the folder where it is, and says where the file is.
+    /// Keeps the file under a name of its own beside the target, and says where it is.
     #[cfg(feature = "cli")]
     pub(crate) fn keep(self) -> PathBuf {
-        let _ = self.folder.keep();
-        self.path
+        let mut saved = self.target.clone().into_os_string();
+        saved.push(".mailaffinity-saved");
+        match fs::rename(&self.path, &saved) {
+            Ok(()) => saved.into(),
+            Err(_) => self.folder.keep().join(self.path.file_name().unwrap_or_default()),
+        }
     }
 
     pub(crate) fn put_in_force(self) -> io::Result<()> {

@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::access_map::AccessMap;
 use crate::access_map::managed_block::{
-    AccessSource, BlockError, ByHand, Complaint, Entry, Rewritten, digest,
+    AccessSource, BlockError, ByHand, Complaint, DIGEST_KEY, Entry, Rewritten, digest,
 };
 use crate::access_map::rebuild::{self, RebuildError, SourceFile};
+use crate::access_map::{AccessMap, MapBuild};
 use crate::checks::{self, ChecksError};
-use crate::config::{Config, MapBuild};
+use crate::config::Config;
 use crate::lock;
 use crate::mapping::{Cluster, ClusterError};
 use crate::node_state::{NodeState, NodeStateError};
@@ -47,6 +47,8 @@ pub enum UpdateError {
     },
     /// The users could not be listed.
     Users(UsersError),
+    /// The access source is empty, and the map was built of one that was not.
+    EmptySource(PathBuf),
     /// None of the users can have an entry.
     NoUsers {
         /// How many there are.
@@ -85,6 +87,12 @@ impl fmt::Display for UpdateError {
                 tag.escape_debug()
             ),
             UpdateError::Users(error) => write!(f, "{error}; the access map stays as it is"),
+            UpdateError::EmptySource(path) => write!(
+                f,
+                "{} is empty, and was not when the access map was built, which stays as it is; if this is right, run \
+                 \"mailaffinity update --accept-loss\"",
+                path.display()
+            ),
             UpdateError::NoUsers { users, example } => write!(
                 f,
                 "none of the {users} users can have an entry (the last one: {example}); the access map stays as it is"
@@ -119,22 +127,43 @@ pub struct NodeChanges {
     pub before: NodeState,
     /// As it is now, or would be.
     pub after: NodeState,
+    /// Why the checks found nothing out; the nodes are as they were, marks by hand
+    /// included, which the map has to follow all the same.
+    pub problem: Option<ChecksError>,
 }
 
 /// Checks the nodes and, if `save`, writes down what is new.
 ///
 /// # Errors
-/// When they cannot be checked, or the state cannot be read or written.
+/// When the state cannot be read or written. That they cannot be checked is no error
+/// here, but a part of the answer.
 pub fn check_nodes(config: &Config, save: bool) -> Result<NodeChanges, UpdateError> {
     let before = NodeState::load(&config.node_state).map_err(UpdateError::State)?;
-    let observation = checks::observe(config, &before).map_err(UpdateError::Checks)?;
+    let observation = match checks::observe(config, &before) {
+        Ok(observation) => observation,
+        Err(problem) => {
+            return Ok(NodeChanges {
+                after: before.clone(),
+                before,
+                problem: Some(problem),
+            });
+        }
+    };
     let now = Timestamp::now();
     let after = observation.apply(config, &before, now);
     if !save || after == before {
-        return Ok(NodeChanges { before, after });
+        return Ok(NodeChanges {
+            before,
+            after,
+            problem: None,
+        });
     }
     let after = change_state(config, |state| *state = observation.apply(config, state, now))?;
-    Ok(NodeChanges { before, after })
+    Ok(NodeChanges {
+        before,
+        after,
+        problem: None,
+    })
 }
 
 /// Changes the node state, one at a time, and returns the new one.
@@ -245,12 +274,15 @@ pub fn plan<'c>(
     let source = SourceFile::read(&build.source)?;
     let block =
         AccessSource::parse(&source.text).map_err(|error| UpdateError::Block(build.source.clone(), error))?;
+    if source.text.is_empty() && !accept_loss && matches!(map.get(DIGEST_KEY), Ok(Some(_))) {
+        return Err(UpdateError::EmptySource(build.source.clone()));
+    }
     let users = users::read(&config.users.source, config.users.timeout).map_err(UpdateError::Users)?;
     let made_of = made_of(config, state, &cluster, &users);
     if known.is_some()
         && let Some(digest) = block.digest()
         && known == Some(&fingerprint(&made_of, &digest))
-        && is_current(map, &digest)
+        && is_current(map, &digest)?
     {
         return Ok(Plan::Unchanged);
     }
@@ -292,14 +324,15 @@ pub fn plan<'c>(
     });
     let by_hand = take_out_entries_by_hand(&mut entries, &block.by_hand());
     let (before, after) = (block.managed_count(), entries.len() + by_hand.len());
-    let least = before * usize::from(100 - config.users.max_loss_percent.min(100));
+    // Rounded up: where there are few users, one of them may still leave.
+    let may_leave = (before * usize::from(config.users.max_loss_percent)).div_ceil(100);
     if after == 0 {
         return Err(UpdateError::NoUsers {
             users: users.len(),
             example: left_out.pop().map(|user| user.reason).unwrap_or_default(),
         });
     }
-    if after * 100 < least && !accept_loss {
+    if after + may_leave < before && !accept_loss {
         return Err(UpdateError::TooFewUsers { before, after });
     }
     let rewritten = block.with_entries(&entries);
@@ -341,8 +374,8 @@ fn fingerprint(made_of: &str, digest: &str) -> String {
     format!("{made_of} {digest}")
 }
 
-fn is_current(map: &AccessMap, digest: &str) -> bool {
-    !map.is_built() || rebuild::is_current(map, digest)
+fn is_current(map: &AccessMap, digest: &str) -> Result<bool, UpdateError> {
+    Ok(!map.is_built() || rebuild::is_current(map, digest)?)
 }
 
 fn take_out_entries_by_hand(
@@ -370,8 +403,11 @@ fn take_out_entries_by_hand(
 
 impl MapPlan<'_> {
     /// Whether the source and the map are as they should be.
-    pub fn is_in_force(&self) -> bool {
-        self.rewritten.text == self.source.text && is_current(self.map, &self.rewritten.digest)
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn is_in_force(&self) -> Result<bool, UpdateError> {
+        Ok(self.rewritten.text == self.source.text && is_current(self.map, &self.rewritten.digest)?)
     }
 
     /// The access source.
@@ -413,17 +449,20 @@ impl MapPlan<'_> {
         changes
     }
 
-    /// Puts the map in force; the caller holds the [`lock`](lock_map). Returns the
-    /// administrator's lines that do not count.
+    /// Puts the map in force; the caller holds the [`lock`](lock_map). If `force`, it is
+    /// built also if the one in force is of the same source. Returns the administrator's
+    /// lines that do not count.
     ///
     /// # Errors
     /// Whatever fails, source and map in force stay whole.
-    pub fn carry_out(&self) -> Result<Vec<Complaint>, UpdateError> {
+    pub fn carry_out(&self, force: bool) -> Result<Vec<Complaint>, UpdateError> {
         let block = AccessSource::parse(&self.source.text)
             .map_err(|error| UpdateError::Block(self.build.source.clone(), error))?;
         let (input, complaints) = block.makemap_input(&self.entries, &self.rewritten.digest);
         let Rewritten { text, digest } = &self.rewritten;
-        rebuild::rebuild(self.map, self.build, &self.source, text, &input, digest)?;
+        let is_current = !force && text == &self.source.text && is_current(self.map, digest)?;
+        let map = (self.map.is_built() && !is_current).then_some(self.map);
+        rebuild::rebuild(map, self.build, &self.source, text, &input, digest)?;
         Ok(complaints)
     }
 }

@@ -259,12 +259,18 @@ fn all_nodes_that_fail_at_once() {
         nodes.address(1)
     );
     nodes.clients();
-    nodes.site.must_not_update(&own_failure);
-    assert_eq!(nodes.clients(), [2, 2, 1]);
+    nodes.site.must_not_check(&own_failure);
+    assert_eq!(nodes.clients(), [4, 4, 2], "in two updates");
+
+    // Marks by hand count all the same, in the access map too.
+    nodes.site.must(&["down", "node2"]);
+    nodes.site.must_not_check(&own_failure);
+    let map = fs::read_to_string(nodes.site.path("access")).unwrap();
+    assert!(map.contains("node1group") && !map.contains("node2group"), "{map}");
 
     // Also if there is nobody else to ask.
     nodes.site.must(&["down", "node2"]);
-    nodes.site.must_not_update(&own_failure);
+    nodes.site.must_not_check(&own_failure);
     nodes.greet(1, &[GOOD]);
     nodes.update();
     assert_node(&nodes.site, "node1", "up", None, "");
@@ -391,7 +397,7 @@ fn a_command_that_hangs() {
 fn a_command_that_is_missing() {
     let site = Site::new();
     configure(&site, "command = [\"/nonexistent/check\"]\ninterval_ms = 0\n", 3);
-    site.must_not_update(
+    site.must_not_check(
         "the command finds no node up (/nonexistent/check node1 127.0.0.1 cannot be run: No such file",
     );
 }
@@ -436,4 +442,18 @@ fn a_node_state_that_cannot_be_locked() {
     assert_eq!(output.status.code(), Some(74), "{output:?}");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.starts_with("mailaffinity: cannot lock /"), "{stderr}");
+}
+
+#[test]
+fn a_node_held_up_is_not_asked_and_hides_no_other() {
+    let mut nodes = Nodes::new("fall = 2\n");
+    nodes
+        .site
+        .must(&["up", "node1", "node3", "--reason", "the firewall drops the probe"]);
+    nodes.greet(2, &[BAD]);
+    nodes.greet(1, &[BAD]);
+    nodes.greet(3, &[BAD]);
+    assert_eq!(nodes.update(), [0, 2, 0]);
+    assert_node(&nodes.site, "node2", "down", Some("checks"), "* BYE");
+    assert_node(&nodes.site, "node1", "up", Some("hand"), "the firewall");
 }

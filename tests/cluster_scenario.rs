@@ -724,8 +724,9 @@ fn of_drains_at_once_one_delivers_each_message_once() {
             let output = drain.wait_with_output().unwrap();
             match output.status.code() {
                 Some(0) if node == other => assert_eq!(row(&output)["run_by"], drainer),
-                Some(0) => well += 1,
-                status => assert_eq!((node, status), (drainer, Some(75)), "{output:?}"),
+                Some(0) if row(&output)["before"].is_u64() => well += 1,
+                Some(0) => assert!(row(&output)["reason"].as_str().unwrap().contains("another drain")),
+                _ => panic!("{output:?}"),
             }
         }
         assert_ne!(well, 0);
@@ -772,10 +773,10 @@ fn a_node_that_is_down_for_a_moment_only_is_waited_for() {
     let (mail, _) = with_dead_node2(Tables::default(), 1);
     for node in ["node1", "node3"] {
         let config = mail.config_with(node, ("after_seconds = 0", "after_seconds = 86400"));
-        let expected = json!({"node": "node2", "reason": "it has been down for less than 86400 s"});
         for arguments in [&["--dry-run"][..], &[]] {
             let output = run_well(&mut mail.drain_with(&config, node, arguments), b"");
-            assert_eq!(row(&output), expected);
+            let reason = row(&output)["reason"].as_str().unwrap().to_owned();
+            assert!(reason.ends_with(" of the 86400 s of after_seconds"), "{reason}");
         }
     }
     assert_eq!(mail.cluster.delivered(), []);
@@ -792,11 +793,10 @@ fn a_drain_that_finds_another_at_work_names_it() {
     let mut second = spawn(&mut mail.drain(drainer, &[]));
     wait_for("the second drain's end", || second.try_wait().unwrap().is_some());
     let output = second.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(75), "{output:?}");
-    let message = String::from_utf8_lossy(&output.stderr);
+    // Nothing for cron to report.
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     let holder = format!(".mailaffinity.lock is held by process {} on ", drain.id());
-    assert!(message.contains(&holder), "{message}");
-    assert!(row(&output)["error"].as_str().unwrap().contains(&holder));
+    assert!(row(&output)["reason"].as_str().unwrap().contains(&holder));
     assert_eq!(mail.drained(drainer, &["--dry-run"])["waiting"], users.len());
     assert_eq!(mail.drained(other, &[])["run_by"], drainer);
 

@@ -484,6 +484,84 @@ fn an_update_is_logged_and_leaves_a_status() {
 }
 
 #[test]
+fn lines_in_the_block_and_users_are_not_lost_silently() {
+    let (site, _log) = site_with_update();
+    site.must(&["update"]);
+    let good = fs::read_to_string(site.path("access")).unwrap();
+
+    let edited = good.replace("QGRP:user1@", "Connect:203.0.113.7 REJECT\nQGRP:user1@");
+    fs::write(site.path("access"), &edited).unwrap();
+    assert_fails(&site.run(&["update"], b""), 65, "is not mailaffinity's");
+    assert_eq!(fs::read_to_string(site.path("access")).unwrap(), edited);
+
+    // One user may leave where there are few.
+    fs::write(site.path("access"), &good).unwrap();
+    fs::write(site.path("users"), "user1\nuser2\n").unwrap();
+    assert_fails(
+        &site.run(&["update"], b""),
+        65,
+        "too few users, 2 where the access map has 200",
+    );
+    site.must(&["update", "--accept-loss"]);
+    fs::write(site.path("users"), "user1\n").unwrap();
+    site.must(&["update"]);
+}
+
+#[test]
+fn an_emptied_source_stops_an_update() {
+    let (site, _log) = site_with_update();
+    let config = fs::read_to_string(site.config()).unwrap();
+    fs::write(site.config(), config.replace("\"text:", "\"hash:")).unwrap();
+    fs::write(site.path("access"), "Connect:192.0.2 RELAY\n").unwrap();
+    site.must(&["update"]);
+    fs::write(site.path("access"), "").unwrap();
+    assert_fails(
+        &site.run(&["update"], b""),
+        65,
+        "access is empty, and was not when the access map was built",
+    );
+    assert_eq!(fs::read(site.path("access")).unwrap(), b"");
+    site.must(&["update", "--accept-loss"]);
+    assert_eq!(site.must(&["diff"]), "");
+
+    // A map that seems to be right is built anew on demand only.
+    let inode = || fs::metadata(site.path("access.db")).unwrap().ino();
+    let before = inode();
+    site.must(&["update"]);
+    assert_eq!(inode(), before);
+    site.must(&["update", "--force"]);
+    assert_ne!(inode(), before);
+}
+
+#[test]
+fn nodes_that_the_configuration_does_not_have_are_told() {
+    let (site, log) = site_with_update();
+    fs::write(site.path("nodes.toml"), "[down.Node2]\n").unwrap();
+    let output = site.run(&["nodes"], b"");
+    assert_eq!(output.status.code(), Some(0));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("\"Node2\" is marked but not in the configuration"),
+        "{stderr}"
+    );
+    site.must(&["update"]);
+    assert!(matches!(&logged(&log)[..], [(WARNING, line), ..] if line.contains("\"Node2\"")));
+    assert_eq!(site.status("update")["nodes_down"], Value::Array(vec![]));
+}
+
+#[test]
+fn messages_that_cannot_be_written_change_no_exit_status() {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mailaffinity"));
+        command.args(arguments).stderr(full()).stdout(Stdio::null());
+        command.status().unwrap().code()
+    };
+    assert_eq!(status(&["-c", "/nonexistent", "nodes"]), Some(78));
+    assert_eq!(status(&["nosuch"]), Some(64));
+}
+
+#[test]
 fn nodes_may_share_the_access_map() {
     let (one, _log) = site_with_update();
     // Another node: its own state and status, the same access map.

@@ -180,7 +180,7 @@ impl Peers {
                 .any(|host| host.up && host.vhost_count > 0 && tag.is_none_or(|tag| host.tag == tag))
         };
         if !usable(None) {
-            return self.site.must_not_update("finds no node up");
+            return self.site.must_not_check("finds no node up");
         }
         if !usable(Some(&config.tag)) {
             let map = |site: &Site| {
@@ -415,7 +415,7 @@ fn a_host_that_the_configuration_does_not_have() {
     peers.must(&["HOST-SET", "127.0.0.9@ea\u{1b}st"]);
     let unknown =
         "the Director has the host 127.0.0.9@ea\\u{1b}st, which no [[node]] of the configuration has";
-    peers.site.must_not_update(unknown);
+    peers.site.must_not_check(unknown);
     let diff = peers.site.run(&["diff"], b"");
     assert_eq!(diff.status.code(), Some(75), "{diff:?}");
 
@@ -423,11 +423,11 @@ fn a_host_that_the_configuration_does_not_have() {
     peers.must(&["HOST-DOWN", "127.0.0.9"]);
     peers.update_and_agree("down");
     peers.must(&["HOST-UP", "127.0.0.9"]);
-    peers.site.must_not_update(unknown);
+    peers.site.must_not_check(unknown);
     peers.must(&["HOST-SET", "127.0.0.9", "0"]);
     peers.update_and_agree("without vhosts");
     peers.must(&["USER-MOVE", "user1", "127.0.0.9"]);
-    peers.site.must_not_update(unknown);
+    peers.site.must_not_check(unknown);
     peers.must(&["HOST-REMOVE", "127.0.0.9"]);
     peers.update_and_agree("removed");
 
@@ -440,7 +440,7 @@ fn a_host_that_the_configuration_does_not_have() {
     );
     peers
         .site
-        .must_not_update("the Director has the host 127.0.0.1@east, which no");
+        .must_not_check("the Director has the host 127.0.0.1@east, which no");
     peers.configure("text", "", "node1 node2 node3 node4=node1@east");
     peers.update_and_agree("both");
 }
@@ -453,7 +453,7 @@ fn a_director_that_does_not_answer() {
     let Peers { director, site, .. } = peers;
     drop(director);
     let words = format!("{}: cannot connect to the Director: ", socket.display());
-    site.must_not_update(&words);
+    site.must_not_check(&words);
 
     let silent = site.path("s");
     let _listener = UnixListener::bind(&silent).unwrap();
@@ -462,7 +462,7 @@ fn a_director_that_does_not_answer() {
         .replace(socket.to_str().unwrap(), silent.to_str().unwrap())
         .replace("60000", "50");
     fs::write(site.config(), text).unwrap();
-    site.must_not_update("the Director did not answer within 50ms");
+    site.must_not_check("the Director did not answer within 50ms");
 }
 
 #[test]
@@ -476,11 +476,11 @@ fn all_hosts_down() {
     peers.must(&["HOST-SET", "127.0.0.3", "0"]);
     peers
         .site
-        .must_not_update("finds no node up (it has 3 hosts, all down or without vhosts)");
+        .must_not_check("finds no node up (it has 3 hosts, all down or without vhosts)");
     for host in ["127.0.0.1", "127.0.0.2", "127.0.0.3"] {
         peers.must(&["HOST-REMOVE", host]);
     }
-    peers.site.must_not_update("finds no node up (it has 0 hosts");
+    peers.site.must_not_check("finds no node up (it has 0 hosts");
     peers.must(&["HOST-SET", "127.0.0.2"]);
     peers.update_and_agree("one is back");
     assert_eq!(

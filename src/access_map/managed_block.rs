@@ -87,7 +87,7 @@ impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "line {}: {}; mend or remove the lines \"# BEGIN mailaffinity\" and \"# END mailaffinity\"",
+            "line {}: {} (the block goes from \"# BEGIN mailaffinity\" to \"# END mailaffinity\")",
             self.line, self.problem
         )
     }
@@ -103,6 +103,7 @@ impl<'t> AccessSource<'t> {
     pub fn parse(text: &'t [u8]) -> Result<AccessSource<'t>, BlockError> {
         let mut begin = None;
         let mut end = None;
+        let mut stranger = None;
         let mut position = 0usize;
         for (number, line) in (1..).zip(text.split_inclusive(|byte| *byte == b'\n')) {
             let next = position.saturating_add(line.len());
@@ -119,6 +120,9 @@ impl<'t> AccessSource<'t> {
                 end = Some(next);
                 problem
             } else {
+                if begin.is_some() && end.is_none() && !is_ours(line) {
+                    stranger = stranger.or(Some(number));
+                }
                 None
             };
             if let Some(problem) = problem {
@@ -128,6 +132,12 @@ impl<'t> AccessSource<'t> {
                 });
             }
             position = next;
+        }
+        if let (Some(line), Some(_)) = (stranger, end) {
+            return Err(BlockError {
+                line,
+                problem: "this line in the block is not mailaffinity's, which would remove it; move it out",
+            });
         }
         let (begin, end) = match (begin, end) {
             (Some((_, begin)), Some(end)) => (begin, end),
@@ -203,8 +213,7 @@ impl<'t> AccessSource<'t> {
             text.extend_from_slice(entry.key.strip_prefix(TAG.1).unwrap_or(&entry.key));
             push_value(&mut text, entry.queue_group.as_bytes());
         }
-        let digest = Md5::new().chain_update(&text).chain_update(self.after).finalize();
-        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = digest(&[&text, self.after]);
         text.extend_from_slice(DIGEST_KEY);
         push_value(&mut text, digest.as_bytes());
         text.extend_from_slice(FOOTING);
@@ -290,6 +299,11 @@ fn for_each_entry<'t>(text: &'t [u8], lines_before: u64, mut each: impl FnMut(u6
 fn is_marker(line: &[u8], marker: &[u8]) -> bool {
     line.strip_prefix(marker)
         .is_some_and(|rest| !rest.first().is_some_and(u8::is_ascii_alphanumeric))
+}
+
+/// Whether a line is one that the block may have, or nothing.
+fn is_ours(line: &[u8]) -> bool {
+    is_queue_group(line) || line.starts_with(DIGEST_KEY) || line.trim_ascii().is_empty()
 }
 
 fn is_queue_group(key: &[u8]) -> bool {
@@ -378,6 +392,10 @@ mod tests {
             (
                 "# BEGIN mailaffinity\n# BEGIN mailaffinity: x\n",
                 "line 2: a second block begins",
+            ),
+            (
+                "# BEGIN mailaffinity\nQGRP:a@ g\n\nConnect:1 REJECT\n# END mailaffinity\n",
+                "line 4: this line in the block is not mailaffinity's",
             ),
             (
                 "# BEGIN mailaffinity\n# END mailaffinity\n# END mailaffinity",

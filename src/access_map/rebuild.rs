@@ -17,9 +17,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::managed_block::{AccessSource, DIGEST_KEY};
-use super::{AccessMap, Kind};
+use super::{AccessMap, Error, Kind, MapBuild};
 use crate::child;
-use crate::config::MapBuild;
 use crate::file_stamp::{FileStamp, SETTLE};
 use crate::regular_file;
 use crate::replace_file::{Staged, folder_of, real_path, sync_folder};
@@ -51,6 +50,8 @@ pub enum RebuildError {
         /// What the system reported.
         source: io::Error,
     },
+    /// There is no source.
+    NoSource(PathBuf),
     /// makemap failed, or made something that cannot be read.
     Makemap(String),
     /// Somebody else changed the source meanwhile.
@@ -61,9 +62,18 @@ impl fmt::Display for RebuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RebuildError::Io { path, source } => write!(f, "{}: {source}", path.display()),
+            RebuildError::NoSource(path) => write!(
+                f,
+                "the access source {} is not there; create it, empty if need be",
+                path.display()
+            ),
             RebuildError::Makemap(problem) => f.write_str(problem),
             RebuildError::SourceChanged(path) => {
-                write!(f, "{} was changed by somebody else meanwhile", path.display())
+                write!(
+                    f,
+                    "{} was changed by somebody else meanwhile (the next update tries again)",
+                    path.display()
+                )
             }
         }
     }
@@ -87,7 +97,10 @@ impl SourceFile {
     /// When it is missing, cannot be read, or is being written.
     pub fn read(path: &Path) -> Result<SourceFile, RebuildError> {
         let path = real_path(path);
-        let mut file = regular_file::open(&path).map_err(at(&path))?;
+        let mut file = regular_file::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => RebuildError::NoSource(path.clone()),
+            _ => at(&path)(error),
+        })?;
         let metadata = file.metadata().map_err(at(&path))?;
         let mut text = Vec::new();
         io::Read::read_to_end(&mut file, &mut text).map_err(at(&path))?;
@@ -141,25 +154,34 @@ impl SourceFile {
         }
         match staged.exchange() {
             Ok(()) => Err(RebuildError::SourceChanged(self.path.clone())),
-            // Not removed: it has somebody's edit.
+            // It has somebody's edit.
             Err(error) => Err(at(&staged.keep())(error)),
         }
     }
 }
 
-/// Whether a map was built of the source with this digest.
-pub fn is_current(map: &AccessMap, digest: &str) -> bool {
-    map.get(DIGEST_KEY)
-        .is_ok_and(|found| found.as_deref() == Some(digest.as_bytes()))
+/// Whether a map was built of the source with this digest. One that is missing, damaged or
+/// being built by somebody else was not.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn is_current(map: &AccessMap, digest: &str) -> Result<bool, RebuildError> {
+    match map.get(DIGEST_KEY) {
+        Ok(found) => Ok(found.as_deref() == Some(digest.as_bytes())),
+        Err(Error::Io { path, source }) if source.kind() != io::ErrorKind::NotFound => {
+            Err(RebuildError::Io { path, source })
+        }
+        Err(_) => Ok(false),
+    }
 }
 
-/// Builds the map of `input`, what makemap is to make of `text`, and puts both in force.
-/// The caller holds the lock.
+/// Puts `text` in force as the source and, where a map is given, builds it of `input`, what
+/// makemap is to make of that text, and puts it in force before. The caller holds the lock.
 ///
 /// # Errors
 /// All but a failure to rename the second of the two leaves everything as it was.
 pub fn rebuild(
-    map: &AccessMap,
+    map: Option<&AccessMap>,
     build: &MapBuild,
     old: &SourceFile,
     text: &[u8],
@@ -173,12 +195,13 @@ pub fn rebuild(
         staged.write(text).map_err(at(&old.path))?;
         Some(staged)
     };
-    let new_map = if map.is_built() && !(new_source.is_none() && is_current(map, digest)) {
-        let staged = stage(map.path())?;
-        makemap(map, build, staged.path(), input, digest)?;
-        Some(staged)
-    } else {
-        None
+    let new_map = match map {
+        Some(map) => {
+            let staged = stage(map.path())?;
+            makemap(map, build, staged.path(), input, digest)?;
+            Some(staged)
+        }
+        None => None,
     };
     for staged in [&new_map, &new_source].into_iter().flatten() {
         complete(staged).map_err(at(staged.target()))?;

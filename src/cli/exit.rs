@@ -2,7 +2,7 @@
 //! status of sysexits.h.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -89,8 +89,8 @@ pub(super) fn run<Arguments: Parser>(
     }
 }
 
-/// Says something on standard error, in one line that starts with the command.
-#[allow(clippy::print_stderr)]
+/// Says something on standard error, in one line that starts with the command. Where it
+/// cannot be written, nobody reads it.
 pub(super) fn say(command: &str, what: impl fmt::Display) {
-    eprintln!("{command}: {what}");
+    let _ = writeln!(io::stderr(), "{command}: {what}");
 }

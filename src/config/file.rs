@@ -9,10 +9,8 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use toml::Spanned;
 
-use super::{
-    Check, Checks, Config, Drain, MapBuild, NodeConfig, Probe, Sendmail, UserSource, Users, check_host,
-};
-use crate::access_map::AccessMap;
+use super::{Check, Checks, Config, Drain, NodeConfig, Probe, Sendmail, UserSource, Users, check_host};
+use crate::access_map::{AccessMap, MapBuild};
 use crate::mapping::{
     Cluster, ClusterError, DEFAULT_VHOST_COUNT, Node, Strategy, UsernameHash, parse_address, ring_label,
 };
@@ -372,6 +370,12 @@ fn check_distinct<'a>(node: &NodeTable, earlier: impl Iterator<Item = &'a NodeTa
             format!("address \"{}\"", ring_label(node.address))
         } else if let Some(group) = shared_group {
             format!("queue group \"{group}\"")
+        } else if let Some(path) = node
+            .queue_path
+            .as_ref()
+            .filter(|own| other.queue_path.as_ref() == Some(*own))
+        {
+            format!("queue_path \"{}\"", path.display())
         } else {
             continue;
         };

@@ -26,7 +26,7 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::access_map::AccessMap;
+use crate::access_map::{AccessMap, MapBuild};
 use crate::mapping::{Cluster, ClusterError, Node, Strategy, UsernameHash};
 use crate::node_state::{By, NodeState};
 use crate::regular_file;
@@ -63,17 +63,6 @@ pub struct Config {
     pub drain: Drain,
     /// The nodes (`[[node]]`), in the order of the file.
     pub nodes: Vec<NodeConfig>,
-}
-
-/// How the access map is built from its source (`[access_map]`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapBuild {
-    /// The administrator's file (`source`), of which a block is managed.
-    pub source: PathBuf,
-    /// sendmail's makemap (`makemap`).
-    pub makemap: PathBuf,
-    /// Options for it (`makemap_options`), none of which changes what a line means.
-    pub makemap_options: Vec<String>,
 }
 
 /// Which users the access map lists (`[users]`).

@@ -215,7 +215,8 @@ fn sources_that_are_none() {
     let (source, aside) = (site.path("etc/access"), site.path("aside"));
     fs::rename(&source, &aside).unwrap();
     let named = |problem: &str| format!("{}: {problem}", source.display());
-    site.update_fails(&[], 74, &named("No such file or directory"));
+    let missing = format!("the access source {} is not there; create it", source.display());
+    site.update_fails(&[], 74, &missing);
     fs::create_dir(&source).unwrap();
     site.update_fails(&[], 74, &named("it is not a regular file"));
     fs::remove_dir(&source).unwrap();

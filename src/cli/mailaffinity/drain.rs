@@ -51,6 +51,12 @@ impl Drain {
                         failure = failure.or(failure_of(queue, &drained));
                         result_of(queue, &drained)
                     }
+                    // It is being done, which is no failure for cron to report.
+                    Err(DrainError::Locked(error)) => {
+                        let reason = format!("another drain is at work: {error}");
+                        log.info(&format!("drain of {}: {reason}", queue.node.node.name));
+                        json!({"node": queue.node.node.name, "reason": reason})
+                    }
                     Err(error) => {
                         let error = Failure::from(error);
                         log.error(&format!("drain of {} failed: {error}", queue.node.node.name));

@@ -83,11 +83,12 @@ impl From<UpdateError> for Failure {
         use crate::access_map::rebuild::RebuildError;
         let status = match &error {
             UpdateError::State(_) | UpdateError::Cluster(..) => Status::Config,
-            UpdateError::NoUsers { .. } | UpdateError::TooFewUsers { .. } | UpdateError::Block(..) => {
-                Status::DataErr
-            }
+            UpdateError::EmptySource(_)
+            | UpdateError::NoUsers { .. }
+            | UpdateError::TooFewUsers { .. }
+            | UpdateError::Block(..) => Status::DataErr,
             UpdateError::Rebuild(RebuildError::Makemap(_)) => Status::Unavailable,
-            UpdateError::Rebuild(RebuildError::Io { .. }) => Status::IoError,
+            UpdateError::Rebuild(RebuildError::Io { .. } | RebuildError::NoSource(_)) => Status::IoError,
             UpdateError::Locked(error) if error.kind() != ErrorKind::WouldBlock => Status::IoError,
             _ => Status::TempFail,
         };

@@ -75,6 +75,9 @@ struct Marking {
 impl Nodes {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
+        for stranger in strangers(config, &state) {
+            say(NAME, stranger);
+        }
         let cluster = config.cluster(&state).map_err(Failure::config)?;
         let shares = shares(&cluster);
         let rows = config
@@ -233,6 +236,21 @@ impl Marking {
             set(state, node, &mark)
         })
     }
+}
+
+/// What the node state says of nodes that the configuration does not have.
+pub(super) fn strangers(config: &Config, state: &NodeState) -> Vec<String> {
+    let marked = state.down.keys().chain(state.up.keys());
+    marked
+        .filter(|name| config.index_of_node(name).is_none())
+        .map(|name| {
+            format!(
+                "{}: node \"{}\" is marked but not in the configuration; correct its name, or run \"mailaffinity auto\"",
+                config.node_state.display(),
+                name.escape_debug()
+            )
+        })
+        .collect()
 }
 
 /// A node on the command line that the configuration does not have.

@@ -58,7 +58,7 @@ impl ThisNode {
                 "this machine has no node's address; say by --node which node it is",
             )),
             (Some(_), Some(_)) => Err(Failure::config(
-                "this machine has several nodes' addresses; say by --node which node it is",
+                "this machine has several nodes' addresses, or net.ipv4.ip_nonlocal_bind is set; say by --node which node it is",
             )),
         }
     }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::exit::Failure;
 use super::super::users::{self, json_name, write_user};
+use super::nodes::strangers;
 use super::report::{Log, last_status, write_status};
 use crate::access_map::managed_block::Complaint;
 use crate::access_map::rebuild::RebuildError;
@@ -36,6 +37,10 @@ pub(super) struct Update {
     /// Take the list of users even if many are missing from it
     #[arg(long)]
     accept_loss: bool,
+
+    /// Build the map anew even if it seems to be up to date
+    #[arg(long)]
+    force: bool,
 
     /// How long to wait for another update to finish
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
@@ -76,7 +81,10 @@ fn print_differences(config: &Config, accept_loss: bool, json: bool) -> Result<b
     };
     let changes = plan.as_ref().map(|plan| plan.changes()).unwrap_or_default();
     let moved = node_changes(config, &nodes);
-    let is_in_force = plan.as_ref().is_none_or(|plan| plan.is_in_force());
+    let is_in_force = match &plan {
+        Some(plan) => plan.is_in_force()?,
+        None => true,
+    };
     users::print(|out| {
         for (node, after, reason) in &moved {
             let before = if *after == "down" { "up" } else { "down" };
@@ -135,7 +143,10 @@ fn print_differences(config: &Config, accept_loss: bool, json: bool) -> Result<b
         }
         Ok(())
     })?;
-    Ok(nodes.before != nodes.after || !is_in_force)
+    match nodes.problem {
+        Some(problem) => Err(UpdateError::Checks(problem).into()),
+        None => Ok(nodes.before != nodes.after || !is_in_force),
+    }
 }
 
 /// An entry that gives way to one by hand is shown with that.
@@ -235,14 +246,23 @@ impl Update {
             log.warning(&format!("node {node} is {state}{colon}{}", reason.escape_debug()));
         }
         report.wrote = nodes.before != nodes.after;
-        report.nodes_down = nodes.after.down.keys().cloned().collect();
+        for stranger in strangers(config, &nodes.after) {
+            log.warning(&stranger);
+        }
+        let down = config.nodes.iter().map(|node| &node.node.name);
+        report.nodes_down = down.filter(|name| nodes.after.is_down(name)).cloned().collect();
         for attempt in 1.. {
             match self.update_map(config, &nodes, log, report) {
                 Err(UpdateError::Rebuild(RebuildError::SourceChanged(_))) if attempt < ATTEMPTS => {}
-                result => return result,
+                result => {
+                    result?;
+                    break;
+                }
             }
         }
-        Ok(())
+        nodes
+            .problem
+            .map_or(Ok(()), |problem| Err(UpdateError::Checks(problem)))
     }
 
     fn update_map(
@@ -257,19 +277,19 @@ impl Update {
             config,
             &nodes.after,
             self.accept_loss,
-            report.fingerprint.as_deref(),
+            report.fingerprint.as_deref().filter(|_| !self.force),
         )? {
             Plan::NoMap | Plan::Unchanged => return Ok(()),
             Plan::Map(plan) => plan,
         };
         report.take(&plan);
-        if plan.is_in_force() {
+        if plan.is_in_force()? && !self.force {
             return Ok(());
         }
         spinner.set_message("building the access map");
         let changes = plan.changes();
         report.count_changes(&changes);
-        let complaints = plan.carry_out()?;
+        let complaints = plan.carry_out(self.force)?;
         spinner.finish_and_clear();
         report.wrote = true;
         report.complaints = Remarks::new(complaints.iter().map(complaint));
