@@ -96,7 +96,9 @@ static void bench(const char *mailaffinity, const char *script, const char *fold
     for (user = 1; user <= users; user++)
         fprintf(file, "user%ld\n", user);
     fclose(file);
-    fclose(create(access));
+    file = create(access);
+    fputs("# the administrator's\n", file);
+    fclose(file);
     file = create(config);
     fprintf(file, "node_state = \"%s/nodes.toml\"\nstatus = \"%s/status.json\"\n", folder, folder);
     fprintf(file, "[access_map]\nmap = \"hash:%s\"\n[users]\nfile = \"%s\"\n", access, list);
