@@ -508,6 +508,38 @@ fn lines_in_the_block_and_users_are_not_lost_silently() {
 }
 
 #[test]
+fn diff_shows_entries_by_hand_and_names_left_out() {
+    let (site, _log) = site_with_update();
+    site.must(&["update"]);
+    assert_eq!(site.must(&["diff"]), "");
+    let access = fs::read_to_string(site.path("access")).unwrap();
+    let (_, rest) = access.split_once("QGRP:user1@\t").unwrap();
+    let (was, _) = rest.split_once('\n').unwrap();
+    fs::write(site.path("access"), format!("QGRP:User1@ other\n{access}")).unwrap();
+    let users = fs::read_to_string(site.path("users")).unwrap();
+    fs::write(site.path("users"), users + "with blank\n").unwrap();
+
+    let output = site.run(&["diff"], b"");
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!("user1\t{was} -> other (by hand, line 1)\nwith blank\tleft out: it has a blank\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    let output = site.run(&["diff", "--json"], b"");
+    let rows = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<Value> = rows
+        .lines()
+        .map(|row| serde_json::from_str(row).unwrap())
+        .collect();
+    let expected = [
+        serde_json::json!({"user": "user1", "before": was, "after": "other", "by_hand": 1}),
+        serde_json::json!({"user": "with blank", "left_out": "it has a blank"}),
+    ];
+    assert_eq!(rows, expected);
+    assert_eq!(site.must(&["update", "--dry-run"]).lines().count(), 2);
+    site.must(&["update"]);
+    assert_eq!(site.must(&["diff"]), "with blank\tleft out: it has a blank\n");
+}
+
+#[test]
 fn an_emptied_source_stops_an_update() {
     let (site, _log) = site_with_update();
     let config = fs::read_to_string(site.config()).unwrap();

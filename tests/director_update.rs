@@ -613,6 +613,16 @@ fn a_host_with_another_tag() {
     let mut peers = three();
     peers.must(&["HOST-REMOVE", "127.0.0.2"]);
     peers.must(&["HOST-SET", "127.0.0.2@new", "40"]);
+    peers.must(&["HOST-SET", "127.0.0.3", "101"]);
+    let output = peers.site.run(&["diff"], b"");
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "node2 vhost_count\t100 -> 40\n",
+        "node2 tag\t\"\" -> \"new\"\n",
+        "node3 vhost_count\t100 -> 101\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
     peers.update_and_agree("");
     assert_eq!(peers.count_at("127.0.0.2"), 0);
     let node = peers.site.node("node2");
@@ -621,6 +631,7 @@ fn a_host_with_another_tag() {
     assert_eq!(node["vhost_count"], 40);
     peers.must(&["HOST-REMOVE", "127.0.0.2"]);
     peers.must(&["HOST-SET", "127.0.0.2"]);
+    peers.must(&["HOST-SET", "127.0.0.3", "100"]);
     peers.update_and_agree("");
     assert!(peers.site.state().director.is_empty());
 }

@@ -1,5 +1,6 @@
 //! The command `mailaffinity`.
 
+mod diff;
 mod drain;
 mod manual;
 mod map;
@@ -50,7 +51,7 @@ enum Command {
     Up(nodes::Up),
     Auto(nodes::Auto),
     Update(update::Update),
-    Diff(update::Diff),
+    Diff(diff::Diff),
     Drain(drain::Drain),
     WhatIf(what_if::WhatIf),
     QueueGroups(queue_groups::QueueGroups),

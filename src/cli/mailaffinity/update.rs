@@ -1,4 +1,4 @@
-use std::io::{IsTerminal as _, Write};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::super::exit::Failure;
-use super::super::users::{self, json_name, write_user};
+use super::diff::print_differences;
 use super::nodes::strangers;
 use super::report::{Log, last_status, write_status};
 use crate::access_map::managed_block::Complaint;
 use crate::access_map::rebuild::RebuildError;
 use crate::config::Config;
-use crate::node_state::NodeState;
-use crate::update::{self, Change, MapPlan, NodeChanges, Override, Plan, UpdateError, name_in_key};
+use crate::update::{self, Change, MapPlan, NodeChanges, Plan, UpdateError, name_in_key};
 
 /// How many names of a kind the log and the status file show.
 const SHOWN: usize = 20;
@@ -47,161 +46,11 @@ pub(super) struct Update {
     wait: u64,
 }
 
-/// Print what an update would change; exit with status 1 if it would change something
-///
-/// "node1  up -> down" for nodes, "anna  node1group -> node2group" for users; "-" stands
-/// for no entry. Users who are left out of the access map are listed too.
-#[derive(Args)]
-pub(super) struct Diff {
-    /// Print a JSON object a line
-    #[arg(long)]
-    json: bool,
-
-    /// Take the list of users even if many are missing from it
-    #[arg(long)]
-    accept_loss: bool,
-}
-
-impl Diff {
-    pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        let differs = print_differences(config, self.accept_loss, self.json)?;
-        Ok(if differs {
-            ExitCode::FAILURE
-        } else {
-            ExitCode::SUCCESS
-        })
-    }
-}
-
-fn print_differences(config: &Config, accept_loss: bool, json: bool) -> Result<bool, Failure> {
-    let nodes = update::check_nodes(config, false)?;
-    let plan = match update::plan(config, &nodes.after, accept_loss, None)? {
-        Plan::Map(plan) => Some(plan),
-        Plan::NoMap | Plan::Unchanged => None,
-    };
-    let changes = plan.as_ref().map(|plan| plan.changes()).unwrap_or_default();
-    let moved = node_changes(config, &nodes);
-    let is_in_force = match &plan {
-        Some(plan) => plan.is_in_force()?,
-        None => true,
-    };
-    users::print(|out| {
-        for (node, after, reason) in &moved {
-            let before = if *after == "down" { "up" } else { "down" };
-            if json {
-                writeln!(
-                    out,
-                    "{}",
-                    json!({"node": node, "before": before, "after": after, "reason": reason})
-                )?;
-            } else {
-                writeln!(out, "{node}\t{before} -> {after}\t{}", reason.escape_debug())?;
-            }
-        }
-        for (what, before, after) in other_changes(config, &nodes) {
-            if json {
-                writeln!(
-                    out,
-                    "{}",
-                    json!({"director": what, "before": before, "after": after})
-                )?;
-            } else {
-                writeln!(out, "{what}\t{before} -> {after}")?;
-            }
-        }
-        for change in &changes {
-            if json {
-                let group = |group: &Option<Vec<u8>>| group.as_deref().map(json_name);
-                let user = json_name(name_in_key(&change.key));
-                let fields =
-                    json!({"user": user, "before": group(&change.before), "after": group(&change.after)});
-                writeln!(out, "{fields}")?;
-            } else {
-                let mut by_hand = plan.iter().flat_map(|plan| &plan.by_hand);
-                write_change(out, change, by_hand.find(|own| own.key == change.key))?;
-            }
-        }
-        for left_out in plan.iter().flat_map(|plan| &plan.left_out) {
-            if json {
-                let user = json_name(&left_out.user);
-                writeln!(out, "{}", json!({"user": user, "left_out": left_out.reason}))?;
-            } else {
-                write_user(out, &left_out.user)?;
-                writeln!(out, "\tleft out: {}", left_out.reason)?;
-            }
-        }
-        if let Some(plan) = &plan
-            && changes.is_empty()
-            && !is_in_force
-        {
-            let source = plan.source().display();
-            if json {
-                writeln!(out, "{}", json!({"rebuild": source.to_string()}))?;
-            } else {
-                writeln!(out, "{source}\tthe map is not the one of this source")?;
-            }
-        }
-        Ok(())
-    })?;
-    match nodes.problem {
-        Some(problem) => Err(UpdateError::Checks(problem).into()),
-        None => Ok(nodes.before != nodes.after || !is_in_force),
-    }
-}
-
-/// An entry that gives way to one by hand is shown with that.
-fn write_change(out: &mut impl Write, change: &Change, by_hand: Option<&Override>) -> std::io::Result<()> {
-    let group = |group: &Option<Vec<u8>>| match group {
-        Some(group) => group.escape_ascii().to_string(),
-        None => "-".into(),
-    };
-    write_user(out, name_in_key(&change.key))?;
-    write!(out, "\t{} -> ", group(&change.before))?;
-    match by_hand {
-        Some(own) => writeln!(
-            out,
-            "{} (by hand, line {})",
-            own.queue_group.escape_ascii(),
-            own.line
-        ),
-        None => writeln!(out, "{}", group(&change.after)),
-    }
-}
-
-/// What else the Director has otherwise than before: what, before, and after.
-fn other_changes(config: &Config, nodes: &NodeChanges) -> Vec<(String, String, String)> {
-    let (before, after) = (&nodes.before, &nodes.after);
-    let mut changes = Vec::new();
-    for node in config.nodes.iter().map(|node| &node.node) {
-        let of = |state: &NodeState| state.director.get(&node.name).cloned().unwrap_or_default();
-        let vhost_count = |state| of(state).vhost_count.unwrap_or(node.vhost_count);
-        let tag = |state| of(state).tag.unwrap_or_else(|| node.tag.clone());
-        if vhost_count(before) != vhost_count(after) {
-            let counts = [before, after].map(|state| vhost_count(state).to_string());
-            let [before, after] = counts;
-            changes.push((format!("{} vhost_count", node.name), before, after));
-        }
-        if tag(before) != tag(after) {
-            let [before, after] = [before, after].map(|state| format!("\"{}\"", tag(state).escape_debug()));
-            changes.push((format!("{} tag", node.name), before, after));
-        }
-    }
-    if before.moved != after.moved {
-        let count = |state: &NodeState| {
-            state
-                .moved
-                .values()
-                .map(|users| users.len())
-                .sum::<usize>()
-                .to_string()
-        };
-        changes.push(("users moved by the Director".into(), count(before), count(after)));
-    }
-    changes
-}
-
 /// The nodes that go up or down: name, what they are from now on, and why.
-fn node_changes<'c>(config: &'c Config, nodes: &NodeChanges) -> Vec<(&'c str, &'static str, String)> {
+pub(super) fn node_changes<'c>(
+    config: &'c Config,
+    nodes: &NodeChanges,
+) -> Vec<(&'c str, &'static str, String)> {
     let names = config.nodes.iter().map(|node| node.node.name.as_str());
     names
         .filter_map(|name| {
