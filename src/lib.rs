@@ -1,12 +1,15 @@
 //! User/node affinity for mail clusters: the Dovecot Director's user → node mapping
 //! for everything that is not Dovecot.
 //!
-//! Three layers, each of which knows only those before it:
+//! Layers, each of which knows only those before it:
 //!
 //! - [`mapping`], the core: pure, without I/O.
 //! - What is on disk: [`config`] (the cluster as its administrator describes it),
 //!   [`node_state`] (which nodes are down), [`access_map`] (sendmail's), and [`site`],
 //!   which follows all three and says which node serves a user.
+//! - What the commands do with it: [`checks`] finds out which nodes are up, [`users`]
+//!   which users there are, [`update`] keeps the access map true to both, and [`drain`]
+//!   runs the queues of dead nodes.
 //! - The edges, side by side: the C API (`include/mailaffinity.h`), the commands
 //!   ([`cli`]), and the PHP module, a crate of its own in `php/`.
 //!

@@ -151,7 +151,7 @@ pub struct Sendmail {
 pub struct Drain {
     /// How long a node must have been down (`after_seconds`).
     pub after: Duration,
-    /// No new messages are begun after this time (`limit_seconds`).
+    /// No further batch of messages is begun after this time (`limit_seconds`).
     pub limit: Duration,
     /// How many sendmails work on one queue at once (`runners`).
     pub runners: u32,

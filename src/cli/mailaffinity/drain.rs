@@ -52,8 +52,8 @@ impl Drain {
                         result_of(queue, &drained)
                     }
                     // It is being done, which is no failure for cron to report.
-                    Err(DrainError::Locked(error)) => {
-                        let reason = format!("another drain is at work: {error}");
+                    Err(locked @ DrainError::Locked(_)) => {
+                        let reason = locked.to_string();
                         log.info(&format!("drain of {}: {reason}", queue.node.node.name));
                         json!({"node": queue.node.node.name, "reason": reason})
                     }
