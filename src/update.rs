@@ -206,6 +206,8 @@ pub struct MapPlan<'c> {
     source: SourceFile,
     entries: Vec<Entry<'c>>,
     rewritten: Rewritten,
+    /// The entries that change in the block, in order of their keys.
+    pub changes: Vec<Change>,
     /// Users without an entry, and why.
     pub left_out: Vec<LeftOut>,
     /// Users for whom the administrator wrote entries, which win.
@@ -336,6 +338,11 @@ pub fn plan<'c>(
         return Err(UpdateError::TooFewUsers { before, after });
     }
     let rewritten = block.with_entries(&entries);
+    let changes = if rewritten.text == source.text {
+        Vec::new()
+    } else {
+        changes(&block, &entries)
+    };
     Ok(Plan::Map(Box::new(MapPlan {
         map,
         build,
@@ -343,6 +350,7 @@ pub fn plan<'c>(
         source,
         entries,
         rewritten,
+        changes,
         left_out,
         by_hand,
         users: users.len(),
@@ -401,6 +409,29 @@ fn take_out_entries_by_hand(
     taken
 }
 
+/// The entries that change in the block, in order of their keys.
+fn changes(block: &AccessSource<'_>, entries: &[Entry<'_>]) -> Vec<Change> {
+    let mut managed = block.managed();
+    let mut changes = Vec::new();
+    for Entry { key, queue_group } in entries {
+        let before = managed.remove(key);
+        if before != Some(queue_group.as_bytes()) {
+            changes.push(Change {
+                key: key.clone(),
+                before: before.map(<[u8]>::to_vec),
+                after: Some(queue_group.as_bytes().to_vec()),
+            });
+        }
+    }
+    changes.extend(managed.into_iter().map(|(key, before)| Change {
+        key,
+        before: Some(before.to_vec()),
+        after: None,
+    }));
+    changes.sort_by(|a, b| a.key.cmp(&b.key));
+    changes
+}
+
 impl MapPlan<'_> {
     /// Whether the source and the map are as they should be.
     ///
@@ -418,35 +449,6 @@ impl MapPlan<'_> {
     /// How many entries the block has.
     pub fn entries(&self) -> usize {
         self.entries.len()
-    }
-
-    /// The entries that change in the block, in order of their keys.
-    pub fn changes(&self) -> Vec<Change> {
-        if self.rewritten.text == self.source.text {
-            return Vec::new();
-        }
-        let Ok(block) = AccessSource::parse(&self.source.text) else {
-            return Vec::new();
-        };
-        let mut managed = block.managed();
-        let mut changes = Vec::new();
-        for Entry { key, queue_group } in &self.entries {
-            let before = managed.remove(key);
-            if before != Some(queue_group.as_bytes()) {
-                changes.push(Change {
-                    key: key.clone(),
-                    before: before.map(<[u8]>::to_vec),
-                    after: Some(queue_group.as_bytes().to_vec()),
-                });
-            }
-        }
-        changes.extend(managed.into_iter().map(|(key, before)| Change {
-            key,
-            before: Some(before.to_vec()),
-            after: None,
-        }));
-        changes.sort_by(|a, b| a.key.cmp(&b.key));
-        changes
     }
 
     /// Puts the map in force; the caller holds the [`lock`](lock_map). If `force`, it is

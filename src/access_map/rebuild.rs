@@ -129,9 +129,7 @@ impl SourceFile {
             Err(RebuildError::SourceChanged(self.path.clone()))
         }
     }
-}
 
-impl SourceFile {
     /// Puts a new source in its place, unless somebody changes it until that very moment:
     /// the two change places, and change back if the old one is not what was read.
     fn replace_by(&self, staged: Staged) -> Result<(), RebuildError> {

@@ -129,11 +129,11 @@ pub(super) fn print_differences(config: &Config, accept_loss: bool, json: bool) 
         Some(plan) => plan.is_in_force()?,
         None => true,
     };
-    let changes = plan.as_ref().map(|plan| plan.changes()).unwrap_or_default();
+    let changes = plan.as_ref().map_or(&[][..], |plan| &plan.changes);
 
     let mut differences: Vec<Difference<'_>> = node_differences(config, &nodes);
     differences.extend(director_differences(config, &nodes));
-    for change in &changes {
+    for change in changes {
         let by_hand = plan.iter().flat_map(|plan| &plan.by_hand);
         let own = by_hand
             .filter(|_| change.after.is_none())

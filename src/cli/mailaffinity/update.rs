@@ -136,8 +136,7 @@ impl Update {
             return Ok(());
         }
         spinner.set_message("building the access map");
-        let changes = plan.changes();
-        report.count_changes(&changes);
+        report.count_changes(&plan.changes);
         let complaints = plan.carry_out(self.force)?;
         spinner.finish_and_clear();
         report.wrote = true;
