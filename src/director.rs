@@ -25,6 +25,10 @@ use crate::mapping::parse_address;
 const HANDSHAKE: &[u8] = b"VERSION\tdirector-doveadm\t1\t0\n";
 const HOST_LIST: &str = "HOST-LIST";
 const USER_LIST: &str = "USER-LIST";
+const USER_LOOKUP: &str = "USER-LOOKUP";
+
+/// The longest command line that a Director reads, without its newline.
+const LONGEST_COMMAND: usize = 1023;
 
 /// Longer than any line of a Director, whose tags are words of its configuration.
 const LONGEST_LINE: u64 = 8 << 10;
@@ -88,6 +92,23 @@ impl fmt::Display for DirectorError {
 
 impl std::error::Error for DirectorError {}
 
+/// Where a Director sends a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// To this host.
+    Host {
+        /// Where it is.
+        address: IpAddr,
+        /// Whether the user is there by the Director's table; else by its ring.
+        in_table: bool,
+    },
+    /// There is no host for the user.
+    NoHost,
+    /// `TRYAGAIN`: the Director cannot hash the name, since `director_username_hash` has
+    /// a variable that it does not know.
+    TryAgain,
+}
+
 /// Asks the Director at its `director-admin` socket. It is on the same machine, and the
 /// whole exchange takes no longer than `timeout`.
 ///
@@ -96,11 +117,74 @@ impl std::error::Error for DirectorError {}
 /// and when a part of the answer makes no sense or is missing. There is no part of a
 /// snapshot.
 pub fn snapshot(socket: &Path, timeout: Duration) -> Result<Snapshot, DirectorError> {
+    exchange(socket, timeout, |director, answers, time| {
+        // In one piece: the Director then answers both before anything else happens to it,
+        // and no user is at a host that is not in the list.
+        send(director, time, format!("{HOST_LIST}\n{USER_LIST}\n").as_bytes())?;
+        Snapshot::read(answers)
+    })
+}
+
+/// Asks the Director where it sends each of these users, by the lines that
+/// [`lookup_line`] makes.
+///
+/// # Errors
+/// As [`snapshot`].
+pub fn lookups(socket: &Path, lines: &[Vec<u8>], timeout: Duration) -> Result<Vec<Lookup>, DirectorError> {
+    exchange(socket, timeout, |director, answers, time| {
+        let mut answers = Lines::new(answers);
+        let mut found = Vec::with_capacity(lines.len());
+        // So few at once that neither side waits for the other to read.
+        for lines in lines.chunks(50) {
+            send(director, time, &lines.concat())?;
+            for _ in lines {
+                let line = answers.next(USER_LOOKUP)?;
+                found.push(Lookup::parse(line).ok_or_else(|| {
+                    invalid(format!(
+                        "the Director answers {USER_LOOKUP} with a line that is not one of Dovecot 2.3: \"{}\"",
+                        quoted(line)
+                    ))
+                })?);
+            }
+        }
+        Ok(found)
+    })
+}
+
+/// The `USER-LOOKUP` line for a user with a tag; `None` for a name that cannot be asked
+/// for: an empty one, and one so long that the Director would drop the connection.
+///
+/// Digits are no name to the Director, but a hash (`doveadm_cmd_user_lookup` in Dovecot
+/// 2.3).
+pub fn lookup_line(user: &[u8], tag: &str) -> Option<Vec<u8>> {
+    let mut line = [USER_LOOKUP.as_bytes(), b"\t"].concat();
+    line.extend(tab_escape(user));
+    line.push(b'\t');
+    line.extend(tab_escape(tag.as_bytes()));
+    let sendable = !user.is_empty() && line.len() <= LONGEST_COMMAND;
+    line.push(b'\n');
+    sendable.then_some(line)
+}
+
+fn exchange<T>(
+    socket: &Path,
+    timeout: Duration,
+    talk: impl FnOnce(&UnixStream, BufReader<TimedReader<'_>>, &TimeLimit) -> io::Result<T>,
+) -> Result<T, DirectorError> {
     let time = TimeLimit {
         begun: Instant::now(),
         timeout,
     };
-    ask(socket, &time).map_err(|problem| DirectorError {
+    let answer = open(socket, &time).and_then(|director| {
+        let mut answers = BufReader::new(TimedReader {
+            socket: &director,
+            time: &time,
+        });
+        read_handshake(&mut answers)?;
+        send(&director, &time, HANDSHAKE)?;
+        talk(&director, answers, &time)
+    });
+    answer.map_err(|problem| DirectorError {
         socket: socket.to_owned(),
         problem: match problem.kind() {
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => io::Error::new(
@@ -112,8 +196,8 @@ pub fn snapshot(socket: &Path, timeout: Duration) -> Result<Snapshot, DirectorEr
     })
 }
 
-fn ask(socket: &Path, time: &TimeLimit) -> io::Result<Snapshot> {
-    let director = connect(socket, time).map_err(|error| match error.kind() {
+fn open(socket: &Path, time: &TimeLimit) -> io::Result<UnixStream> {
+    connect(socket, time).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => error,
         kind => io::Error::new(
             kind,
@@ -121,17 +205,12 @@ fn ask(socket: &Path, time: &TimeLimit) -> io::Result<Snapshot> {
                 "cannot connect to the Director: {error}; is this its director-admin socket, and does it run?"
             ),
         ),
-    })?;
-    let mut answers = BufReader::new(TimedReader {
-        socket: &director,
-        time,
-    });
-    read_handshake(&mut answers)?;
+    })
+}
+
+fn send(mut director: &UnixStream, time: &TimeLimit, commands: &[u8]) -> io::Result<()> {
     director.set_write_timeout(Some(time.left()?))?;
-    // In one piece: the Director then answers both before anything else happens to it,
-    // and no user is at a host that is not in the list.
-    (&director).write_all(&[HANDSHAKE, format!("{HOST_LIST}\n{USER_LIST}\n").as_bytes()].concat())?;
-    Snapshot::read(answers)
+    director.write_all(commands)
 }
 
 /// Connects, also within the time: a socket whose queue is full makes others wait.
@@ -295,6 +374,26 @@ impl User {
     }
 }
 
+impl Lookup {
+    /// Reads the answer to `USER-LOOKUP`, without its newline: `current`, `expires`,
+    /// `hashed` and `initial`. `None` if it is not one.
+    pub fn parse(line: &[u8]) -> Option<Lookup> {
+        match line.split(|&byte| byte == b'\t').collect::<Vec<_>>()[..] {
+            [b"TRYAGAIN"] => Some(Lookup::TryAgain),
+            [b"", _, b"", _] => Some(Lookup::NoHost),
+            [b"", _, hashed, _] => Some(Lookup::Host {
+                address: address(hashed)?,
+                in_table: false,
+            }),
+            [current, _, _, _] => Some(Lookup::Host {
+                address: address(current)?,
+                in_table: true,
+            }),
+            _ => None,
+        }
+    }
+}
+
 /// Lines of an answer, none of them endless, nor all together.
 struct Lines<R> {
     answers: Take<R>,
@@ -386,6 +485,22 @@ fn tab_unescape(field: &[u8]) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
+/// Dovecot's `str_append_tabescaped`.
+fn tab_escape(field: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(field.len());
+    for byte in field {
+        match byte {
+            0 => escaped.extend(b"\x010"),
+            1 => escaped.extend(b"\x011"),
+            b'\t' => escaped.extend(b"\x01t"),
+            b'\n' => escaped.extend(b"\x01n"),
+            b'\r' => escaped.extend(b"\x01r"),
+            byte => escaped.push(*byte),
+        }
+    }
+    escaped
+}
+
 fn invalid(problem: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem)
 }
@@ -415,6 +530,40 @@ mod tests {
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn lookups() {
+        let host = |text: &str, in_table| Lookup::Host {
+            address: address(text),
+            in_table,
+        };
+        for (line, expected) in [
+            ("\t0\t10.0.0.1\t10.0.0.2", Some(host("10.0.0.1", false))),
+            ("\t0\t2001:db8::1\t", Some(host("2001:db8::1", false))),
+            ("10.0.0.3\t1795467905\t10.0.0.1\t", Some(host("10.0.0.3", true))),
+            ("10.0.0.3\t1795467905\t\t", Some(host("10.0.0.3", true))),
+            ("\t0\t\t", Some(Lookup::NoHost)),
+            ("TRYAGAIN", Some(Lookup::TryAgain)),
+            ("\t0\t10.0.0.1", None),
+            ("\t0\thost\t", None),
+            ("OK", None),
+            ("", None),
+        ] {
+            assert_eq!(Lookup::parse(line.as_bytes()), expected, "{line:?}");
+        }
+        let line = |user: &[u8]| lookup_line(user, "ea\tst");
+        assert_eq!(
+            line(b"a\0\x01\t\r\nb").as_deref(),
+            Some(&b"USER-LOOKUP\ta\x010\x011\x01t\x01r\x01nb\tea\x01tst\n"[..])
+        );
+        assert_eq!(line(b""), None);
+        let longest = LONGEST_COMMAND - "USER-LOOKUP\t\tea\x01tst".len();
+        assert_eq!(
+            line(&vec![b'a'; longest]).map(|line| line.len()),
+            Some(LONGEST_COMMAND + 1)
+        );
+        assert_eq!(line(&vec![b'a'; longest + 1]), None);
     }
 
     fn second(second: i64) -> Timestamp {

@@ -8,8 +8,8 @@
 //!   [`node_state`] (which nodes are down), [`access_map`] (sendmail's), and [`site`],
 //!   which follows all three and says which node serves a user.
 //! - What the commands do with it: [`checks`] finds out which nodes are up, [`users`]
-//!   which users there are, [`update`] keeps the access map true to both, and [`drain`]
-//!   runs the queues of dead nodes.
+//!   which users there are, [`update`] keeps the access map true to both, [`drain`] runs
+//!   the queues of dead nodes, and [`agreement`] holds all parts against each other.
 //! - The edges, side by side: the C API (`include/mailaffinity.h`), the commands
 //!   ([`cli`]), and the PHP module, a crate of its own in `php/`.
 //!
@@ -35,6 +35,8 @@
 )]
 
 pub mod access_map;
+#[cfg(feature = "cli")]
+pub mod agreement;
 #[cfg(feature = "capi")]
 mod capi;
 #[cfg(feature = "cli")]

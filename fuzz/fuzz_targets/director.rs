@@ -3,10 +3,15 @@
 
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
-use mailaffinity::director::Snapshot;
+use mailaffinity::director::{Lookup, Snapshot, lookup_line};
 use mailaffinity::mapping::ring_label;
 
 fuzz_target!(|answers: &[u8]| {
+    let _ = Lookup::parse(answers);
+    // A question is one line, whatever the name has in it.
+    if let Some(line) = lookup_line(answers, "") {
+        assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
+    }
     let Ok(snapshot) = Snapshot::read(answers) else {
         return;
     };

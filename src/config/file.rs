@@ -9,7 +9,9 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use toml::Spanned;
 
-use super::{Check, Checks, Config, Drain, NodeConfig, Probe, Sendmail, UserSource, Users, check_host};
+use super::{
+    Agreement, Check, Checks, Config, Drain, NodeConfig, Probe, Sendmail, UserSource, Users, check_host,
+};
 use crate::access_map::{AccessMap, MapBuild};
 use crate::mapping::{
     Cluster, ClusterError, DEFAULT_VHOST_COUNT, Node, Strategy, UsernameHash, parse_address, ring_label,
@@ -42,6 +44,8 @@ struct ConfigFile {
     sendmail: SendmailTable,
     #[serde(default)]
     drain: DrainTable,
+    #[serde(default)]
+    agreement: AgreementTable,
     #[serde(default)]
     node: Vec<Spanned<NodeTable>>,
 }
@@ -176,6 +180,29 @@ impl Default for DrainTable {
 }
 
 #[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AgreementTable {
+    #[serde(deserialize_with = "some_absolute_path")]
+    director: Option<PathBuf>,
+    c_library: Option<String>,
+    #[serde(deserialize_with = "some_command")]
+    php: Option<Vec<String>>,
+    #[serde(deserialize_with = "number::<_, 1, DAY>")]
+    timeout_seconds: u64,
+}
+
+impl Default for AgreementTable {
+    fn default() -> AgreementTable {
+        AgreementTable {
+            director: None,
+            c_library: None,
+            php: None,
+            timeout_seconds: 60,
+        }
+    }
+}
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NodeTable {
     #[serde(deserialize_with = "word")]
@@ -263,6 +290,12 @@ pub(super) fn parse(text: &str) -> Result<Config, Problem> {
             after: Duration::from_secs(file.drain.after_seconds),
             limit: Duration::from_secs(file.drain.limit_seconds),
             runners: to_u32(file.drain.runners),
+        },
+        agreement: Agreement {
+            director: file.agreement.director,
+            c_library: file.agreement.c_library,
+            php: file.agreement.php,
+            timeout: Duration::from_secs(file.agreement.timeout_seconds),
         },
         nodes: file
             .node

@@ -61,6 +61,8 @@ pub struct Config {
     pub sendmail: Sendmail,
     /// When and how the queues of dead nodes are run (`[drain]`).
     pub drain: Drain,
+    /// What is compared with the configuration (`[agreement]`).
+    pub agreement: Agreement,
     /// The nodes (`[[node]]`), in the order of the file.
     pub nodes: Vec<NodeConfig>,
 }
@@ -155,6 +157,21 @@ pub struct Drain {
     pub limit: Duration,
     /// How many sendmails work on one queue at once (`runners`).
     pub runners: u32,
+}
+
+/// What is compared with the configuration, besides sendmail and its access map
+/// (`[agreement]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreement {
+    /// The Director's `director-admin` socket (`director`); that of [`Checks`] if there is
+    /// none.
+    pub director: Option<PathBuf>,
+    /// The C library, as the program loader finds it (`c_library`).
+    pub c_library: Option<String>,
+    /// PHP's command line program, run as the web server's user (`php`).
+    pub php: Option<Vec<String>>,
+    /// How long each of them may take (`timeout_seconds`).
+    pub timeout: Duration,
 }
 
 /// A node as the configuration describes it.

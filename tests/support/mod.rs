@@ -1,5 +1,6 @@
 //! What integration tests share.
 
 pub(crate) mod director;
+pub(crate) mod php;
 pub(crate) mod sendmail;
 pub(crate) mod site;

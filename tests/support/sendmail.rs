@@ -166,6 +166,7 @@ pub(crate) struct Cluster {
 
 struct Node {
     sendmail: Sendmail,
+    mc: String,
     port: Option<u16>,
 }
 
@@ -236,7 +237,8 @@ impl Cluster {
             let mc = cluster.mc(node, &lines(cluster.folder(), node));
             let sendmail = Sendmail::install(&cluster.path(node), &mc);
             let node = (*node).to_owned();
-            cluster.nodes.insert(node, Node { sendmail, port: None });
+            let port = None;
+            cluster.nodes.insert(node, Node { sendmail, mc, port });
         }
         if let Some(node) = nodes.first() {
             run_well(cluster.command(node).arg("-bi"), b"");
@@ -279,6 +281,18 @@ impl Cluster {
             .map(|(user, group)| format!("QGRP:{user}@\t{group}\n"))
             .collect();
         self.make_access_map(&source);
+    }
+
+    /// Gives a node the configuration that it would have if each first text were the
+    /// second one in its `.mc` file.
+    pub(crate) fn reconfigure(&self, node: &str, changes: &[(&str, &str)]) {
+        let Node { sendmail, mc, .. } = self.nodes.get(node).expect("a node");
+        let mut changed = mc.clone();
+        for (text, other) in changes {
+            assert!(changed.contains(text), "{text} is not in {mc}");
+            changed = changed.replace(text, other);
+        }
+        fs::write(sendmail.cf(), cf(&changed)).expect("write the configuration");
     }
 
     /// Starts a node's daemon, and waits until it takes mail. Arguments such as
@@ -475,6 +489,11 @@ impl Cluster {
 
     /// The command that is a node's `sendmail`.
     pub(crate) fn sendmail_command(&self, node: &str) -> Vec<OsString> {
+        self.node(node).sendmail.words()
+    }
+
+    /// The command that runs a node's sendmail. Arguments can follow.
+    pub(crate) fn words(&self, node: &str) -> Vec<OsString> {
         self.node(node).sendmail.words()
     }
 

@@ -1,5 +1,7 @@
 //! The command `mailaffinity`.
 
+mod agreement;
+mod c_library;
 mod diff;
 mod drain;
 mod manual;
@@ -54,7 +56,9 @@ enum Command {
     Diff(diff::Diff),
     Drain(drain::Drain),
     WhatIf(what_if::WhatIf),
+    Agreement(agreement::Agreement),
     QueueGroups(queue_groups::QueueGroups),
+    CLibrary(c_library::CLibrary),
     Manual(manual::Manual),
 }
 
@@ -71,6 +75,8 @@ pub fn mailaffinity() -> ExitCode {
         Command::Drain(drain) => drain.run(&load(&config)?),
         Command::WhatIf(what_if) => what_if.run(&load(&config)?),
         Command::QueueGroups(queue_groups) => queue_groups.run(&load(&config)?),
+        Command::Agreement(agreement) => agreement.run(&config, &load(&config)?),
+        Command::CLibrary(library) => library.run(&config),
         Command::Manual(manual) => manual.run(),
     })
 }

@@ -1,0 +1,102 @@
+//! sendmail's access map, read as the PHP module and the C library's users read it.
+
+use std::collections::HashMap;
+
+use super::{Answer, Opinion, Question};
+use crate::access_map::AccessMap;
+use crate::update::{self, Override, Plan};
+use crate::users::access_map_key;
+
+const PART: &str = "access map";
+
+pub(super) fn ask(question: &Question<'_>) -> Opinion {
+    let Some(map) = &question.config.access_map else {
+        return Opinion::absent(PART, "the configuration has no [access_map]");
+    };
+    let mut first_of_key = HashMap::new();
+    let mut answers = Vec::with_capacity(question.users.len());
+    for (user, expected) in question.users.iter().zip(&question.expected) {
+        let Ok(key) = access_map_key(user) else {
+            answers.push(Answer::NotAsked("the name can have no entry"));
+            continue;
+        };
+        // One entry cannot be two users'.
+        if first_of_key.entry(key).or_insert(expected) != &expected {
+            answers.push(Answer::NotAsked(
+                "its entry is another user's, whose name differs in case only",
+            ));
+            continue;
+        }
+        match answer(question, map, user) {
+            Ok(answer) => answers.push(answer),
+            Err(error) => return Opinion::failed(PART, error),
+        }
+    }
+    let mut opinion = Opinion {
+        answers,
+        ..Opinion::new(PART)
+    };
+    if let Some(first) = question.first_different(&opinion.answers) {
+        opinion.problems = cause(question, map, first);
+    }
+    opinion
+}
+
+fn answer(question: &Question<'_>, map: &AccessMap, user: &[u8]) -> Result<Answer, crate::access_map::Error> {
+    Ok(match map.queue_group(user)? {
+        None => Answer::Other("no entry".into()),
+        Some(entry) => of_queue_group(question, &entry.value),
+    })
+}
+
+/// What a queue group says of its users' node.
+pub(super) fn of_queue_group(question: &Question<'_>, queue_group: &[u8]) -> Answer {
+    match question.config.node_of_queue_group(queue_group) {
+        Some(node) => Answer::Node(node),
+        None => Answer::Other(format!("queue group {}", queue_group.escape_ascii())),
+    }
+}
+
+fn cause(question: &Question<'_>, map: &AccessMap, first: usize) -> Vec<String> {
+    let path = map.path().display();
+    let plan = match update::plan(question.config, question.state, true, None) {
+        Ok(Plan::Map(plan)) => plan,
+        Ok(_) => return Vec::new(),
+        Err(error) => {
+            return vec![format!(
+                "{path} is not as the nodes are, and an update would fail: {error}"
+            )];
+        }
+    };
+    let mut problems = Vec::new();
+    if let Ok(false) | Err(_) = plan.is_in_force() {
+        problems.push(format!(
+            "{path} is stale: \"mailaffinity diff\" says what an update would change; run \"mailaffinity update\", \
+             and see why it did not run"
+        ));
+    }
+    let moved_by_hand = |own: &&Override| own.queue_group != own.computed.as_bytes();
+    let by_hand: Vec<&Override> = plan.by_hand.iter().filter(moved_by_hand).collect();
+    if let Some(own) = by_hand.first() {
+        problems.push(format!(
+            "{}:{}: an entry by hand gives {} the queue group {}; remove it if that is not on purpose ({} such \
+             entries)",
+            plan.source().display(),
+            own.line,
+            update::name_in_key(&own.key).escape_ascii(),
+            own.queue_group.escape_ascii(),
+            by_hand.len()
+        ));
+    }
+    let listed = question.users.get(first);
+    if problems.is_empty() {
+        problems.push(match listed {
+            Some(user) => format!(
+                "{path} has what the last update put there; does [users] of the configuration list {}?",
+                user.escape_ascii()
+            ),
+            None => format!("{path} has what the last update put there"),
+        });
+    }
+    problems
+}

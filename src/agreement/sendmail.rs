@@ -1,0 +1,231 @@
+//! sendmail: the rule set `queuegroup` and the access map as sendmail itself opens it, in
+//! its address test mode (`sendmail -bt`).
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::access_map::of_queue_group;
+use super::{Answer, Opinion, Question};
+use crate::access_map::search_order;
+use crate::child::{self, ChildError};
+
+const PART: &str = "sendmail";
+
+pub(super) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
+    if question.config.access_map.is_none() {
+        return Opinion::absent(PART, "the configuration has no [access_map]");
+    }
+    let command = &question.config.sendmail.command;
+    if let Some(program) = command.first().map(Path::new)
+        && program.try_exists().is_ok_and(|exists| !exists)
+    {
+        return Opinion::absent(PART, format!("{} is not there", program.display()));
+    }
+    match try_ask(question, access_map) {
+        Ok(opinion) => opinion,
+        Err(error) => Opinion::failed(PART, error),
+    }
+}
+
+fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, ChildError> {
+    let asked: Vec<&[u8]> = question
+        .users
+        .iter()
+        .map(Vec::as_slice)
+        .filter(|user| is_plain(user))
+        .collect();
+    let session = test_mode(question, &lines(b"queuegroup ", &asked))?;
+    if session.says("Undefined ruleset queuegroup") {
+        return Ok(Opinion::failed(
+            PART,
+            format!(
+                "{} has no rule set queuegroup: add FEATURE(`mailaffinity') to its .mc file",
+                session.command
+            ),
+        ));
+    }
+    let returned = session.returned("queuegroup");
+    if returned.len() != asked.len() {
+        return Ok(Opinion::failed(PART, session.complaint()));
+    }
+    let mut returned = returned.iter();
+    let mut groups = BTreeSet::new();
+    let mut answers = Vec::with_capacity(question.users.len());
+    for (user, map_answer) in question.users.iter().zip(with_default(&access_map.answers)) {
+        answers.push(match (is_plain(user), map_answer) {
+            (false, _) => Answer::NotAsked("the test mode takes no such name"),
+            (true, _) => match returned.next().copied().flatten() {
+                Some(group) if map_answer_counts(map_answer) => {
+                    groups.insert(group.to_owned());
+                    of_queue_group(question, group.as_bytes())
+                }
+                None if map_answer_counts(map_answer) => Answer::Other("no queue group".into()),
+                _ => Answer::NotAsked("the name can have no entry"),
+            },
+        });
+    }
+    let mut opinion = Opinion {
+        answers,
+        ..Opinion::new(PART)
+    };
+    for group in groups {
+        if let Some(problem) = unknown_queue_group(question, &group)? {
+            opinion.problems.push(problem);
+        }
+    }
+    if let Some(first) = question.first_different(&opinion.answers) {
+        let problem = cause(question, access_map, &opinion, first)?;
+        opinion.problems.push(problem);
+    }
+    Ok(opinion)
+}
+
+/// The map's answers, or as many as anybody wants where it could not be read.
+fn with_default(answers: &[Answer]) -> impl Iterator<Item = Option<&Answer>> {
+    answers.iter().map(Some).chain(std::iter::repeat(None))
+}
+
+/// Whether sendmail can find an entry for the user.
+fn map_answer_counts(answer: Option<&Answer>) -> bool {
+    !matches!(answer, Some(Answer::NotAsked(_)))
+}
+
+/// Whether the test mode takes a name as it stands: it has syntax of its own for commas,
+/// blanks, quotes and more.
+fn is_plain(user: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-+=@'".contains(byte);
+    !user.is_empty() && user.len() < 200 && user.iter().all(plain)
+}
+
+fn lines(before: &[u8], items: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let line = |item: &_| [before, AsRef::<[u8]>::as_ref(item), b"\n"].concat();
+    items.iter().flat_map(line).collect()
+}
+
+/// What the address test mode prints.
+struct Session {
+    command: String,
+    stdout: String,
+    stderr: String,
+}
+
+fn test_mode(question: &Question<'_>, input: &[u8]) -> Result<Session, ChildError> {
+    run(question, &["-bt"], input)
+}
+
+/// sendmail's exit status says nothing here: it is that of the last lookup.
+fn run(question: &Question<'_>, arguments: &[&str], input: &[u8]) -> Result<Session, ChildError> {
+    let command = question.config.sendmail.command.iter().map(OsString::from);
+    let command: Vec<OsString> = command.chain(arguments.iter().map(OsString::from)).collect();
+    let finished = child::run(&command, input, question.config.agreement.timeout)?;
+    Ok(Session {
+        command: child::name(&command),
+        stdout: String::from_utf8_lossy(&finished.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&finished.stderr).into_owned(),
+    })
+}
+
+impl Session {
+    fn says(&self, words: &str) -> bool {
+        self.stdout.contains(words) || self.stderr.contains(words)
+    }
+
+    /// What a rule set returned, each time it was called by name: a queue group, or `None`
+    /// for something else.
+    fn returned(&self, rule_set: &str) -> Vec<Option<&str>> {
+        let mut values = Vec::new();
+        for line in self.stdout.lines() {
+            let call = line.trim_start_matches("> ").strip_prefix(rule_set);
+            if let Some(value) = call.and_then(|rest| rest.trim_start().strip_prefix("returns:")) {
+                values.push(value.trim().strip_prefix("$# ").map(str::trim));
+            }
+        }
+        values
+    }
+
+    fn complaint(&self) -> String {
+        let lines: Vec<&str> = self
+            .stderr
+            .lines()
+            .chain(self.stdout.lines())
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with("ADDRESS TEST MODE"))
+            .take(3)
+            .collect();
+        let said = lines.join("; ").replace(char::is_control, "?");
+        format!("{} does not answer for all users; it says: {said}", self.command)
+    }
+}
+
+/// sendmail ignores a queue group that it does not have, and takes the default one
+/// (`parseaddr` in sendmail 8.17). Listing the queue is what tells of it, here for a
+/// message that there is none of.
+fn unknown_queue_group(question: &Question<'_>, group: &str) -> Result<Option<String>, ChildError> {
+    let session = run(question, &["-bp", &format!("-qG{group}"), "-qInone"], b"")?;
+    Ok(session.says(&format!("Queue group {group} unknown")).then(|| {
+        format!(
+            "sendmail has no queue group {group}, and puts mail for it into the default one: add the lines of \
+             \"mailaffinity queue-groups\" to its .mc file"
+        )
+    }))
+}
+
+/// Why sendmail answers otherwise: its map, its rule set, or what all have from the map.
+fn cause(
+    question: &Question<'_>,
+    access_map: &Opinion,
+    own: &Opinion,
+    first: usize,
+) -> Result<String, ChildError> {
+    let user = question.users.get(first).map_or(b"".as_slice(), Vec::as_slice);
+    if own.answers.get(first) == access_map.answers.get(first) {
+        return Ok("it is what the access map has".into());
+    }
+    let keys = search_order::keys(user);
+    let session = test_mode(question, &lines(b"/map access ", &keys))?;
+    let spec = question.config.access_map.as_ref().map_or("", |map| map.spec());
+    if session.says("Map named \"access\" not found") {
+        return Ok(
+            "its configuration has no map named access: add FEATURE(`access_db') to its .mc file".into(),
+        );
+    }
+    // "no match (0)" is the answer of a map that has none.
+    if session.says("Map named \"access\" not open") || session.says("no match (75)") {
+        let said = session.stdout.lines().chain(session.stderr.lines());
+        let why = said
+            .filter(|line| line.contains("map \"access\":"))
+            .map(|line| line.trim_start_matches("> "));
+        return Ok(format!(
+            "it cannot read its map access (the line Kaccess of its configuration){}; \"sendmail -d44.4 -bv \
+             postmaster\" tells of files and folders that it calls unsafe",
+            why.take(1)
+                .map(|why| format!(": {}", why.replace(char::is_control, "?")))
+                .collect::<String>()
+        ));
+    }
+    let entries: Vec<Answer> = session
+        .stdout
+        .lines()
+        .filter_map(|line| {
+            let (value, _status) = line.split_once(") returns ")?.1.rsplit_once(" (")?;
+            Some(of_queue_group(question, value.as_bytes()))
+        })
+        .collect();
+    Ok(match entries.first() {
+        // It is in the map that sendmail has.
+        Some(entry) if Some(entry) == access_map.answers.get(first) => "it has the same entry in its map, but its rule \
+             set queuegroup does not find it: put FEATURE(`mailaffinity') in place of FEATURE(`queuegroup') into its \
+             .mc file"
+            .into(),
+        Some(_) => format!(
+            "its map access has another entry for {} than {spec}: does its configuration name another file (the line \
+             Kaccess)?",
+            user.escape_ascii()
+        ),
+        None => format!(
+            "its map access has no entry for {}: is it {spec} (the line Kaccess of its configuration)?",
+            user.escape_ascii()
+        ),
+    })
+}
