@@ -2,7 +2,6 @@
 
 use ext_php_rs::zend::ModuleEntry;
 use ext_php_rs::{info_table_end, info_table_header, info_table_row, info_table_start};
-use mailaffinity::mapping::Strategy;
 use mailaffinity::site::InForce;
 
 use crate::ffi::display_ini_entries;
@@ -42,10 +41,6 @@ fn rows() -> Vec<Row> {
 
 fn site_rows(in_force: &InForce) -> Vec<Row> {
     let config = &in_force.config;
-    let strategy = match config.strategy {
-        Strategy::Ring => "ring",
-        Strategy::Modulo => "modulo",
-    };
     let (down, up): (Vec<&str>, Vec<&str>) = config
         .nodes
         .iter()
@@ -53,7 +48,7 @@ fn site_rows(in_force: &InForce) -> Vec<Row> {
         .partition(|name| in_force.state.is_down(name));
     let map = config.access_map.as_ref().map_or("none", |map| map.spec());
     vec![
-        ("Strategy", strategy.into()),
+        ("Strategy", config.strategy.to_string()),
         (
             "Username hash",
             config.username_hash.format().escape_ascii().to_string(),

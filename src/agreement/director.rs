@@ -184,9 +184,8 @@ fn cause(question: &Question<'_>, users: &[&[u8]], lookups: &[Lookup]) -> String
                      username_hash = \"{own}\""
                 ),
                 false => format!(
-                    "the Director answers as by strategy = \"{}\" with username_hash = \"{format}\", which the \
-                     configuration does not have",
-                    name(strategy)
+                    "the Director answers as by strategy = \"{strategy}\" with username_hash = \"{format}\", \
+                     which the configuration does not have"
                 ),
             };
         }
@@ -201,12 +200,5 @@ fn other(strategy: Strategy) -> Strategy {
     match strategy {
         Strategy::Ring => Strategy::Modulo,
         Strategy::Modulo => Strategy::Ring,
-    }
-}
-
-fn name(strategy: Strategy) -> &'static str {
-    match strategy {
-        Strategy::Ring => "ring",
-        Strategy::Modulo => "modulo",
     }
 }

@@ -27,6 +27,16 @@ pub enum Strategy {
     Modulo,
 }
 
+impl fmt::Display for Strategy {
+    /// As the configuration writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Strategy::Ring => "ring",
+            Strategy::Modulo => "modulo",
+        })
+    }
+}
+
 /// Nodes, a strategy and a username hash: the whole input of the mapping.
 ///
 /// Immutable once built; any number of threads may look up at once. A lookup with
