@@ -19,7 +19,7 @@ FUZZ_SECONDS ?= 600
 
 BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
-	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util php-fpm
+	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util php-fpm mandoc
 
 TARGET = target/release
 PHP_MODULE = php/target/release/libmailaffinity_php.so

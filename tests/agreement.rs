@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::env;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use std::process::Output;
 use serde_json::Value;
 use support::director::{Director, Settings};
 use support::sendmail::{Cluster, feature, program, run};
-use support::{php, site};
+use support::{library, php, site};
 use tempfile::TempDir;
 
 const DIRECTOR: &str = "Director";
@@ -106,7 +105,7 @@ impl Mailsite {
         );
         let usual = [
             ("director", format!("{:?}", self.director.admin_socket())),
-            ("c_library", format!("{:?}", library())),
+            ("c_library", format!("{:?}", library::built("libmailaffinity.so"))),
             ("php", format!("[{}]", words(&self.php(&self.site.config())))),
         ];
         for (key, value) in &usual {
@@ -223,14 +222,6 @@ fn users() -> String {
         .map(str::to_owned),
     );
     users.join("\n") + "\n"
-}
-
-fn library() -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let mut places = test.ancestors().skip(1).take(2);
-    places
-        .find_map(|place| Some(place.join("libmailaffinity.so")).filter(|library| library.exists()))
-        .expect("the library beside the test")
 }
 
 fn is_root() -> bool {
@@ -585,7 +576,7 @@ fn what_is_not_here_is_not_asked() {
     fs::write(site.path("users"), "user1\n").unwrap();
     let nodes = "[[node]]\nname = \"node1\"\naddress = \"10.0.0.1\"\n";
     let users = format!("[users]\nfile = {:?}\n", site.path("users"));
-    let library = library();
+    let library = library::built("libmailaffinity.so");
     site.configure(&format!("{users}[agreement]\nc_library = {library:?}\n{nodes}"));
     let rows = site.json(&["agreement", "--json"]);
     let not_here: Vec<&str> = rows

@@ -7,7 +7,6 @@
 #![cfg(feature = "capi")]
 
 use std::collections::BTreeSet;
-use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -19,7 +18,11 @@ use std::sync::LazyLock;
 #[allow(dead_code)]
 mod build_script;
 
+#[path = "support/library.rs"]
+mod library;
+
 use build_script::capi::{HEADER, SONAME};
+use library::{built, declared_functions};
 
 // Header, symbols and SONAME.
 
@@ -62,27 +65,6 @@ fn every_function_of_the_header_is_called_by_a_program() {
     for function in declared_functions() {
         assert!(programs.contains(&format!("{function}(")), "{function}");
     }
-}
-
-/// Names before a parenthesis, outside of comments and preprocessor lines.
-fn declared_functions() -> BTreeSet<String> {
-    let header = fs::read_to_string(HEADER).unwrap();
-    let code: String = header
-        .split("/*")
-        .map(|part| part.split_once("*/").map_or(part, |(_, code)| code))
-        .flat_map(str::lines)
-        .filter(|line| !line.starts_with('#'))
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    let mut before_parentheses: Vec<&str> = code.split('(').collect();
-    before_parentheses.pop();
-    before_parentheses
-        .iter()
-        .map(|text| {
-            let part_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            text.rsplit(|c| !part_of_name(c)).next().unwrap().to_owned()
-        })
-        .collect()
 }
 
 // Programs.
@@ -285,23 +267,6 @@ impl Prefix {
             .arg(format!("-Wl,-rpath,{}", self.root.join("lib").display())));
         path
     }
-}
-
-/// A library that Cargo built for this test: `cargo test` leaves it beside the test,
-/// `cargo build` one folder above.
-fn built(name: &str) -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let places: Vec<PathBuf> = test
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|folder| folder.join(name))
-        .collect();
-    places
-        .iter()
-        .find(|path| path.exists())
-        .unwrap_or_else(|| panic!("none of {places:?} exists"))
-        .clone()
 }
 
 fn fresh_folder(name: &str) -> PathBuf {

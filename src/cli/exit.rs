@@ -14,22 +14,48 @@ pub(super) struct Failure {
     message: String,
 }
 
-/// The part of sysexits.h that the commands use.
+/// The heading of the exit statuses in a help.
+pub(super) const EXIT_STATUS: &str = "Exit status:";
+
+/// The part of sysexits.h that the commands use; see [`Status::meaning`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
-    /// EX_USAGE: the command line is wrong.
+    /// EX_USAGE
     Usage = 64,
-    /// EX_DATAERR: the access source or the list of users makes no sense.
+    /// EX_DATAERR
     DataErr = 65,
-    /// EX_UNAVAILABLE: a program that is needed failed.
+    /// EX_UNAVAILABLE
     Unavailable = 69,
-    /// EX_IOERR: reading or writing failed.
+    /// EX_IOERR
     IoError = 74,
-    /// EX_TEMPFAIL: no node is up, somebody else is at work, or a server does not
-    /// answer; later it may be better.
+    /// EX_TEMPFAIL
     TempFail = 75,
-    /// EX_CONFIG: the configuration or the node state is broken.
+    /// EX_CONFIG
     Config = 78,
+}
+
+impl Status {
+    /// What it tells.
+    fn meaning(self) -> &'static str {
+        match self {
+            Status::Usage => "the command line is wrong",
+            Status::DataErr => "the access source or the list of users makes no sense",
+            Status::Unavailable => "a program that is needed failed",
+            Status::IoError => "reading or writing failed",
+            Status::TempFail => {
+                "no node is up, somebody else is at work, or a server does not answer; later it may be better"
+            }
+            Status::Config => "the configuration or the node state is broken",
+        }
+    }
+
+    /// A section of a help that lists what these tell.
+    pub(super) fn help(statuses: &[Status]) -> String {
+        let lines = statuses
+            .iter()
+            .map(|status| format!("  {:<3} {}\n", *status as u8, status.meaning()));
+        format!("{EXIT_STATUS}\n  0   success\n{}", lines.collect::<String>())
+    }
 }
 
 impl Failure {

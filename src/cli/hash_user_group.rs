@@ -3,11 +3,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, ValueEnum};
 
-use super::exit::{self, Failure};
+use super::exit::{self, Failure, Status};
 use super::users;
 use crate::mapping::{MAX_VHOSTS, VnodeRing, modulo_vnode};
 
-/// Print the vnode of each user among a number of vnodes.
+/// Print the vnode of each user among a number of vnodes
 ///
 /// The two functions of hash_user_group.c (INFN-16-11/CCR): vnodes are numbered
 /// from 0, and usernames are hashed as they stand. For the Director's own mapping,
@@ -15,7 +15,7 @@ use crate::mapping::{MAX_VHOSTS, VnodeRing, modulo_vnode};
 ///
 /// Each line of output is the user, a tab and the vnode.
 #[derive(Parser)]
-#[command(name = "hash_user_group", version)]
+#[command(name = "hash_user_group", version, after_long_help = after_help())]
 struct Arguments {
     /// Number of vnodes
     #[arg(long, short = 'n', value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_VHOSTS)))]
@@ -27,6 +27,19 @@ struct Arguments {
 
     /// Users; without any, one on each line of standard input
     users: Vec<OsString>,
+}
+
+fn after_help() -> String {
+    format!(
+        "\
+{}
+Examples:
+  The vnodes of two users among three:
+      hash_user_group --vnodes 3 anna bert
+  How evenly the accounts of a system are shared out:
+      getent passwd | cut -d: -f1 | hash_user_group --vnodes 3 | cut -f2 | sort | uniq -c",
+        Status::help(&[Status::Usage, Status::IoError])
+    )
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -26,8 +26,21 @@ const UPDATE: Duration = Duration::from_secs(60);
 /// What is not on this machine is not asked. Nothing is changed.
 ///
 /// As root, PHP is asked as the user www-data: what the web server cannot read is found
-/// too.
+/// too. See [agreement] in mailaffinity.toml(5).
 #[derive(Args)]
+#[command(after_long_help = "\
+Exit status:
+  0   all that could be asked agree
+  1   a part differs, has a problem or does not answer
+  69  there is no part on this machine to ask
+  75  no node is up
+  The others are those of mailaffinity(1).
+
+Examples:
+  For cron, which mails what is printed:
+      mailaffinity agreement --quiet
+  The same for some users only:
+      mailaffinity agreement -- anna bert")]
 pub(super) struct Agreement {
     /// Print a JSON object a line, one for each part
     #[arg(long)]

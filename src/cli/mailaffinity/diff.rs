@@ -16,6 +16,15 @@ use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError, name_in_key};
 /// "node1  up -> down" for nodes, "anna  node1group -> node2group" for users; "-" stands
 /// for no entry. Users who are left out of the access map are listed too.
 #[derive(Args)]
+#[command(after_long_help = "\
+Exit status:
+  0   an update would change nothing
+  1   it would change something
+  The others are those of mailaffinity(1).
+
+Examples:
+  Say so when an update is due:
+      mailaffinity diff >/dev/null || echo an update is due")]
 pub(super) struct Diff {
     /// Print a JSON object a line
     #[arg(long)]

@@ -20,6 +20,17 @@ use crate::drain::{DrainError, Drained, Duty, Queue, duties};
 /// For cron or a timer, on every node: each queue has one node that runs it, which all
 /// nodes know by the same hash. Messages that cannot be delivered stay queued.
 #[derive(Args)]
+#[command(after_long_help = "\
+Exit status:
+  0   done, also if messages stay queued, or another drain is at work
+  69  sendmail complained, and no message left the queue
+  The others are those of mailaffinity(1).
+
+Examples:
+  For cron, on every node:
+      */5 * * * * root mailaffinity drain
+  What waits, and who will run it:
+      mailaffinity drain --dry-run")]
 pub(super) struct Drain {
     #[command(flatten)]
     this_node: ThisNode,

@@ -15,8 +15,19 @@ use crate::node_state::NodeState;
 /// Each line of output has the user, the node, the host that webmail connects to
 /// and the queue group, with tabs between them. Nodes that the node state calls
 /// down get no users. A user for whom no node is up, and a node without a queue
-/// group, show "-"; the exit status is 75 when any user has no node.
+/// group, show "-".
 #[derive(Args)]
+#[command(after_long_help = "\
+Exit status:
+  0   all users have nodes
+  75  some have none
+  The others are those of mailaffinity(1).
+
+Examples:
+  The nodes of two users:
+      mailaffinity map anna bert
+  How many users each node has:
+      mailaffinity map --all | cut -f2 | sort | uniq -c")]
 pub(super) struct Map {
     /// Map to the nodes with this tag [default: the tag of the configuration]
     #[arg(long, short)]

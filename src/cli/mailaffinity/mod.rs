@@ -24,18 +24,15 @@ use crate::update::UpdateError;
 
 const NAME: &str = "mailaffinity";
 
-/// User/node affinity for mail clusters.
+/// User/node affinity for mail clusters
 ///
 /// Gives sendmail, webmail and scripts the answer of Dovecot's Director to the question
 /// which node serves a user, and keeps sendmail's access map true to the nodes that are
 /// up.
 ///
-/// Quiet on success. Exit statuses are those of sysexits.h: 64 for a wrong command line,
-/// 65 for an access source or list of users that makes no sense, 69 for a failed
-/// program, 74 for a failure to read or write, 75 for what may be better later, 78 for a
-/// broken configuration or node state.
+/// Quiet on success. Exit statuses are those of sysexits.h.
 #[derive(Parser)]
-#[command(name = NAME, version)]
+#[command(name = NAME, version, after_long_help = after_help())]
 struct Arguments {
     /// Configuration file
     #[arg(long, short, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
@@ -43,6 +40,32 @@ struct Arguments {
 
     #[command(subcommand)]
     command: Command,
+}
+
+fn after_help() -> String {
+    use Status::{Config, DataErr, IoError, TempFail, Unavailable, Usage};
+    format!(
+        "\
+{}
+Files:
+  /etc/mailaffinity.toml              the configuration
+  /var/lib/mailaffinity/nodes.toml    which nodes are down
+  /var/lib/mailaffinity/status.json   how the last update and drain went, for monitoring
+  /etc/mail/access                    the access source; a block in it is written by updates
+  /etc/mail/access.db                 the access map
+
+Examples:
+  See whether the configuration is good, and which nodes are up:
+      mailaffinity nodes
+  Take a node out of service, having looked what that does:
+      mailaffinity what-if --down node2
+      mailaffinity down node2 --reason 'new disks'
+      mailaffinity update
+  And back:
+      mailaffinity auto node2
+      mailaffinity update",
+        Status::help(&[Usage, DataErr, Unavailable, IoError, TempFail, Config])
+    )
 }
 
 #[derive(Subcommand)]

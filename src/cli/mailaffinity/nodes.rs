@@ -18,6 +18,10 @@ use crate::update::change_state;
 ///
 /// The share is that of all possible users, among the nodes with the same tag.
 #[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  The names of the nodes that are down:
+      mailaffinity nodes | awk '$2 == \"down\" { print $1 }'")]
 pub(super) struct Nodes {
     /// Print a JSON object a line
     #[arg(long)]
@@ -29,6 +33,11 @@ pub(super) struct Nodes {
 /// Their users move to the other nodes: at once for PHP and C, and for sendmail with the
 /// next update.
 #[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  Take a node out of service at once, for sendmail too:
+      mailaffinity down node2 --reason 'new disks'
+      mailaffinity update")]
 pub(super) struct Down {
     #[command(flatten)]
     marking: Marking,
@@ -38,6 +47,10 @@ pub(super) struct Down {
 ///
 /// They stay up, also if they die, until they are marked otherwise: see "auto".
 #[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  Trust a node that its checks cannot reach:
+      mailaffinity up node3 --reason 'its firewall drops the probe'")]
 pub(super) struct Up {
     #[command(flatten)]
     marking: Marking,
@@ -47,6 +60,11 @@ pub(super) struct Up {
 ///
 /// A node that was marked down is up until a check finds it down.
 #[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  Give a node its users back:
+      mailaffinity auto node2
+      mailaffinity update")]
 pub(super) struct Auto {
     /// Print what would change, and change nothing
     #[arg(long, short = 'n')]

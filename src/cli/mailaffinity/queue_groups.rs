@@ -15,6 +15,10 @@ use crate::queue_group;
 /// The node's own queue group has queue runners; the others have none there, so that
 /// each queue is run by one node.
 #[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  What node2's sendmail.mc should have:
+      mailaffinity queue-groups --node node2")]
 pub(super) struct QueueGroups {
     #[command(flatten)]
     this_node: ThisNode,

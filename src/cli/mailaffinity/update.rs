@@ -28,6 +28,19 @@ const ATTEMPTS: u32 = 5;
 /// system's log and, for monitoring, into the status file. An update that cannot find
 /// out something changes nothing.
 #[derive(Args)]
+#[command(after_long_help = "\
+Exit status:
+  0   the map is up to date
+  75  the checks failed, so that it follows marks by hand alone, or see mailaffinity(1)
+  The others are those of mailaffinity(1); nothing has changed then.
+
+Examples:
+  For cron, on every node:
+      * * * * * root mailaffinity update
+  Look first:
+      mailaffinity update --dry-run
+  After many users have really left:
+      mailaffinity update --accept-loss")]
 pub(super) struct Update {
     /// Print what would change, and change nothing
     #[arg(long, short = 'n')]

@@ -17,6 +17,14 @@ use crate::node_state::{Mark, NodeState};
 ///
 /// How many users move from which node to which, and how many stay. Nothing is changed.
 #[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  How many users would move:
+      mailaffinity what-if --down node2
+  Who moves back when a node is up again:
+      mailaffinity what-if --up node2 --list
+  Where two users would be:
+      mailaffinity what-if --down node2 --list -- anna bert")]
 pub(super) struct WhatIf {
     /// Nodes that would be down
     #[arg(long, value_name = "NODE", num_args = 1.., value_delimiter = ',')]
