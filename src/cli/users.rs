@@ -11,6 +11,8 @@ use super::exit::Failure;
 pub(super) enum Users {
     Listed(Vec<Vec<u8>>),
     OnStdin,
+    /// `user1`, `user2` and so on: so many.
+    Generated(u64),
 }
 
 /// The users given as arguments or, without any, on the lines of standard input.
@@ -34,6 +36,14 @@ impl Users {
                     line.clear();
                 }
                 Ok(())
+            }
+            Users::Generated(number) => {
+                let mut user = Vec::new();
+                (1..=number).try_for_each(|n| {
+                    user.clear();
+                    write!(user, "user{n}")?;
+                    each(&user)
+                })
             }
         }
     }

@@ -30,7 +30,7 @@ pub enum Strategy {
 impl fmt::Display for Strategy {
     /// As the configuration writes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Strategy::Ring => "ring",
             Strategy::Modulo => "modulo",
         })

@@ -8,8 +8,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::exit::{Failure, Status};
-use super::super::users::{self, Users, json_name, write_user};
-use super::map;
+use super::super::users::{self, json_name, write_user};
+use super::what_if;
 use crate::agreement::{Opinion, Question};
 use crate::config::Config;
 use crate::node_state::NodeState;
@@ -58,10 +58,11 @@ pub(super) struct Agreement {
 impl Agreement {
     pub(super) fn run(self, path: &Path, config: &Config) -> Result<ExitCode, Failure> {
         let path = std::path::absolute(path)?;
-        let users = match users::given(self.users) {
-            Users::Listed(users) => users,
-            Users::OnStdin => map::all(config)?,
-        };
+        let mut users = Vec::new();
+        what_if::given_or_all(self.users, config)?.try_for_each(|user| {
+            users.push(user.to_vec());
+            Ok(())
+        })?;
         let mut last = false;
         loop {
             let state = NodeState::load(&config.node_state).map_err(Failure::config)?;

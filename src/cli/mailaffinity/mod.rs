@@ -9,6 +9,7 @@ mod map;
 mod nodes;
 mod queue_groups;
 mod report;
+mod shares;
 mod update;
 mod what_if;
 
@@ -79,6 +80,7 @@ enum Command {
     Diff(diff::Diff),
     Drain(drain::Drain),
     WhatIf(what_if::WhatIf),
+    Shares(shares::Shares),
     Agreement(agreement::Agreement),
     QueueGroups(queue_groups::QueueGroups),
     CLibrary(c_library::CLibrary),
@@ -97,6 +99,7 @@ pub fn mailaffinity() -> ExitCode {
         Command::Diff(diff) => diff.run(&load(&config)?),
         Command::Drain(drain) => drain.run(&load(&config)?),
         Command::WhatIf(what_if) => what_if.run(&load(&config)?),
+        Command::Shares(shares) => shares.run(&load(&config)?),
         Command::QueueGroups(queue_groups) => queue_groups.run(&load(&config)?),
         Command::Agreement(agreement) => agreement.run(&config, &load(&config)?),
         Command::CLibrary(library) => library.run(&config),

@@ -26,13 +26,8 @@ Examples:
   Where two users would be:
       mailaffinity what-if --down node2 --list -- anna bert")]
 pub(super) struct WhatIf {
-    /// Nodes that would be down
-    #[arg(long, value_name = "NODE", num_args = 1.., value_delimiter = ',')]
-    down: Vec<String>,
-
-    /// Nodes that would be up
-    #[arg(long, value_name = "NODE", num_args = 1.., value_delimiter = ',')]
-    up: Vec<String>,
+    #[command(flatten)]
+    change: Change,
 
     /// Print each user who moves, with the node before and after
     #[arg(long, short)]
@@ -47,18 +42,30 @@ pub(super) struct WhatIf {
     users: Vec<OsString>,
 }
 
+/// Nodes that would go down or come back.
+#[derive(Args)]
+pub(super) struct Change {
+    /// Nodes that would be down
+    #[arg(long, value_name = "NODE", num_args = 1.., value_delimiter = ',')]
+    down: Vec<String>,
+
+    /// Nodes that would be up
+    #[arg(long, value_name = "NODE", num_args = 1.., value_delimiter = ',')]
+    up: Vec<String>,
+}
+
 impl WhatIf {
     pub(super) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let now = NodeState::load(&config.node_state).map_err(Failure::config)?;
-        let then = self.change(config, &now)?;
+        let then = self
+            .change
+            .of(config, &now)?
+            .ok_or_else(|| Failure::new(Status::Usage, "say which nodes would be --down or --up"))?;
         let (before, after) = (
             config.cluster(&now).map_err(Failure::config)?,
             config.cluster(&then).map_err(Failure::config)?,
         );
-        let users = match self.users.is_empty() {
-            true => Users::Listed(map::all(config)?),
-            false => users::given(self.users),
-        };
+        let users = given_or_all(self.users, config)?;
         let name = |index: Option<usize>| match index.and_then(|index| config.nodes.get(index)) {
             Some(node) => node.node.name.as_str(),
             None => "-",
@@ -103,8 +110,11 @@ impl WhatIf {
             writeln!(out, "stay\t{stay}\t{}", percent(stay, all))
         })
     }
+}
 
-    fn change(&self, config: &Config, now: &NodeState) -> Result<NodeState, Failure> {
+impl Change {
+    /// The node state after it; `None` if it names no node.
+    pub(super) fn of(&self, config: &Config, now: &NodeState) -> Result<Option<NodeState>, Failure> {
         if let Some(stranger) = self
             .down
             .iter()
@@ -118,10 +128,7 @@ impl WhatIf {
             return Err(Failure::new(Status::Usage, message));
         }
         if self.down.is_empty() && self.up.is_empty() {
-            return Err(Failure::new(
-                Status::Usage,
-                "say which nodes would be --down or --up",
-            ));
+            return Ok(None);
         }
         let mut then = now.clone();
         for name in &self.up {
@@ -130,11 +137,20 @@ impl WhatIf {
         for name in &self.down {
             then.down.insert(name.clone(), Mark::default());
         }
-        Ok(then)
+        Ok(Some(then))
     }
 }
 
-fn percent(count: u64, all: u64) -> String {
+/// The users given as arguments or, without any, all of the configuration.
+pub(super) fn given_or_all(arguments: Vec<OsString>, config: &Config) -> Result<Users, Failure> {
+    match arguments.is_empty() {
+        true => Ok(Users::Listed(map::all(config)?)),
+        false => Ok(users::given(arguments)),
+    }
+}
+
+/// A part of all, in percent with one decimal.
+pub(super) fn percent(count: u64, all: u64) -> String {
     let all = all.max(1);
     // In tenths, rounded.
     let tenths = (count * 1000 + all / 2) / all;
