@@ -1,5 +1,6 @@
 # make demo             build all; users mapped by PHP, the C library and the command
 # make test             all tests
+# make test-zts         the PHP module in threads, with a thread-safe PHP that it builds
 # make install-library  the C library below PREFIX
 # make install-command  the command, its manual pages, timers, and sendmail's feature
 # make fuzz             each fuzz target for FUZZ_SECONDS
@@ -19,23 +20,24 @@ FUZZ_SECONDS ?= 600
 
 BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
-	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util php-fpm mandoc
+	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util php-fpm mandoc perl libffi-platypus-perl
 
 TARGET = target/release
 PHP_MODULE = php/target/release/libmailaffinity_php.so
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source config \
 	director mail_servers node_state username_hash users
 
-.PHONY: all demo test lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php install-library install-command clean
+.PHONY: all demo test test-zts lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php install-library install-command clean
 
 all: library php
 
+# The program loader looks for the SONAME, the linker for the name without a number.
 library:
 	$(CARGO) build --release
+	ln -sf libmailaffinity.so $(TARGET)/libmailaffinity.so.0
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
-# The program loader looks for the SONAME, the linker for the name without a number.
 install-library: library
 	install -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 644 include/mailaffinity.h $(DESTDIR)$(INCLUDEDIR)
@@ -80,7 +82,13 @@ test: test-packages
 	php/run-tests.sh
 	$(MAKE) fuzz-smoke
 	$(MAKE) all
+	PATH=$(CURDIR)/$(TARGET):$$PATH LD_LIBRARY_PATH=$(CURDIR)/$(TARGET) prove -Iperl/lib perl/t
 	demo/run.sh $(TARGET) $(CURDIR)/$(PHP_MODULE)
+
+# By itself: it takes minutes to build PHP.
+test-zts: test-packages
+	dist/install-packages.sh xz-utils
+	php/test-zts.sh
 
 lint:
 	for manifest in Cargo.toml php/Cargo.toml fuzz/Cargo.toml; do \
@@ -114,7 +122,6 @@ fuzz:
 
 bench: library
 	dist/install-packages.sh gcc libc6-dev dovecot-core perl sendmail-bin
-	ln -sf libmailaffinity.so $(TARGET)/libmailaffinity.so.0
 	$(CC) -std=c99 -O2 -Wall -Wextra -Werror -Iinclude -o $(TARGET)/bench benches/mapping.c \
 		-L$(TARGET) -Wl,-rpath,$(CURDIR)/$(TARGET) -lmailaffinity -ldl
 	$(TARGET)/bench

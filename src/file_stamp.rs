@@ -18,6 +18,9 @@ pub const SETTLE: Duration = Duration::from_millis(250);
 pub(crate) struct FileStamp {
     device: u64,
     inode: u64,
+    /// Of a file that was replaced twice, the third may have the first one's inode. Not
+    /// all file systems know when a file was made.
+    born: Option<SystemTime>,
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
@@ -28,6 +31,7 @@ impl FileStamp {
         FileStamp {
             device: metadata.dev(),
             inode: metadata.ino(),
+            born: metadata.created().ok(),
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
@@ -36,7 +40,7 @@ impl FileStamp {
 
     /// Whether it is the same file, changed or not.
     pub(crate) fn is_same_file(&self, other: &FileStamp) -> bool {
-        (self.device, self.inode) == (other.device, other.inode)
+        (self.device, self.inode, self.born) == (other.device, other.inode, other.born)
     }
 
     /// How long ago the file changed, by its ctime, which nobody can set back;
@@ -57,6 +61,7 @@ impl FileStamp {
         FileStamp {
             device: 1,
             inode: 1,
+            born: None,
             size: 1,
             modified: (0, 0),
             changed: (
@@ -70,6 +75,24 @@ impl FileStamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_with_the_inode_of_an_older_one_is_another() {
+        let old = FileStamp {
+            born: Some(UNIX_EPOCH),
+            ..FileStamp::changed_at(UNIX_EPOCH)
+        };
+        let written_in_place = FileStamp {
+            size: 2,
+            ..old.clone()
+        };
+        let new = FileStamp {
+            born: Some(SystemTime::now()),
+            ..old.clone()
+        };
+        assert!(old.is_same_file(&written_in_place));
+        assert!(!old.is_same_file(&new));
+    }
 
     #[test]
     fn age() {
