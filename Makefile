@@ -20,14 +20,15 @@ FUZZ_SECONDS ?= 600
 
 BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
-	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util php-fpm mandoc perl libffi-platypus-perl
+	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util mandoc perl libffi-platypus-perl \
+	php-fpm nginx apache2-bin libapache2-mod-php openssl roundcube-core roundcube-sqlite3 sqlite3
 
 TARGET = target/release
 PHP_MODULE = php/target/release/libmailaffinity_php.so
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source config \
 	director mail_servers node_state username_hash users
 
-.PHONY: all demo test test-zts lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php install-library install-command clean
+.PHONY: all demo test squirrelmail test-zts lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php install-library install-command clean
 
 all: library php
 
@@ -78,6 +79,7 @@ demo: build-packages
 test: test-packages
 	$(MAKE) lint
 	$(CARGO) test
+	$(MAKE) squirrelmail
 	$(MAKE) committed-header
 	php/run-tests.sh
 	$(MAKE) fuzz-smoke
@@ -89,6 +91,14 @@ test: test-packages
 test-zts: test-packages
 	dist/install-packages.sh xz-utils
 	php/test-zts.sh
+
+# SQUIRRELMAIL names a tree of it, which Debian does not have.
+squirrelmail:
+	if [ -n "$$SQUIRRELMAIL" ]; then \
+		$(CARGO) test --test consumers -- --ignored real_squirrelmail; \
+	else \
+		echo "SKIPPED: the real SquirrelMail; SQUIRRELMAIL=/path/of/its/tree runs it"; \
+	fi
 
 lint:
 	for manifest in Cargo.toml php/Cargo.toml fuzz/Cargo.toml; do \

@@ -23,6 +23,7 @@ use mailaffinity::site::{Notice, Site};
 use serde_json::{Value, json};
 
 use support::director::{Director, Lookup, Settings};
+use support::php;
 use support::sendmail::{Cluster, DOMAIN, program, run, run_well, wait_for};
 
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
@@ -327,20 +328,6 @@ fn spawn(command: &mut Command) -> Child {
 
 // The mapping, asked for in every way.
 
-/// The module, built as `make php` builds it.
-static PHP_MODULE: LazyLock<PathBuf> = LazyLock::new(|| {
-    let php = Path::new(env!("CARGO_MANIFEST_DIR")).join("php");
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    run_well(
-        Command::new(cargo)
-            .args(["build", "--release", "--manifest-path"])
-            .arg(php.join("Cargo.toml")),
-        b"",
-    );
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| php.join("target"), PathBuf::from);
-    target.join("release/libmailaffinity_php.so")
-});
-
 /// `demo/map.c`, with the library that Cargo built for this test.
 static C_PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cluster_scenario");
@@ -404,10 +391,9 @@ fn agreed_nodes(mail: &Mail, director: &mut Director) -> BTreeMap<String, &'stat
     );
 
     let log = mail.path("php.log");
-    let mut php = Command::new(env::var_os("PHP").unwrap_or_else(|| "php".into()));
-    php.arg("-n");
+    let mut php = php::php();
     for (name, value) in [
-        ("extension", &*PHP_MODULE),
+        ("extension", &*php::MODULE),
         ("mailaffinity.config", &config),
         ("error_log", &log),
     ] {

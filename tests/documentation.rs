@@ -225,7 +225,7 @@ fn command_lines_are_taken() {
         if !line.starts_with("mailaffinity ") && !line.starts_with("hash_user_group ") {
             continue;
         }
-        let end = line.find(['|', '>', '<', ';', '&']).unwrap_or(line.len());
+        let end = line.find(['|', '>', '<', ';', '&', '#']).unwrap_or(line.len());
         let command = line[..end].trim_end();
         if command.starts_with("mailaffinity - ") || command.starts_with("hash_user_group - ") {
             continue; // a page's NAME

@@ -109,7 +109,7 @@ impl Director {
 
     /// As [`start`](Director::start), for settings that the Director may refuse.
     pub(crate) fn try_start(settings: Settings<'_>) -> Result<Director, NoAnswer> {
-        let mut dovecot = Dovecot::spawn(settings);
+        let mut dovecot = Dovecot::spawn(|run, files| configuration(settings, run, files));
         let admin = dovecot.connect()?;
         Ok(Director { admin, dovecot })
     }
@@ -221,7 +221,8 @@ impl Director {
         host
     }
 
-    fn begin_login(&self, user: &[u8]) -> UnixStream {
+    /// Begins to log a user in by IMAP, which goes on while this is kept.
+    pub(crate) fn begin_login(&self, user: &[u8]) -> UnixStream {
         let mut imap = UnixStream::connect(self.socket(IMAP_SOCKET)).expect("imap-login accepts");
         let length = format!("a LOGIN {{{}+}}\r\n", user.len());
         imap.write_all(&[length.as_bytes(), user, b" password\r\n"].concat())
@@ -333,8 +334,8 @@ pub(crate) fn fits(user: &[u8], tag: &str) -> bool {
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The process, and where it lives.
-struct Dovecot {
-    master: Child,
+pub(crate) struct Dovecot {
+    pub(crate) master: Child,
     /// `base_dir`. The paths of sockets must be short, so this is not under the
     /// target directory.
     run: TempDir,
@@ -343,13 +344,14 @@ struct Dovecot {
 }
 
 impl Dovecot {
-    fn spawn(settings: Settings<'_>) -> Dovecot {
+    /// Starts it with a configuration, which is given the folders for `base_dir` and for
+    /// files. It logs to [`LOG`] in the latter.
+    pub(crate) fn spawn(configuration: impl FnOnce(&Path, &Path) -> String) -> Dovecot {
         let run = TempDir::with_prefix("director").expect("a temporary directory");
         let files = TempDir::with_prefix_in("director", env!("CARGO_TARGET_TMPDIR"))
             .expect("a directory under target/");
         let config = files.path().join(CONFIG);
-        fs::write(&config, configuration(settings, run.path(), files.path()))
-            .expect("write the configuration");
+        fs::write(&config, configuration(run.path(), files.path())).expect("write the configuration");
         let output = File::create(files.path().join(OUTPUT)).expect("create a file for dovecot's output");
         let master = program("dovecot")
             .arg("-F")
@@ -393,7 +395,19 @@ impl Dovecot {
         }
     }
 
-    fn log(&self) -> String {
+    /// Lets it die, waits until it is gone, and returns its log.
+    pub(crate) fn end(mut self, is_gone: impl Fn() -> bool) -> String {
+        self.master.kill().expect("kill dovecot");
+        let begun = Instant::now();
+        while !is_gone() {
+            assert!(begun.elapsed() < DEADLINE, "dovecot does not end");
+            thread::sleep(POLL_INTERVAL);
+        }
+        self.log()
+    }
+
+    /// What it printed and logged so far.
+    pub(crate) fn log(&self) -> String {
         [OUTPUT, LOG]
             .iter()
             .filter_map(|name| fs::read(self.files.path().join(name)).ok())
@@ -448,7 +462,8 @@ impl AdminConnection {
 }
 
 const CONFIG: &str = "dovecot.conf";
-const LOG: &str = "dovecot.log";
+/// Dovecot's log, in the folder for files.
+pub(crate) const LOG: &str = "dovecot.log";
 const OUTPUT: &str = "output";
 const ADMIN_SOCKET: &str = "director-admin";
 const IMAP_SOCKET: &str = "imap";
@@ -511,7 +526,14 @@ passdb {{
             settings.imap_port
         );
     }
-    // Only root can change the user or the root directory.
+    text += &for_an_ordinary_user(files, &["director", "anvil", "stats", "ipc", "imap-login"]);
+    text
+}
+
+/// What dovecot needs where root does not run it: only root can change the user or the
+/// root directory.
+pub(crate) fn for_an_ordinary_user(files: &Path, services: &[&str]) -> String {
+    let mut text = String::new();
     if fs::metadata(files).expect("a directory just made").uid() != 0 {
         for (setting, option) in [
             ("default_internal_user", "-un"),
@@ -520,7 +542,7 @@ passdb {{
         ] {
             text += &format!("{setting} = {}\n", quoted(&id(option)));
         }
-        for service in ["director", "anvil", "stats", "ipc", "imap-login"] {
+        for service in services {
             text += &format!("service {service} {{\n  chroot =\n}}\n");
         }
     }
@@ -528,16 +550,16 @@ passdb {{
 }
 
 /// A value of the configuration, taken as it is.
-fn quoted(value: &str) -> String {
+pub(crate) fn quoted(value: &str) -> String {
     format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-fn path_text(path: &Path) -> &str {
+pub(crate) fn path_text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
 
 /// The name of the user or group that runs the test.
-fn id(option: &str) -> String {
+pub(crate) fn id(option: &str) -> String {
     let output = Command::new("id").arg(option).output().expect("run id");
     String::from_utf8(output.stdout)
         .expect("a name in UTF-8")

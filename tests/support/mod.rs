@@ -1,6 +1,7 @@
 //! What integration tests share.
 
 pub(crate) mod director;
+pub(crate) mod imap;
 pub(crate) mod library;
 pub(crate) mod php;
 pub(crate) mod sendmail;

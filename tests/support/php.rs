@@ -10,17 +10,21 @@ use std::sync::LazyLock;
 
 use super::sendmail::run_well;
 
-/// The module, built as `make php` builds it.
+/// The module, built as `make php` builds it. Not in the folder where the library is
+/// built, which has features of its own.
 pub(crate) static MODULE: LazyLock<PathBuf> = LazyLock::new(|| {
     let php = Path::new(env!("CARGO_MANIFEST_DIR")).join("php");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let shared = env::var_os("CARGO_TARGET_DIR").map(|folder| Path::new(&folder).join("php"));
+    let target = shared.unwrap_or_else(|| php.join("target"));
     run_well(
         Command::new(cargo)
             .args(["build", "--release", "--manifest-path"])
-            .arg(php.join("Cargo.toml")),
+            .arg(php.join("Cargo.toml"))
+            .arg("--target-dir")
+            .arg(&target),
         b"",
     );
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| php.join("target"), PathBuf::from);
     target.join("release/libmailaffinity_php.so")
 });
 

@@ -4,9 +4,9 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -37,6 +37,17 @@ impl Site {
             folder: TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for the test"),
             sockets: TempDir::new().expect("a temporary directory"),
         }
+    }
+
+    /// A site that other users of the machine can read too, such as a web server's, where
+    /// the target directory may be nobody else's.
+    pub(crate) fn for_all() -> Site {
+        let site = Site {
+            folder: TempDir::with_prefix("site").expect("a temporary directory"),
+            sockets: TempDir::new().expect("a temporary directory"),
+        };
+        fs::set_permissions(site.folder.path(), Permissions::from_mode(0o755)).expect("change a mode");
+        site
     }
 
     /// Writes a configuration: the files that every command needs are in the folder.
