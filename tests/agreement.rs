@@ -45,20 +45,24 @@ impl Mailsite {
     }
 
     fn with_director(settings: Settings<'_>) -> Mailsite {
+        Mailsite::with_users(settings, &users())
+    }
+
+    fn with_users(settings: Settings<'_>, users: &str) -> Mailsite {
         let public = TempDir::new().unwrap();
         fs::set_permissions(public.path(), Permissions::from_mode(0o755)).unwrap();
         fs::copy(&*php::MODULE, public.path().join("mailaffinity.so")).unwrap();
         let mailsite = Mailsite {
             site: site::Site::new(),
             director: Director::start(Settings {
-                mail_servers: "10.0.0.1 10.0.0.2 10.0.0.3",
+                mail_servers: "192.0.2.1 192.0.2.2 192.0.2.3",
                 ..settings
             }),
             sendmail: Cluster::new(&NODES),
             public,
             agreement: Vec::new(),
         };
-        fs::write(mailsite.site.path("users"), users()).unwrap();
+        fs::write(mailsite.site.path("users"), users).unwrap();
         fs::write(mailsite.access(), "# by hand\n").unwrap();
         mailsite.configure();
         mailsite.site.must(&["update"]);
@@ -114,7 +118,7 @@ impl Mailsite {
         }
         for (number, node) in (1..).zip(NODES) {
             text += &format!(
-                "[[node]]\nname = \"{node}\"\naddress = \"10.0.0.{number}\"\nqueue_group = \"{node}group\"\n\
+                "[[node]]\nname = \"{node}\"\naddress = \"192.0.2.{number}\"\nqueue_group = \"{node}group\"\n\
                  imap_host = \"{node}.example.org\"\n"
             );
         }
@@ -263,7 +267,7 @@ fn all_agree() {
 #[test]
 fn all_agree_when_a_node_is_down() {
     let mut mailsite = Mailsite::start();
-    mailsite.director.must(&["HOST-DOWN", "10.0.0.2"]);
+    mailsite.director.must(&["HOST-DOWN", "192.0.2.2"]);
     mailsite.site.must(&["down", "node2"]);
     mailsite.site.must(&["update"]);
     fs::set_permissions(mailsite.map(), Permissions::from_mode(0o644)).unwrap();
@@ -273,15 +277,36 @@ fn all_agree_when_a_node_is_down() {
 #[test]
 fn the_map_is_stale() {
     let mut mailsite = Mailsite::start();
-    mailsite.director.must(&["HOST-DOWN", "10.0.0.2"]);
+    mailsite.director.must(&["HOST-DOWN", "192.0.2.2"]);
     mailsite.site.must(&["down", "node2"]);
     mailsite
         .disagrees()
         .only(&[ACCESS_MAP, SENDMAIL, WEBMAIL])
-        .because(ACCESS_MAP, "is stale: \"mailaffinity diff\" says")
+        .because(ACCESS_MAP, "is stale: run \"mailaffinity update\"")
         .because(WEBMAIL, "node \"node2\" is down, but a user is mapped to it")
         .because(SENDMAIL, "it is what the access map has")
-        .first(ACCESS_MAP, "user3", "node1", "node2");
+        .first(ACCESS_MAP, "user1", "node3", "node2");
+}
+
+#[test]
+fn the_example_of_readme_is_true() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let example = readme.split("nobody ran the update:\n\n").nth(1).unwrap();
+    let example = example
+        .lines()
+        .take_while(|line| line.is_empty() || line.starts_with("    "))
+        .map(|line| line.strip_prefix("    ").unwrap_or(line).to_owned() + "\n");
+    let example: String = example.collect();
+
+    let users = "anna\nbert\ncarla\ndieter\nelena\nfranco\n";
+    let mut mailsite = Mailsite::with_users(Settings::default(), users);
+    mailsite.director.must(&["HOST-DOWN", "192.0.2.2"]);
+    mailsite.site.must(&["down", "node2"]);
+    let output = mailsite.site.run(&["agreement"], b"");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let printed = printed.replace(mailsite.access().to_str().unwrap(), "/etc/mail/access");
+    assert_eq!(printed.trim_end(), example.trim_end(), "{printed}");
 }
 
 #[test]
@@ -309,32 +334,32 @@ fn the_director_hashes_names_otherwise() {
 #[test]
 fn the_director_has_other_hosts() {
     let mut mailsite = Mailsite::start();
-    mailsite.director.must(&["HOST-SET", "10.0.0.2", "50"]);
+    mailsite.director.must(&["HOST-SET", "192.0.2.2", "50"]);
     mailsite.disagrees().only(&[DIRECTOR]).because(
         DIRECTOR,
-        "node2 (10.0.0.2) has 50 vhosts in the Director, and vhost_count 100",
+        "node2 (192.0.2.2) has 50 vhosts in the Director, and vhost_count 100",
     );
-    mailsite.director.must(&["HOST-SET", "10.0.0.2", "100"]);
+    mailsite.director.must(&["HOST-SET", "192.0.2.2", "100"]);
     mailsite.site.must(&["agreement"]);
 
-    mailsite.director.must(&["HOST-DOWN", "10.0.0.3"]);
+    mailsite.director.must(&["HOST-DOWN", "192.0.2.3"]);
     mailsite
         .disagrees()
         .only(&[DIRECTOR])
-        .because(DIRECTOR, "node3 (10.0.0.3) is down in the Director, and up in");
-    mailsite.director.must(&["HOST-UP", "10.0.0.3"]);
-    mailsite.director.must(&["HOST-REMOVE", "10.0.0.1"]);
+        .because(DIRECTOR, "node3 (192.0.2.3) is down in the Director, and up in");
+    mailsite.director.must(&["HOST-UP", "192.0.2.3"]);
+    mailsite.director.must(&["HOST-REMOVE", "192.0.2.1"]);
     mailsite
         .disagrees()
         .only(&[DIRECTOR])
-        .because(DIRECTOR, "the Director has no host node1 (10.0.0.1)");
-    mailsite.director.must(&["HOST-SET", "10.0.0.1", "100"]);
-    mailsite.director.must(&["HOST-SET", "10.0.0.9", "100"]);
+        .because(DIRECTOR, "the Director has no host node1 (192.0.2.1)");
+    mailsite.director.must(&["HOST-SET", "192.0.2.1", "100"]);
+    mailsite.director.must(&["HOST-SET", "192.0.2.9", "100"]);
     mailsite.disagrees().only(&[DIRECTOR]).because(
         DIRECTOR,
-        "the Director's host 10.0.0.9 is not in the configuration",
+        "the Director's host 192.0.2.9 is not in the configuration",
     );
-    mailsite.director.must(&["HOST-REMOVE", "10.0.0.9"]);
+    mailsite.director.must(&["HOST-REMOVE", "192.0.2.9"]);
     mailsite.site.must(&["agreement"]);
 }
 
@@ -343,9 +368,9 @@ fn the_director_has_a_user_elsewhere() {
     let mut mailsite = Mailsite::start();
     let own = mailsite.site.must(&["map", "user7"]);
     let other = if own.contains("node1") {
-        ("10.0.0.2", "node2")
+        ("192.0.2.2", "node2")
     } else {
-        ("10.0.0.1", "node1")
+        ("192.0.2.1", "node1")
     };
     mailsite.director.must(&["USER-MOVE", "user7", other.0]);
     mailsite
@@ -542,15 +567,15 @@ fn php_reads_another_configuration() {
         .disagrees()
         .only(&[PHP])
         .because(PHP, "PHP reads another configuration")
-        .first(PHP, "anna.2@mail2.example.org", "node3", "node1");
-    fs::write(&other, text.replace("10.0.0.3", "10.0.0.4")).unwrap();
+        .first(PHP, "anna.2@mail2.example.org", "node3", "node2");
+    fs::write(&other, text.replace("192.0.2.3", "192.0.2.4")).unwrap();
     mailsite
         .disagrees()
         .only(&[PHP])
         .because(PHP, "PHP reads another configuration")
         .because(
             PHP,
-            "PHP has the node node3 at 10.0.0.4, and the configuration at 10.0.0.3",
+            "PHP has the node node3 at 192.0.2.4, and the configuration at 192.0.2.3",
         );
 }
 
@@ -574,7 +599,7 @@ fn the_c_library_is_missing_or_another() {
 fn what_is_not_here_is_not_asked() {
     let site = site::Site::new();
     fs::write(site.path("users"), "user1\n").unwrap();
-    let nodes = "[[node]]\nname = \"node1\"\naddress = \"10.0.0.1\"\n";
+    let nodes = "[[node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n";
     let users = format!("[users]\nfile = {:?}\n", site.path("users"));
     let library = library::built("libmailaffinity.so");
     site.configure(&format!("{users}[agreement]\nc_library = {library:?}\n{nodes}"));

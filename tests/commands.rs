@@ -6,10 +6,8 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use mailaffinity::config::Config;
 use mailaffinity::mapping::{modulo_vnode, ring_vnode};
 use mailaffinity::node_state::{By, NodeState};
 use serde_json::Value;
@@ -185,39 +183,6 @@ fn map_takes_users_as_arguments_and_bytes_on_standard_input() {
     assert!(lines[2].starts_with(b"a\\tb\\r\tnode"), "{bytes:?}");
     assert!(lines[3].starts_with(b"last\tnode"), "{bytes:?}");
     assert_eq!(lines.len(), 5);
-}
-
-#[test]
-fn all_keys_that_readme_lists_are_taken() {
-    let readme = fs::read_to_string("README.md").unwrap();
-    let keys = readme
-        .split("```toml\n")
-        .filter_map(|rest| rest.split("```").next())
-        .find(|block| block.contains("max_loss_percent"))
-        .unwrap();
-    // Also what stands there as a comment, in place of its alternative.
-    let others = keys
-        .replace("director =", "# director =")
-        .replace("# probe", "probe")
-        .replace("# port", "port")
-        .replace("# command = [\"/usr/bin", "command = [\"/usr/bin");
-    assert_ne!(keys, others);
-    for text in [keys, &others] {
-        let config = Config::parse(text, Path::new("README.md")).unwrap();
-        assert_eq!(config.nodes.len(), 1);
-    }
-    // The values it shows are the defaults.
-    let bare =
-        "[access_map]\nmap = \"hash:/etc/mail/access\"\n[[node]]\nname = \"a\"\naddress = \"192.0.2.1\"\n";
-    let (shown, default) = (
-        Config::parse(keys, Path::new("x")).unwrap(),
-        Config::parse(bare, Path::new("x")).unwrap(),
-    );
-    assert_eq!(shown.map_build, default.map_build);
-    assert_eq!(shown.users, default.users);
-    assert_eq!(shown.sendmail, default.sendmail);
-    assert_eq!(shown.drain, default.drain);
-    assert_eq!((shown.status, shown.syslog), (default.status, default.syslog));
 }
 
 #[test]

@@ -71,8 +71,8 @@ fn cause(question: &Question<'_>, map: &AccessMap, first: usize) -> Vec<String> 
     let mut problems = Vec::new();
     if let Ok(false) | Err(_) = plan.is_in_force() {
         problems.push(format!(
-            "{path} is stale: \"mailaffinity diff\" says what an update would change; run \"mailaffinity update\", \
-             and see why it did not run"
+            "{path} is stale: run \"mailaffinity update\", and see why nothing else did (\"mailaffinity diff\" \
+             shows what changes)"
         ));
     }
     let moved_by_hand = |own: &&Override| own.queue_group != own.computed.as_bytes();

@@ -16,8 +16,8 @@
 //! imap_host = "node1.example.org"         # where webmail connects to
 //! ```
 //!
-//! Unknown keys and impossible values are errors that name the line. `README.md` lists
-//! all keys.
+//! Unknown keys and impossible values are errors that name the line.
+//! mailaffinity.toml(5) has all keys.
 
 mod file;
 
