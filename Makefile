@@ -1,70 +1,171 @@
 # make demo             build all; users mapped by PHP, the C library and the command
 # make test             all tests
 # make test-zts         the PHP module in threads, with a thread-safe PHP that it builds
-# make install-library  the C library below PREFIX
-# make install-command  the command, its manual pages, timers, and sendmail's feature
+# make install          all of the following below PREFIX; DESTDIR is put before each path
+# make install-library  the C library
+# make install-command  the commands, their manual pages, timers, and sendmail's feature
+# make install-php      the PHP module
+# make install-perl     the Perl module
+# make install-doc      the documentation
+# make uninstall        remove what make install installs; uninstall-library and so on
+# make packages         Debian packages, in target/debian
+# make packages-in-clean-root  try them in a new Debian system, as root
 # make fuzz             each fuzz target for FUZZ_SECONDS
 # make bench            the mapping beside Dovecot's, the update beside a script
 
 CARGO ?= cargo
 PHP ?= php
+PHP_CONFIG ?= php-config
+PERL ?= perl
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 BINDIR ?= $(PREFIX)/bin
 MANDIR ?= $(PREFIX)/share/man
 DOCDIR ?= $(PREFIX)/share/doc/mailaffinity
-UNITDIR ?= /etc/systemd/system
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 CFDIR ?= /usr/share/sendmail/cf
+# Where this PHP looks, wherever PREFIX is: Debian's phpenmod takes it from mods-available.
+PHP_EXTENSIONDIR ?= $(shell $(PHP_CONFIG) --extension-dir)
+PHP_INIDIR ?= $(abspath $(or $(wildcard $(shell $(PHP_CONFIG) --ini-path)/../mods-available), \
+	$(shell $(PHP_CONFIG) --ini-dir), $(error $(PHP_CONFIG) names no folder: set PHP_INIDIR)))
+# Debian's vendor_perl below /usr, site_perl elsewhere.
+PERLDIR ?= $(shell $(PERL) -MConfig -e 'my $$prefix = shift; print $$prefix eq $$Config{vendorprefix} \
+	? $$Config{vendorlib} : $$prefix . substr $$Config{sitelib}, length $$Config{siteprefix}' $(PREFIX))
+ROUNDCUBEDIR ?= $(PREFIX)/share/roundcube/plugins
 FUZZ_SECONDS ?= 600
 
-BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev
+BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev perl
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
-	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util mandoc perl libffi-platypus-perl \
+	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util mandoc libffi-platypus-perl \
 	php-fpm nginx apache2-bin libapache2-mod-php openssl roundcube-core roundcube-sqlite3 sqlite3
+PACKAGING_PACKAGES = dpkg-dev debhelper dh-php
 
-TARGET = target/release
-PHP_MODULE = php/target/release/libmailaffinity_php.so
+TARGET_DIR = $(abspath $(or $(CARGO_TARGET_DIR),target))
+TARGET = $(TARGET_DIR)/release
+# Of its own: Cargo would take the library without its features for the one with them.
+PHP_TARGET_DIR = $(abspath $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/php,php/target))
+PHP_TARGET = $(PHP_TARGET_DIR)/release
+PHP_MODULE = $(PHP_TARGET)/libmailaffinity_php.so
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source config \
 	director mail_servers node_state username_hash users
 
-.PHONY: all demo test squirrelmail test-zts lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php install-library install-command clean
+.PHONY: all demo test squirrelmail test-zts lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php \
+	install install-library install-command install-php install-perl install-doc install-roundcube \
+	uninstall packages packages-in-clean-root clean
 
 all: library php
+
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 # The program loader looks for the SONAME, the linker for the name without a number.
 library:
 	$(CARGO) build --release
 	ln -sf libmailaffinity.so $(TARGET)/libmailaffinity.so.0
-
-VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
-
-install-library: library
-	install -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig
-	install -m 644 include/mailaffinity.h $(DESTDIR)$(INCLUDEDIR)
-	install -m 644 $(TARGET)/libmailaffinity.a $(DESTDIR)$(LIBDIR)
-	install -m 755 $(TARGET)/libmailaffinity.so $(DESTDIR)$(LIBDIR)/libmailaffinity.so.$(VERSION)
-	ln -sf libmailaffinity.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libmailaffinity.so.0
-	ln -sf libmailaffinity.so.0 $(DESTDIR)$(LIBDIR)/libmailaffinity.so
-	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@INCLUDEDIR@|$(INCLUDEDIR)|; s|@VERSION@|$(VERSION)|' \
-		dist/mailaffinity.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/mailaffinity.pc
-
-install-command: library
-	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(DOCDIR) \
-		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(CFDIR)/feature $(DESTDIR)/var/lib/mailaffinity
-	install -m 755 $(TARGET)/mailaffinity $(TARGET)/hash_user_group $(DESTDIR)$(BINDIR)
-	$(TARGET)/mailaffinity manual $(DESTDIR)$(MANDIR)/man1
-	install -m 644 dist/sendmail/feature/mailaffinity.m4 $(DESTDIR)$(CFDIR)/feature
-	install -m 644 README.md dist/sendmail/cluster.mc $(DESTDIR)$(DOCDIR)
-	sed 's|@BINDIR@|$(BINDIR)|' dist/mailaffinity.cron >$(DESTDIR)$(DOCDIR)/mailaffinity.cron
-	for unit in update.service update.timer drain.service drain.timer; do \
-		sed 's|@BINDIR@|$(BINDIR)|' dist/systemd/mailaffinity-$$unit \
-			>$(DESTDIR)$(UNITDIR)/mailaffinity-$$unit || exit 1; \
-	done
+	touch $(TARGET)/.library
 
 # By itself: features unify within one build, and the library's symbols would leak.
 php:
-	$(CARGO) build --release --manifest-path php/Cargo.toml
+	$(CARGO) build --release --manifest-path php/Cargo.toml --target-dir $(PHP_TARGET_DIR)
+	touch $(PHP_TARGET)/.php
+
+# What is installed depends on these: after `make`, `sudo make install` builds nothing as root.
+SOURCES = $(shell find Cargo.toml Cargo.lock build.rs cbindgen.toml src -type f)
+$(TARGET)/.library: $(SOURCES)
+	$(MAKE) library
+$(PHP_TARGET)/.php: $(SOURCES) $(shell find php/Cargo.toml php/Cargo.lock php/src -type f)
+	$(MAKE) php
+
+install: install-library install-command install-php install-perl install-doc
+
+# `install -d` would change the mode of a shared folder that is there.
+MAKE_FOLDERS = umask 022 && mkdir -p
+
+# fill FILE,INSTALLED: with the folders and the version in their places.
+fill = sed 's|@PREFIX@|$(PREFIX)|; s|@BINDIR@|$(BINDIR)|; s|@LIBDIR@|$(LIBDIR)|; \
+	s|@INCLUDEDIR@|$(INCLUDEDIR)|; s|@VERSION@|$(VERSION)|' $(1) >$(DESTDIR)$(2) && chmod 644 $(DESTDIR)$(2)
+
+# (cargo-c would do this, but Debian's cannot read the lock file.)
+install-library: $(TARGET)/.library
+	$(MAKE_FOLDERS) $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig
+	install -m 644 include/mailaffinity.h $(DESTDIR)$(INCLUDEDIR)
+	install -m 644 $(TARGET)/libmailaffinity.a $(DESTDIR)$(LIBDIR)
+	install -m 644 $(TARGET)/libmailaffinity.so $(DESTDIR)$(LIBDIR)/libmailaffinity.so.$(VERSION)
+	ln -sf libmailaffinity.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libmailaffinity.so.0
+	ln -sf libmailaffinity.so.0 $(DESTDIR)$(LIBDIR)/libmailaffinity.so
+	$(call fill,dist/mailaffinity.pc.in,$(LIBDIR)/pkgconfig/mailaffinity.pc)
+	if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then /sbin/ldconfig; fi
+
+UNITS = mailaffinity-update.service mailaffinity-update.timer mailaffinity-drain.service mailaffinity-drain.timer
+
+install-command: $(TARGET)/.library
+	$(MAKE_FOLDERS) $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(DOCDIR)/examples \
+		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(CFDIR)/feature $(DESTDIR)/var/lib/mailaffinity
+	install -m 755 $(TARGET)/mailaffinity $(TARGET)/hash_user_group $(DESTDIR)$(BINDIR)
+	umask 022 && $(TARGET)/mailaffinity manual $(DESTDIR)$(MANDIR)/man1
+	install -m 644 dist/sendmail/feature/mailaffinity.m4 $(DESTDIR)$(CFDIR)/feature
+	install -m 644 dist/mailaffinity.toml.example dist/sendmail/cluster.mc $(DESTDIR)$(DOCDIR)/examples
+	$(call fill,dist/mailaffinity.cron,$(DOCDIR)/examples/mailaffinity.cron)
+	for unit in $(UNITS); do $(call fill,dist/systemd/$$unit,$(UNITDIR)/$$unit) || exit 1; done
+
+install-php: $(PHP_TARGET)/.php
+	$(MAKE_FOLDERS) $(DESTDIR)$(PHP_EXTENSIONDIR) $(DESTDIR)$(PHP_INIDIR)
+	install -m 644 $(PHP_MODULE) $(DESTDIR)$(PHP_EXTENSIONDIR)/mailaffinity.so
+	install -m 644 dist/mailaffinity.ini $(DESTDIR)$(PHP_INIDIR)
+
+install-perl:
+	$(MAKE_FOLDERS) $(DESTDIR)$(PERLDIR)/Mail $(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(DOCDIR)/examples
+	install -m 644 perl/lib/Mail/Affinity.pm $(DESTDIR)$(PERLDIR)/Mail
+	pod2man --section 3pm --release $(VERSION) --center mailaffinity --name Mail::Affinity \
+		perl/lib/Mail/Affinity.pm $(DESTDIR)$(MANDIR)/man3/Mail::Affinity.3pm
+	chmod 644 $(DESTDIR)$(MANDIR)/man3/Mail::Affinity.3pm
+	install -m 755 perl/construct_qgroups $(DESTDIR)$(DOCDIR)/examples
+
+# Manual pages go where their last letter says.
+install-doc:
+	$(MAKE_FOLDERS) $(DESTDIR)$(DOCDIR)/doc
+	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(DOCDIR)
+	install -m 644 $(wildcard doc/*.md) $(DESTDIR)$(DOCDIR)/doc
+	for page in $(wildcard doc/man/*.[1-8]); do \
+		install -D -m 644 $$page $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/} || exit 1; \
+	done
+
+# For the Debian package: elsewhere Roundcube is where its administrator put it.
+install-roundcube:
+	$(MAKE_FOLDERS) $(DESTDIR)$(ROUNDCUBEDIR)
+	cp -r php/roundcube/mailaffinity $(DESTDIR)$(ROUNDCUBEDIR)
+
+uninstall: uninstall-library uninstall-command uninstall-php uninstall-perl uninstall-doc
+
+# The rules for installing know what is installed: they do it once more, elsewhere. Folders
+# that are ours alone go when nothing is left in them.
+uninstall-%:
+	installed=$$(mktemp -d) && trap 'rm -rf "$$installed"' EXIT && \
+	$(MAKE) --silent install-$* DESTDIR="$$installed" && \
+	(cd "$$installed" && find . ! -type d) | while read -r file; do rm -f "$(DESTDIR)$${file#.}" || exit 1; done && \
+	(cd "$$installed" && find . -depth -type d -path '*/mailaffinity*') | while read -r folder; do \
+		[ ! -d "$(DESTDIR)$${folder#.}" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$${folder#.}" || exit 1; \
+	done
+
+DEBIAN = $(TARGET_DIR)/debian
+DEBIAN_SOURCE = $(DEBIAN)/mailaffinity-$(VERSION)
+
+# In a folder of its own, since dpkg-buildpackage writes into the one above.
+packages: build-packages
+	dist/install-packages.sh $(PACKAGING_PACKAGES)
+	$(MAKE) all
+	rm -rf $(DEBIAN)
+	mkdir -p $(DEBIAN_SOURCE)
+	cp -r dist/debian CHANGELOG.md $(DEBIAN_SOURCE)
+	sed "s|@VERSION@|$(VERSION)|; s|@DATE@|$$(date -R -r Cargo.toml)|" \
+		dist/debian/changelog >$(DEBIAN_SOURCE)/debian/changelog
+	cd $(DEBIAN_SOURCE) && MAILAFFINITY=$(CURDIR) dpkg-buildpackage --build=binary --no-sign
+
+# The next version is this one by another name, to upgrade to.
+packages-in-clean-root: packages
+	$(MAKE) packages VERSION=$(VERSION).1 DEBIAN=$(DEBIAN)/next
+	dist/install-packages.sh debootstrap iproute2 lintian
+	tests/packages.sh $(DEBIAN) $(DEBIAN)/next
 
 build-packages:
 	dist/install-packages.sh $(BUILD_PACKAGES)
@@ -74,7 +175,7 @@ test-packages:
 
 demo: build-packages
 	$(MAKE) all
-	demo/run.sh $(TARGET) $(CURDIR)/$(PHP_MODULE)
+	demo/run.sh $(TARGET) $(PHP_MODULE)
 
 test: test-packages
 	$(MAKE) lint
@@ -84,21 +185,22 @@ test: test-packages
 	php/run-tests.sh
 	$(MAKE) fuzz-smoke
 	$(MAKE) all
-	PATH=$(CURDIR)/$(TARGET):$$PATH LD_LIBRARY_PATH=$(CURDIR)/$(TARGET) prove -Iperl/lib perl/t
-	demo/run.sh $(TARGET) $(CURDIR)/$(PHP_MODULE)
+	PATH=$(TARGET):$$PATH LD_LIBRARY_PATH=$(TARGET) prove -Iperl/lib perl/t
+	tests/install.sh
+	demo/run.sh $(TARGET) $(PHP_MODULE)
+
+# SQUIRRELMAIL names a tree of it, which Debian does not have.
+squirrelmail:
+	@if [ -n "$$SQUIRRELMAIL" ]; then \
+		$(CARGO) test --test consumers -- --ignored real_squirrelmail; \
+	else \
+		echo "SKIPPED: the real SquirrelMail; SQUIRRELMAIL=/path/of/its/tree runs it"; \
+	fi
 
 # By itself: it takes minutes to build PHP.
 test-zts: test-packages
 	dist/install-packages.sh xz-utils
 	php/test-zts.sh
-
-# SQUIRRELMAIL names a tree of it, which Debian does not have.
-squirrelmail:
-	if [ -n "$$SQUIRRELMAIL" ]; then \
-		$(CARGO) test --test consumers -- --ignored real_squirrelmail; \
-	else \
-		echo "SKIPPED: the real SquirrelMail; SQUIRRELMAIL=/path/of/its/tree runs it"; \
-	fi
 
 lint:
 	for manifest in Cargo.toml php/Cargo.toml fuzz/Cargo.toml; do \
@@ -133,11 +235,11 @@ fuzz:
 bench: library
 	dist/install-packages.sh gcc libc6-dev dovecot-core perl sendmail-bin
 	$(CC) -std=c99 -O2 -Wall -Wextra -Werror -Iinclude -o $(TARGET)/bench benches/mapping.c \
-		-L$(TARGET) -Wl,-rpath,$(CURDIR)/$(TARGET) -lmailaffinity -ldl
+		-L$(TARGET) -Wl,-rpath,$(TARGET) -lmailaffinity -ldl
 	$(TARGET)/bench
 	$(CC) -std=gnu99 -O2 -Wall -Wextra -Werror -o $(TARGET)/bench-update benches/update.c
 	rm -rf $(TARGET)/bench-update.d && mkdir $(TARGET)/bench-update.d
-	$(TARGET)/bench-update $(TARGET)/mailaffinity benches/plain_update.pl $(CURDIR)/$(TARGET)/bench-update.d
+	$(TARGET)/bench-update $(TARGET)/mailaffinity benches/plain_update.pl $(TARGET)/bench-update.d
 
 clean:
 	rm -rf target php/target fuzz/target

@@ -18,8 +18,9 @@ if [ ! -e "$runner" ]; then
     exit 1
 fi
 
-${CARGO:-cargo} build --release --manifest-path "$here/Cargo.toml"
-target=${CARGO_TARGET_DIR:-$here/target}
+target=$here/target
+[ -z "${CARGO_TARGET_DIR:-}" ] || target=$CARGO_TARGET_DIR/php
+${CARGO:-cargo} build --release --manifest-path "$here/Cargo.toml" --target-dir "$target"
 module=$(cd "$target" && pwd)/release/libmailaffinity_php.so
 
 [ "$#" -gt 0 ] || set -- "$here/tests"

@@ -394,7 +394,7 @@ fn examples_of_configurations_load() {
         .flatten()
         .filter(is_toml)
         .partition(|text| text.contains("[[node]]"));
-    assert!(configurations.len() >= 4 && states.len() >= 2);
+    assert!(configurations.len() >= 4 && !states.is_empty());
     for text in configurations {
         // Whatever this machine has in its place plays no part.
         let own_state = |line: &&str| !line.starts_with("node_state = ");

@@ -1,7 +1,6 @@
 //! Programs that ask for the users on standard input.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -117,9 +116,6 @@ static INSTALLED: LazyLock<PathBuf> = LazyLock::new(|| {
         // It may be another make that runs this test.
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL");
-    if let Some(target) = env::var_os("CARGO_TARGET_DIR") {
-        make.arg(format!("TARGET={}/release", target.display()));
-    }
     run_well(&mut make, b"");
     for (compiler, options, program) in [
         ("cc", &["-std=c99"][..], "map-c"),

@@ -1,0 +1,317 @@
+#!/bin/sh
+# Usage: packages.sh PACKAGES NEXT [FOLDER]
+#
+# Tries the Debian packages of a folder, and the same of a next version, in a new Debian
+# 12 system: lintian's opinion, installing with what Debian has, what each package is for,
+# upgrades, purging, and README's walk-through for sendmail. The system is made in
+# FOLDER, or in a temporary folder that is removed. Needs root and a Debian archive.
+set -eu
+
+packages=$(cd "$1" && pwd)
+next=$(cd "$2" && pwd)
+here=$(cd "$(dirname "$0")/.." && pwd)
+folder=${3:-}
+if [ -z "$folder" ]; then
+    folder=$(mktemp -d)
+    trap 'rm -rf --one-file-system "$folder"' EXIT
+    trap 'exit 1' HUP INT TERM
+fi
+root=$folder/root
+
+fail() {
+    echo "packages.sh: $*" >&2
+    exit 1
+}
+
+say() {
+    echo "--- $*"
+}
+
+[ "$(id -u)" -eq 0 ] || fail "run this as root: it makes a system to change the root to"
+
+# Of Debian's rules for an upload: these packages have no maintainer's address and close
+# no bugs. Rust's strings do not need glibc's checks.
+say "lintian"
+lintian --allow-root --info --fail-on error,warning,info --suppress-tags \
+    bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs,hardening-no-fortify-functions \
+    "$packages"/*.changes
+
+# The new system, with this machine's way to Debian's archive: mirror, proxies, CAs, names.
+
+say "a new Debian 12 system"
+# The names between parentheses are apt's.
+# shellcheck disable=SC2016
+archives=$(apt-get indextargets --format 'deb $(SITE) $(RELEASE) $(COMPONENT)' \
+    'Created-By: Packages' 'Origin: Debian' | grep -E ' bookworm(-updates|-security)? main$' | sort -u)
+mirror=$(echo "$archives" | sed -n 's/^deb \(.*\) bookworm main$/\1/p')
+mkdir -p "$folder"
+rm -rf --one-file-system "$root"
+debootstrap --variant=minbase --include=ca-certificates bookworm "$root" \
+    $mirror >"$folder/debootstrap.log" || {
+    tail "$folder/debootstrap.log" >&2
+    fail "debootstrap failed"
+}
+[ -z "$archives" ] || echo "$archives" >"$root/etc/apt/sources.list"
+apt-config dump Acquire | grep -v '^Acquire::\(IndexTargets\|Changelogs\)' >"$root/etc/apt/apt.conf.d/90host"
+cat >>"$root/etc/apt/apt.conf.d/90host" <<'END'
+APT::Get::Assume-Yes "true";
+APT::Install-Recommends "false";
+Dpkg::Use-Pty "false";
+END
+cp /etc/resolv.conf "$root/etc/resolv.conf"
+# A name with a dot, as README asks for, and the users' domain, which DNS would know.
+{
+    cat /etc/hosts
+    echo '127.0.1.1 node1.example.org node1'
+    echo '192.0.2.1 example.org'
+} >"$root/etc/hosts"
+if [ -d /usr/local/share/ca-certificates ]; then
+    cp -r /usr/local/share/ca-certificates "$root/usr/local/share/"
+fi
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod 755 "$root/usr/sbin/policy-rc.d"
+
+# Runs a script (standard input) in the system.
+in_root() {
+    # The first sh is in the new namespaces, the second in the new root.
+    # shellcheck disable=SC2016,SC2086
+    unshare --mount --pid --uts --ipc ${network:-} --fork --kill-child sh -euc '
+        root=$1
+        hostname node1
+        ip link set lo up
+        mount -t proc proc "$root/proc"
+        mount --rbind /sys "$root/sys"
+        mount -t tmpfs dev "$root/dev"
+        for device in null zero full random urandom tty; do
+            mknod -m 666 "$root/dev/$device" "c" $(stat -c "0x%t 0x%T" "/dev/$device")
+        done
+        mkdir "$root/dev/pts" "$root/dev/shm"
+        mount -t devpts -o ptmxmode=666,newinstance devpts "$root/dev/pts"
+        ln -s pts/ptmx "$root/dev/ptmx"
+        ln -s /proc/self/fd "$root/dev/fd"
+        exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
+            DEBIAN_FRONTEND=noninteractive SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
+            ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
+            chroot "$root" sh -eu -s
+    ' sh "$root"
+}
+
+# All that there is, but for what apt and dpkg write about what they did, the loader's
+# cache, what changes by itself, and phpenmod's folders where they are empty.
+snapshot() {
+    (
+        cd "$root"
+        find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run -o -path ./tmp \
+            -o -path ./root/target -o -path ./var/cache/apt -o -path ./var/lib/apt -o -path ./var/log/apt \
+            -o -path ./var/log/dpkg.log -o -path ./var/lib/dpkg/available -o -path './var/lib/dpkg/*-old' \
+            -o -path ./var/lib/dpkg/lock -o -path ./var/lib/dpkg/lock-frontend \
+            -o -path ./var/lib/dpkg/triggers/Lock -o -path ./var/lib/dpkg/status \
+            -o -path ./var/cache/ldconfig -o -path ./etc/ld.so.cache \
+            -o -path './var/lib/php/modules/*abled_by_*' -type d -empty \
+            \) -prune -o \( -type f -printf '%M %U:%G %s %p\n' -o -printf '%M %U:%G %p %l\n' \) | LC_ALL=C sort -k 3
+    ) >"$1"
+}
+
+say "packages of Debian that these need, and those that the checks need"
+mkdir -p "$root/root/target"
+cp -r "$packages" "$root/root/target/debian"
+cp -r "$next" "$root/root/target/next"
+cp "$here/demo/map.c" "$here/demo/users" "$root/root"
+in_root <<'END' >"$folder/apt.log" 2>&1 || { tail -n 40 "$folder/apt.log" >&2; fail "apt-get failed"; }
+update-ca-certificates
+apt-get update
+apt-get install gcc libc6-dev pkg-config php8.2-cli sendmail-bin sendmail-cf sensible-mda systemd apt-utils
+# apt's own word on the dependencies.
+needed=$(apt-get --simulate install /root/target/debian/*.deb |
+    sed -n '/mailaffinity\|mail-affinity/d; s/^Inst \([^ ]*\).*/\1/p')
+[ -z "$needed" ] || apt-get install $needed
+END
+snapshot "$folder/before"
+# From here on nothing may come from elsewhere, and no port is taken from this machine.
+network=--net
+
+say "installing, and what each package is for"
+in_root <<'END'
+apt-get -qq install /root/target/debian/*.deb >/dev/null
+cd /root
+
+mailaffinity --version
+hash_user_group --vnodes 3 anna
+for page in man1/mailaffinity.1 man1/mailaffinity-update.1 man1/hash_user_group.1 man5/mailaffinity.toml.5 \
+    man3/libmailaffinity.3 man3/map_user_via_sendmail_access.3 man3/Mail::Affinity.3pm; do
+    gunzip --test /usr/share/man/$page.gz
+done
+
+# The configuration that the package shows, with nodes that are not asked.
+sed '/^\[checks\]/d; /^probe/d; s|/etc/mail/access|/root/map/access|
+    s|^#file = .*|file = "/root/map/users"|' \
+    /usr/share/doc/mailaffinity/examples/mailaffinity.toml.example >/etc/mailaffinity.toml
+mkdir /root/map
+printf '%s\n' anna bert carla dieter >/root/map/users
+touch /root/map/access
+mailaffinity down node2 --reason 'new disks'
+mailaffinity update
+grep 'QGRP:dieter@.*node1group' /root/map/access
+test -e /var/lib/mailaffinity/nodes.toml
+test -e /var/lib/mailaffinity/status.json
+
+# C, PHP and Perl say what the command says.
+mailaffinity map </root/users | cut -f 3 >by_command
+test -s by_command
+cc -std=c99 -o shared map.c $(pkg-config --cflags --libs mailaffinity)
+./shared /etc/mailaffinity.toml <users | diff by_command -
+cc -std=c99 -o static map.c \
+    $(pkg-config --cflags --libs --static mailaffinity | sed s/-lmailaffinity/-l:libmailaffinity.a/)
+./static /etc/mailaffinity.toml <users | diff by_command -
+php -m | grep -x mailaffinity
+php -r 'foreach (file("users") as $user) echo mailaffinity_node(rtrim($user, "\n"))["host"], "\n";' |
+    diff by_command -
+php -r 'echo map_user_via_sendmail_access("dieter"), "\n";' | grep -x node1.example.org
+php -l /var/lib/roundcube/plugins/mailaffinity/mailaffinity.php
+perl -MMail::Affinity -e 'print "Perl: libmailaffinity ", Mail::Affinity::library_version(), "\n"'
+
+# Nothing is started or enabled; the units are sound.
+systemctl is-enabled mailaffinity-update.timer mailaffinity-drain.timer | sort -u | grep -x disabled
+for unit in update.service update.timer drain.service drain.timer; do
+    systemd-analyze verify --man=no /lib/systemd/system/mailaffinity-$unit
+done
+END
+
+say "the same version again, the next one, and back after removal"
+in_root <<'END'
+# What the administrator has decided.
+systemctl --quiet enable mailaffinity-update.timer
+phpdismod mailaffinity
+sed -i 's/^;mailaffinity.fallback=.*/mailaffinity.fallback=192.0.2.9/' /etc/php/8.2/mods-available/mailaffinity.ini
+
+holds() {
+    test "$(systemctl is-enabled mailaffinity-update.timer)" = enabled
+    test "$(systemctl is-enabled mailaffinity-drain.timer)" = disabled
+    test "$(php -m | grep -c mailaffinity)" = 0
+    grep -qx mailaffinity.fallback=192.0.2.9 /etc/php/8.2/mods-available/mailaffinity.ini
+    mailaffinity nodes | grep -q '^node2 *down.*new disks'
+}
+holds
+apt-get -qq install --reinstall /root/target/debian/*.deb >/dev/null
+holds
+apt-get -qq install /root/target/next/*.deb >/dev/null
+dpkg-query --show '*mailaffinity*' '*mail-affinity*'
+test "$(dpkg-query --show --showformat='${Version}\n' mailaffinity php8.2-mailaffinity | sort -u)" = \
+    "$(dpkg-deb --field /root/target/next/mailaffinity_*.deb Version)"
+holds
+
+# A module that is loaded stays so over an upgrade.
+phpenmod mailaffinity
+apt-get -qq install --reinstall /root/target/next/*.deb >/dev/null
+php -m | grep -x mailaffinity
+php -r 'echo ini_get("mailaffinity.fallback"), "\n";' | grep -x 192.0.2.9
+
+apt-get -qq remove mailaffinity php8.2-mailaffinity >/dev/null
+test -e /var/lib/mailaffinity/nodes.toml
+test "$(php -m 2>&1 | grep -c mailaffinity)" = 0
+apt-get -qq install /root/target/next/*.deb >/dev/null
+mailaffinity nodes | grep -q '^node2 *down.*new disks'
+php -m | grep -x mailaffinity
+END
+
+# All of ours, and nothing else.
+purge() {
+    in_root <<'END'
+apt-get -qq purge $(dpkg-query --show --showformat='${Package}\n' '*mailaffinity*' '*mail-affinity*' 2>/dev/null) >/dev/null
+END
+}
+
+say "purging: nothing is left but the administrator's"
+purge
+in_root <<'END'
+rm -r /etc/mailaffinity.toml /root/map /root/by_command /root/shared /root/static
+END
+snapshot "$folder/after"
+diff "$folder/before" "$folder/after" || fail "purging left the above (>) or took it (<)"
+
+# README's commands, word for word, in the order of the text. What is indented within the
+# list is a command, and the TOML is the file that the text before it names. Of the two
+# ways to install, that of the packages.
+say "README's walk-through for sendmail"
+mkdir -p "$root/root/steps"
+sed -n '/^## sendmail/,/^What an update/p' "$here/README.md" | awk -v steps="$root/root/steps" '
+    function close_step() { if (step) close(step); step = "" }
+    function open_step() { if (!step) step = sprintf("%s/%02d", steps, ++count) }
+    /^   ```toml/ { open_step(); toml = 1; print "cat >/etc/mailaffinity.toml <<\"END\"" >step; next }
+    /^   ```/ { print "END" >step; toml = 0; close_step(); next }
+    toml { sub(/^   /, ""); print >step; next }
+    /^       / { open_step(); sub(/^       /, ""); print >step; next }
+    /^$/ { next }
+    { close_step() }'
+[ "$(find "$root/root/steps" -type f | wc -l)" -ge 12 ] || fail "README has too few steps"
+in_root <<'END' >"$folder/walk.log" 2>&1 || { cat "$folder/walk.log"; fail "README's walk-through failed"; }
+cd /root
+# It exits with 1 where there is something to do.
+mailaffinity() {
+    status=0
+    command mailaffinity "$@" || status=$?
+    [ "$1 $status" = "diff 1" ] || return $status
+}
+# No systemd runs here, which could start what is enabled.
+systemctl() {
+    command systemctl "$@" || [ ! -d /run/systemd/system ]
+}
+# What a reader waits for: at most five minutes, which a correct run never needs.
+wait_for() {
+    waited=0
+    until eval "$1" >/dev/null 2>&1; do
+        waited=$((waited + 1))
+        [ $waited -lt 300 ] || { echo "never came true: $1"; exit 1; }
+        sleep 1
+    done
+}
+for step in steps/*; do
+    case $(cat $step) in
+    *'make install-command'*) continue ;;
+    # The node is dead long enough.
+    'mailaffinity drain --node node1') wait_for '! mailaffinity drain --dry-run --node node1 | grep after_seconds' ;;
+    esac
+    echo "+ $(cat $step)"
+    . ./$step >output 2>&1 || { cat output; exit 1; }
+    cat output
+    case $(cat $step) in
+    *'mailaffinity_*.deb'*) mailaffinity --version ;;
+    *'cat /etc/mail/access'*) grep 'QGRP:dieter@.*node2group' output ;;
+    *'sendmail -bt'*) grep 'node1group' output ;;
+    *'sendmail -Am'*)
+        ls /mnt/gfs2/mqueue/q2 | grep ^qf
+        wait_for 'grep hello /var/mail/anna'
+        test ! -e /var/mail/dieter
+        ;;
+    *'mailaffinity nodes'*) grep '^node2 *down.*new disks' output && grep 'QGRP:dieter@.*node[13]group' /etc/mail/access ;;
+    'mailaffinity drain --node node1') grep hello /var/mail/dieter ;;
+    *'mailaffinity auto'*) grep 'QGRP:dieter@.*node2group' /etc/mail/access ;;
+    *'systemctl enable'*)
+        command systemctl is-enabled mailaffinity-update.timer mailaffinity-drain.timer
+        grep '/usr/bin/mailaffinity update' $doc/examples/mailaffinity.cron
+        ;;
+    esac
+done
+END
+for step in "$root"/root/steps/*; do
+    grep -q 'make install-command' "$step" || grep -qFx -- "+ $(head -n 1 "$step")" "$folder/walk.log" ||
+        fail "a step was not run: $(cat "$step")"
+done
+
+say "purging after it: what is left is the administrator's"
+purge
+snapshot "$folder/after"
+# His configuration, map, users, their mail, sendmail's queues and log; and lock files.
+diff "$folder/before" "$folder/after" | grep '^[<>]' | grep -v -E \
+    -e ' \./etc/(mailaffinity\.(toml|users)|mail(/.*)?|\.pwd\.lock|((passwd|group|shadow|gshadow|subuid|subgid)-?)) ?$' \
+    -e ' \./(mnt/gfs2|home|var/mail|var/spool|root)(/.*)? ?$' -e ' \./(etc|home|mnt|var/log|var/log/mail.*) ?$' \
+    >"$folder/left" || true
+cat "$folder/left"
+[ ! -s "$folder/left" ] || fail "purging left the above (>) or took it (<)"
+if (cd "$root" && find . -xdev -path ./root -prune -o -name '*mail*affinity*' -print) |
+    grep -v -x -e './etc/mailaffinity.toml' -e './etc/mailaffinity.users' -e './mnt/gfs2/mailaffinity' \
+        -e './mnt/gfs2/mqueue/q[0-9]/.mailaffinity.lock'; then
+    fail "purging left the above"
+fi
+
+echo "the Debian packages: all as expected"
