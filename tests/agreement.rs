@@ -475,6 +475,22 @@ fn somebody_wrote_an_entry_by_hand() {
         .because(WEBMAIL, "it is what the access map has");
 }
 
+/// The Director tells them apart, and the access map cannot.
+#[test]
+fn names_differ_in_case_only() {
+    let settings = Settings {
+        username_hash: "%u",
+        ..Settings::default()
+    };
+    let mailsite = Mailsite::with_users(settings, "bert\nanna\nAnna\nANNA\n");
+    let text = fs::read_to_string(mailsite.site.config()).unwrap();
+    fs::write(mailsite.site.config(), format!("username_hash = \"%u\"\n{text}")).unwrap();
+    mailsite
+        .disagrees()
+        .only(&[ACCESS_MAP, SENDMAIL, WEBMAIL])
+        .because(ACCESS_MAP, "cannot tell Anna from anna");
+}
+
 #[test]
 fn the_map_is_damaged_or_gone() {
     let mailsite = Mailsite::start();

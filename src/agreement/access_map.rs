@@ -1,7 +1,5 @@
 //! sendmail's access map, read as the PHP module and the C library's users read it.
 
-use std::collections::HashMap;
-
 use super::{Answer, Opinion, Question};
 use crate::access_map::AccessMap;
 use crate::update::{self, Override, Plan};
@@ -13,18 +11,10 @@ pub(super) fn ask(question: &Question<'_>) -> Opinion {
     let Some(map) = &question.config.access_map else {
         return Opinion::absent(PART, "the configuration has no [access_map]");
     };
-    let mut first_of_key = HashMap::new();
     let mut answers = Vec::with_capacity(question.users.len());
-    for (user, expected) in question.users.iter().zip(&question.expected) {
-        let Ok(key) = access_map_key(user) else {
+    for user in question.users {
+        if access_map_key(user).is_err() {
             answers.push(Answer::NotAsked("the name can have no entry"));
-            continue;
-        };
-        // One entry cannot be two users'.
-        if first_of_key.entry(key).or_insert(expected) != &expected {
-            answers.push(Answer::NotAsked(
-                "its entry is another user's, whose name differs in case only",
-            ));
             continue;
         }
         match answer(question, map, user) {
@@ -88,14 +78,21 @@ fn cause(question: &Question<'_>, map: &AccessMap, first: usize) -> Vec<String> 
             by_hand.len()
         ));
     }
-    let listed = question.users.get(first);
     if problems.is_empty() {
-        problems.push(match listed {
-            Some(user) => format!(
+        let user = question.users.get(first).map_or(b"".as_slice(), Vec::as_slice);
+        let key = access_map_key(user).ok();
+        let has_key = |other: &&Vec<u8>| other.as_slice() != user && access_map_key(other).ok() == key;
+        problems.push(match question.users.iter().find(has_key) {
+            Some(other) => format!(
+                "sendmail and its map cannot tell {} from {}, whose name differs in case only: they have one entry, \
+                 and two nodes by username_hash",
+                user.escape_ascii(),
+                other.escape_ascii()
+            ),
+            None => format!(
                 "{path} has what the last update put there; does [users] of the configuration list {}?",
                 user.escape_ascii()
             ),
-            None => format!("{path} has what the last update put there"),
         });
     }
     problems

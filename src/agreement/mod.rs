@@ -131,15 +131,20 @@ impl<'q> Question<'q> {
         })
     }
 
-    /// Asks every part, one after the other, in the order in which one's mistakes are
-    /// another's. Each has the time that the configuration gives it (`[agreement]`).
+    /// Asks every part, one after the other. Each has the time that the configuration gives
+    /// it (`[agreement]`).
     pub fn ask(&self) -> Vec<Opinion> {
         let access_map = access_map::ask(self);
         let sendmail = sendmail::ask(self, &access_map);
-        let mut opinions = vec![director::ask(self), access_map, sendmail, c_library::ask(self)];
-        let php = php::ask(self, opinions.get(1));
-        opinions.extend(php);
-        opinions
+        let [node, host] = php::ask(self, &access_map);
+        vec![
+            director::ask(self),
+            access_map,
+            sendmail,
+            c_library::ask(self),
+            node,
+            host,
+        ]
     }
 
     /// The users for whom an opinion has another answer, in the order of the users.

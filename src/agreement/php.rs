@@ -61,7 +61,7 @@ try {
 }
 "#;
 
-pub(super) fn ask(question: &Question<'_>, access_map: Option<&Opinion>) -> [Opinion; 2] {
+pub(super) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2] {
     let both = |opinion: fn(&'static str, String) -> Opinion, words: String| {
         [opinion(PART, words.clone()), opinion(WEBMAIL, words)]
     };
@@ -133,7 +133,7 @@ pub(super) fn ask(question: &Question<'_>, access_map: Option<&Opinion>) -> [Opi
         let same = |other: &Opinion| other.answers == webmail.answers;
         webmail.problems.push(match () {
             () if same(&computed) => "it is what mailaffinity_node() says".into(),
-            () if access_map.is_some_and(|map| question.first_different(&map.answers).is_some()) => {
+            () if question.first_different(&access_map.answers).is_some() => {
                 "it is what the access map has".into()
             }
             () => edge::cause("PHP", question, &facts),

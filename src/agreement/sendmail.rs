@@ -29,13 +29,15 @@ pub(super) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
 }
 
 fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, ChildError> {
-    let asked: Vec<&[u8]> = question
+    let no_entry = |index: usize| matches!(access_map.answers.get(index), Some(Answer::NotAsked(_)));
+    let (asked, users): (Vec<usize>, Vec<&[u8]>) = question
         .users
         .iter()
         .map(Vec::as_slice)
-        .filter(|user| is_plain(user))
-        .collect();
-    let session = test_mode(question, &lines(b"queuegroup ", &asked))?;
+        .enumerate()
+        .filter(|(index, user)| is_plain(user) && !no_entry(*index))
+        .unzip();
+    let session = test_mode(question, &lines(b"queuegroup ", &users))?;
     if session.says("Undefined ruleset queuegroup") {
         return Ok(Opinion::failed(
             PART,
@@ -49,28 +51,22 @@ fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, Chi
     if returned.len() != asked.len() {
         return Ok(Opinion::failed(PART, session.complaint()));
     }
-    let mut returned = returned.iter();
-    let mut groups = BTreeSet::new();
-    let mut answers = Vec::with_capacity(question.users.len());
-    for (user, map_answer) in question.users.iter().zip(with_default(&access_map.answers)) {
-        answers.push(match (is_plain(user), map_answer) {
-            (false, _) => Answer::NotAsked("the test mode takes no such name"),
-            (true, _) => match returned.next().copied().flatten() {
-                Some(group) if map_answer_counts(map_answer) => {
-                    groups.insert(group.to_owned());
-                    of_queue_group(question, group.as_bytes())
-                }
-                None if map_answer_counts(map_answer) => Answer::Other("no queue group".into()),
-                _ => Answer::NotAsked("the name can have no entry"),
-            },
-        });
+    let mut answers = vec![Answer::NotAsked("the test mode takes no such name"); question.users.len()];
+    for (index, group) in asked.iter().zip(&returned) {
+        if let Some(answer) = answers.get_mut(*index) {
+            *answer = match group {
+                Some(group) => of_queue_group(question, group.as_bytes()),
+                None => Answer::Other("no queue group".into()),
+            };
+        }
     }
+    let groups: BTreeSet<&str> = returned.into_iter().flatten().collect();
     let mut opinion = Opinion {
         answers,
         ..Opinion::new(PART)
     };
     for group in groups {
-        if let Some(problem) = unknown_queue_group(question, &group)? {
+        if let Some(problem) = unknown_queue_group(question, group)? {
             opinion.problems.push(problem);
         }
     }
@@ -79,16 +75,6 @@ fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, Chi
         opinion.problems.push(problem);
     }
     Ok(opinion)
-}
-
-/// The map's answers, or as many as anybody wants where it could not be read.
-fn with_default(answers: &[Answer]) -> impl Iterator<Item = Option<&Answer>> {
-    answers.iter().map(Some).chain(std::iter::repeat(None))
-}
-
-/// Whether sendmail can find an entry for the user.
-fn map_answer_counts(answer: Option<&Answer>) -> bool {
-    !matches!(answer, Some(Answer::NotAsked(_)))
 }
 
 /// Whether the test mode takes a name as it stands: it has syntax of its own for commas,
