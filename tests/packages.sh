@@ -46,8 +46,9 @@ archives=$(apt-get indextargets --format 'deb $(SITE) $(RELEASE) $(COMPONENT)' \
 mirror=$(echo "$archives" | sed -n 's/^deb \(.*\) bookworm main$/\1/p')
 mkdir -p "$folder"
 rm -rf --one-file-system "$root"
-debootstrap --variant=minbase --include=ca-certificates bookworm "$root" \
-    $mirror >"$folder/debootstrap.log" || {
+# Without a mirror it takes Debian's.
+# shellcheck disable=SC2086
+debootstrap --variant=minbase --include=ca-certificates bookworm "$root" $mirror >"$folder/debootstrap.log" || {
     tail "$folder/debootstrap.log" >&2
     fail "debootstrap failed"
 }
