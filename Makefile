@@ -50,7 +50,7 @@ PHP_MODULE = $(PHP_TARGET)/libmailaffinity_php.so
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source config \
 	director mail_servers node_state username_hash users
 
-.PHONY: all demo test squirrelmail test-zts lint committed-header fuzz fuzz-smoke bench build-packages test-packages library php \
+.PHONY: all demo test squirrelmail test-zts lint committed fuzz fuzz-smoke bench build-packages test-packages library php \
 	install install-library install-command install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -181,9 +181,9 @@ test: test-packages
 	$(MAKE) lint
 	$(CARGO) test
 	$(MAKE) squirrelmail
-	$(MAKE) committed-header
 	php/run-tests.sh
 	$(MAKE) fuzz-smoke
+	$(MAKE) committed
 	$(MAKE) all
 	PATH=$(TARGET):$$PATH LD_LIBRARY_PATH=$(TARGET) prove -Iperl/lib perl/t
 	tests/install.sh
@@ -209,11 +209,11 @@ lint:
 	done
 	$(CARGO) clippy --no-default-features --lib -- -D warnings
 
-# A build brings the header up to date, which would hide a stale one in the commit.
-# After a change of src/capi, `git add` the header.
-committed-header:
+# A build brings the header and the lock files up to date, which would hide stale ones in the
+# commit. After a change of src/capi or of dependencies, `git add` them.
+committed:
 	if [ -e .git ] && command -v git >/dev/null; then \
-		git -c safe.directory='$(CURDIR)' diff --exit-code include/mailaffinity.h; \
+		git -c safe.directory='$(CURDIR)' diff --exit-code include/mailaffinity.h '*Cargo.lock'; \
 	fi
 
 # Without coverage feedback, which needs a nightly compiler: it replays the corpus
