@@ -28,7 +28,7 @@ CFDIR ?= /usr/share/sendmail/cf
 # Where this PHP looks, wherever PREFIX is: Debian's phpenmod takes it from mods-available.
 PHP_EXTENSIONDIR ?= $(shell $(PHP_CONFIG) --extension-dir)
 PHP_INIDIR ?= $(abspath $(or $(wildcard $(shell $(PHP_CONFIG) --ini-path)/../mods-available), \
-	$(shell $(PHP_CONFIG) --ini-dir), $(error $(PHP_CONFIG) names no folder: set PHP_INIDIR)))
+	$(shell $(PHP_CONFIG) --ini-dir), $(error $(PHP_CONFIG) names no folder: install PHP's development files (php-dev), or set PHP_INIDIR)))
 # Debian's vendor_perl below /usr, site_perl elsewhere.
 PERLDIR ?= $(shell $(PERL) -MConfig -e 'my $$prefix = shift; print $$prefix eq $$Config{vendorprefix} \
 	? $$Config{vendorlib} : $$prefix . substr $$Config{sitelib}, length $$Config{siteprefix}' $(PREFIX))
@@ -39,7 +39,7 @@ BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev perl
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
 	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util mandoc libffi-platypus-perl \
 	php-fpm nginx apache2-bin libapache2-mod-php openssl roundcube-core roundcube-sqlite3 sqlite3
-PACKAGING_PACKAGES = dpkg-dev debhelper dh-php
+PACKAGING_PACKAGES = build-essential debhelper dh-php
 
 TARGET_DIR = $(abspath $(or $(CARGO_TARGET_DIR),target))
 TARGET = $(TARGET_DIR)/release
@@ -111,7 +111,8 @@ install-command: $(TARGET)/.library
 install-php: $(PHP_TARGET)/.php
 	$(MAKE_FOLDERS) $(DESTDIR)$(PHP_EXTENSIONDIR) $(DESTDIR)$(PHP_INIDIR)
 	install -m 644 $(PHP_MODULE) $(DESTDIR)$(PHP_EXTENSIONDIR)/mailaffinity.so
-	install -m 644 dist/mailaffinity.ini $(DESTDIR)$(PHP_INIDIR)
+	[ -e $(DESTDIR)$(PHP_INIDIR)/mailaffinity.ini ] || \
+		install -m 644 dist/mailaffinity.ini $(DESTDIR)$(PHP_INIDIR)
 
 install-perl:
 	$(MAKE_FOLDERS) $(DESTDIR)$(PERLDIR)/Mail $(DESTDIR)$(MANDIR)/man3 $(DESTDIR)$(DOCDIR)/examples
@@ -123,9 +124,10 @@ install-perl:
 
 # Manual pages go where their last letter says.
 install-doc:
-	$(MAKE_FOLDERS) $(DESTDIR)$(DOCDIR)/doc
-	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(DOCDIR)
+	$(MAKE_FOLDERS) $(DESTDIR)$(DOCDIR)/doc/pictures
+	install -m 644 README.md CHANGELOG.md CONTRIBUTING.md LICENSE $(DESTDIR)$(DOCDIR)
 	install -m 644 $(wildcard doc/*.md) $(DESTDIR)$(DOCDIR)/doc
+	install -m 644 $(wildcard doc/pictures/*.svg) $(DESTDIR)$(DOCDIR)/doc/pictures
 	for page in $(wildcard doc/man/*.[1-8]); do \
 		install -D -m 644 $$page $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/} || exit 1; \
 	done
@@ -138,11 +140,14 @@ install-roundcube:
 uninstall: uninstall-library uninstall-command uninstall-php uninstall-perl uninstall-doc
 
 # The rules for installing know what is installed: they do it once more, elsewhere. Folders
-# that are ours alone go when nothing is left in them.
+# that are ours alone go when nothing is left in them. An ini file that was edited stays.
 uninstall-%:
 	installed=$$(mktemp -d) && trap 'rm -rf "$$installed"' EXIT && \
 	$(MAKE) --silent install-$* DESTDIR="$$installed" && \
-	(cd "$$installed" && find . ! -type d) | while read -r file; do rm -f "$(DESTDIR)$${file#.}" || exit 1; done && \
+	(cd "$$installed" && find . ! -type d) | while read -r file; do \
+		case $$file in *.ini) cmp -s "$$installed/$$file" "$(DESTDIR)$${file#.}" || continue ;; esac; \
+		rm -f "$(DESTDIR)$${file#.}" || exit 1; \
+	done && \
 	(cd "$$installed" && find . -depth -type d -path '*/mailaffinity*') | while read -r folder; do \
 		[ ! -d "$(DESTDIR)$${folder#.}" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$${folder#.}" || exit 1; \
 	done
@@ -151,8 +156,8 @@ DEBIAN = $(TARGET_DIR)/debian
 DEBIAN_SOURCE = $(DEBIAN)/mailaffinity-$(VERSION)
 
 # In a folder of its own, since dpkg-buildpackage writes into the one above.
-packages: build-packages
-	dist/install-packages.sh $(PACKAGING_PACKAGES)
+packages:
+	dist/install-packages.sh $(BUILD_PACKAGES) $(PACKAGING_PACKAGES)
 	$(MAKE) all
 	rm -rf $(DEBIAN)
 	mkdir -p $(DEBIAN_SOURCE)

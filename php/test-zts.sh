@@ -62,7 +62,7 @@ PATH=$zts/sbin:$PATH "$here/run-tests.sh"
 
 # Usage: threads CHANGES [COMMAND...]
 threads() {
-    "$php" -n -d extension="$CARGO_TARGET_DIR/release/libmailaffinity_php.so" \
+    "$php" -n -d extension="$CARGO_TARGET_DIR/php/release/libmailaffinity_php.so" \
         "$here/tests/threads/threads.php" "$zts/threads" "$@" >"$zts/threads.out" || true
     cat "$zts/threads.out"
     if grep -q FAILED "$zts/threads.out" || ! grep -q "during $1 changes" "$zts/threads.out"; then

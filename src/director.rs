@@ -152,7 +152,8 @@ pub fn lookups(socket: &Path, lines: &[Vec<u8>], timeout: Duration) -> Result<Ve
 }
 
 /// The `USER-LOOKUP` line for a user with a tag; `None` for a name that cannot be asked
-/// for: an empty one, and one so long that the Director would drop the connection.
+/// for: an empty one, one with a NUL, at which the Director cuts it, and one so long that
+/// the Director would drop the connection.
 ///
 /// Digits are no name to the Director, but a hash (`doveadm_cmd_user_lookup` in Dovecot
 /// 2.3).
@@ -161,7 +162,7 @@ pub fn lookup_line(user: &[u8], tag: &str) -> Option<Vec<u8>> {
     line.extend(tab_escape(user));
     line.push(b'\t');
     line.extend(tab_escape(tag.as_bytes()));
-    let sendable = !user.is_empty() && line.len() <= LONGEST_COMMAND;
+    let sendable = !user.is_empty() && !user.contains(&0) && line.len() <= LONGEST_COMMAND;
     line.push(b'\n');
     sendable.then_some(line)
 }
@@ -485,12 +486,11 @@ fn tab_unescape(field: &[u8]) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-/// Dovecot's `str_append_tabescaped`.
+/// Dovecot's `str_append_tabescaped`, for what has no NUL.
 fn tab_escape(field: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(field.len());
     for byte in field {
         match byte {
-            0 => escaped.extend(b"\x010"),
             1 => escaped.extend(b"\x011"),
             b'\t' => escaped.extend(b"\x01t"),
             b'\n' => escaped.extend(b"\x01n"),
@@ -554,9 +554,10 @@ mod tests {
         }
         let line = |user: &[u8]| lookup_line(user, "ea\tst");
         assert_eq!(
-            line(b"a\0\x01\t\r\nb").as_deref(),
-            Some(&b"USER-LOOKUP\ta\x010\x011\x01t\x01r\x01nb\tea\x01tst\n"[..])
+            line(b"a\x01\t\r\nb").as_deref(),
+            Some(&b"USER-LOOKUP\ta\x011\x01t\x01r\x01nb\tea\x01tst\n"[..])
         );
+        assert_eq!(line(b"a\0"), None);
         assert_eq!(line(b""), None);
         let longest = LONGEST_COMMAND - "USER-LOOKUP\t\tea\x01tst".len();
         assert_eq!(

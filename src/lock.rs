@@ -24,8 +24,6 @@ pub(crate) struct Lock {
 /// When the file cannot be made or locked.
 pub(crate) fn of(path: &Path, wait: Duration) -> io::Result<Lock> {
     let path = path_for(path);
-    let named =
-        |error: io::Error| io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()));
     // A lock file is never removed: whoever waits for it would then hold another one
     // than whoever comes next.
     let mut file = OpenOptions::new()
@@ -36,27 +34,57 @@ pub(crate) fn of(path: &Path, wait: Duration) -> io::Result<Lock> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(&path)
-        .map_err(named)?;
+        .map_err(|error| named(&path, error))?;
+    wait_for(&path, &file, File::try_lock, wait)?;
+    // Only said to whoever waits. What a longer line left after it does not count.
+    let _ = file.write_all(format!("process {} on {}\n", std::process::id(), host_name()).as_bytes());
+    Ok(Lock { _file: file })
+}
+
+/// Waits until nobody holds the lock of a file any more, without taking or making it.
+///
+/// # Errors
+/// As [`of`].
+pub(crate) fn wait_until_free(path: &Path, wait: Duration) -> io::Result<()> {
+    let path = path_for(path);
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(&path);
+    match file {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(named(&path, error)),
+        Ok(file) => wait_for(&path, &file, File::try_lock_shared, wait),
+    }
+}
+
+fn wait_for(
+    path: &Path,
+    file: &File,
+    try_lock: fn(&File) -> Result<(), TryLockError>,
+    wait: Duration,
+) -> io::Result<()> {
     let begun = Instant::now();
     loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::Error(error)) => return Err(named(error)),
+        match try_lock(file) {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(named(path, error)),
             Err(TryLockError::WouldBlock) if begun.elapsed() < wait => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                let _ = (&file).take(300).read_to_string(&mut holder);
+                let _ = file.take(300).read_to_string(&mut holder);
                 let holder = holder.lines().next().unwrap_or_default().escape_debug();
                 let message = format!("{} is held by {holder}", path.display());
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, message));
             }
         }
     }
-    // Only said to whoever waits. What a longer line left after it does not count.
-    let _ = file.write_all(format!("process {} on {}\n", std::process::id(), host_name()).as_bytes());
-    Ok(Lock { _file: file })
+}
+
+fn named(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()))
 }
 
 fn path_for(path: &Path) -> PathBuf {
@@ -91,6 +119,19 @@ mod tests {
             waiting.join().unwrap().unwrap();
         });
         of(&path, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn waiting_makes_no_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access");
+        wait_until_free(&path, Duration::ZERO).unwrap();
+        assert!(!path_for(&path).exists());
+        let lock = of(&path, Duration::ZERO).unwrap();
+        let error = wait_until_free(&path, Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop(lock);
+        wait_until_free(&path, Duration::ZERO).unwrap();
     }
 
     #[test]

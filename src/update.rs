@@ -490,6 +490,17 @@ pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError>
     Ok(MapLock { _lock: Some(lock) })
 }
 
+/// Waits until no update is at work. Changes nothing.
+///
+/// # Errors
+/// When one is for longer than `wait`, or it cannot be told.
+pub fn wait_until_done(config: &Config, wait: Duration) -> Result<(), UpdateError> {
+    match &config.map_build {
+        Some(build) => lock::wait_until_free(&build.source, wait).map_err(UpdateError::Locked),
+        None => Ok(()),
+    }
+}
+
 /// A user's name as a key has it, for people to read.
 pub fn name_in_key(key: &[u8]) -> &[u8] {
     let name = key.strip_prefix(b"qgrp:").unwrap_or(key);

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -139,6 +141,19 @@ impl Mailsite {
         ]
     }
 
+    /// Access source, map and whatever is beside them: name, inode and time of change.
+    fn access_files(&self) -> BTreeSet<(OsString, u64, i64, i64)> {
+        let entries = fs::read_dir(self.sendmail.folder()).unwrap().map(Result::unwrap);
+        let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
+        files
+            .map(|entry| {
+                let metadata = entry.metadata().unwrap();
+                let changed = (metadata.ctime(), metadata.ctime_nsec());
+                (entry.file_name(), metadata.ino(), changed.0, changed.1)
+            })
+            .collect()
+    }
+
     fn run(&self) -> Output {
         self.site.run(&["agreement", "--json"], b"")
     }
@@ -146,11 +161,15 @@ impl Mailsite {
     /// What the command says where not all agree.
     #[track_caller]
     fn disagrees(&self) -> Said {
-        let before = self.site.seen();
+        let before = (self.site.seen(), self.access_files());
         let output = self.run();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(output.stderr.is_empty(), "{output:?}");
-        assert_eq!(self.site.seen(), before, "nothing is changed");
+        assert_eq!(
+            (self.site.seen(), self.access_files()),
+            before,
+            "nothing is changed"
+        );
         let text = String::from_utf8(output.stdout).unwrap();
         let said = Said(
             text.lines()
@@ -254,13 +273,27 @@ fn all_agree() {
         }
     }
     let table = mailsite.site.must(&["agreement"]);
+    for line in [
+        "access map: not asked for 1, such as \"a b\": the name can have no entry in the access map",
+        "sendmail: not asked for 2, such as \"naïve\": sendmail's test mode takes no such name",
+    ] {
+        assert!(table.contains(line), "{table}");
+    }
     assert!(
-        table.ends_with(&format!("\nAll 6 agree, for {total} users.\n")),
+        table.ends_with("\nThe configuration and 6 parts agree.\n"),
         "{table}"
     );
     assert_eq!(mailsite.site.must(&["agreement", "--quiet"]), "");
     let table = mailsite.site.must(&["agreement", "--", "user1"]);
-    assert!(table.ends_with("\nAll 6 agree, for 1 users.\n"), "{table}");
+    assert!(
+        table.ends_with("\nThe configuration and 6 parts agree.\n"),
+        "{table}"
+    );
+    let table = mailsite.site.must(&["agreement", "--", "a b"]);
+    assert!(
+        table.ends_with("\nThe configuration and 3 parts agree.\n"),
+        "{table}"
+    );
 }
 
 /// A node goes, in the Director, the node state and the map, and all agree again.
@@ -442,6 +475,45 @@ fn sendmail_has_another_map() {
 }
 
 #[test]
+fn there_is_no_sendmail_where_the_configuration_says() {
+    let mailsite = Mailsite::start();
+    let text = fs::read_to_string(mailsite.site.config()).unwrap();
+    let text = text.replace("command = [\"/usr/bin/env\"", "command = [\"/nonexistent/env\"");
+    fs::write(mailsite.site.config(), text).unwrap();
+    mailsite
+        .disagrees()
+        .only(&[SENDMAIL])
+        .because(SENDMAIL, "/nonexistent/env");
+}
+
+/// Nodes may share a host, as behind one address, and have no queue group.
+#[test]
+fn nodes_with_one_host_and_nodes_without_a_queue_group() {
+    let mailsite = Mailsite::start();
+    let text = fs::read_to_string(mailsite.site.config()).unwrap();
+    let text = text
+        .replace("queue_group = \"node2group\"\n", "")
+        .replace("\"node2.example.org\"", "\"node1.example.org\"");
+    fs::write(mailsite.site.config(), text).unwrap();
+    mailsite.site.must(&["update", "--accept-loss"]);
+    fs::set_permissions(mailsite.map(), Permissions::from_mode(0o644)).unwrap();
+    let table = mailsite.site.must(&["agreement"]);
+    assert!(table.contains("the node has no queue_group"), "{table}");
+}
+
+/// A warning of another extension's is none of ours.
+#[test]
+fn php_has_other_things_to_say() {
+    let mut mailsite = Mailsite::start();
+    let mut words = mailsite.php(&mailsite.site.config());
+    words.extend(["-d", "extension=nonexistent"].map(str::to_owned));
+    let words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    mailsite.agreement = vec![("php", format!("[{}]", words.join(", ")))];
+    mailsite.configure();
+    mailsite.site.must(&["agreement"]);
+}
+
+#[test]
 fn sendmail_does_not_have_a_queue_group() {
     let mailsite = Mailsite::start();
     mailsite.sendmail.reconfigure(
@@ -618,14 +690,20 @@ fn what_is_not_here_is_not_asked() {
     let nodes = "[[node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n";
     let users = format!("[users]\nfile = {:?}\n", site.path("users"));
     let library = library::built("libmailaffinity.so");
-    site.configure(&format!("{users}[agreement]\nc_library = {library:?}\n{nodes}"));
+    let php = program(&["php"], "php-cli");
+    let module = php::MODULE.display();
+    site.configure(&format!(
+        "{users}[agreement]\nc_library = {library:?}\nphp = [{php:?}, \"-n\", \"-d\", \"extension={module}\", \
+         \"-d\", \"mailaffinity.config={}\"]\n{nodes}",
+        site.config().display()
+    ));
     let rows = site.json(&["agreement", "--json"]);
     let not_here: Vec<&str> = rows
         .iter()
         .filter(|row| row["not_here"].is_string())
         .map(|row| row["part"].as_str().unwrap())
         .collect();
-    assert_eq!(not_here[..3], [DIRECTOR, ACCESS_MAP, SENDMAIL]);
+    assert_eq!(not_here, [DIRECTOR, ACCESS_MAP, SENDMAIL]);
 
     // Without an answer of its own there is nothing to compare.
     site.run(&["down", "node1"], b"");

@@ -62,7 +62,7 @@ expected() {
     for page in doc/man/*.[1-8]; do
         echo "-rw-r--r-- $1/share/man/man${page##*.}/${page##*/}"
     done
-    for page in doc/*.md; do
+    for page in doc/*.md doc/pictures/*.svg; do
         echo "-rw-r--r-- $1/share/doc/mailaffinity/$page"
     done
     cat <<END
@@ -79,6 +79,7 @@ lrwxrwxrwx $1/lib/libmailaffinity.so.0 libmailaffinity.so.$version
 -rw-r--r-- $1/lib/systemd/system/mailaffinity-update.service
 -rw-r--r-- $1/lib/systemd/system/mailaffinity-update.timer
 -rw-r--r-- $1/share/doc/mailaffinity/CHANGELOG.md
+-rw-r--r-- $1/share/doc/mailaffinity/CONTRIBUTING.md
 -rw-r--r-- $1/share/doc/mailaffinity/LICENSE
 -rw-r--r-- $1/share/doc/mailaffinity/README.md
 -rw-r--r-- $1/share/doc/mailaffinity/examples/cluster.mc
@@ -171,6 +172,15 @@ files "$root" >"$folder/found"
 same "$folder/expected" "$folder/found" "not what uninstalling leaves"
 [ -d "$root/usr/local/share/man/man1" ] || fail "uninstalling has removed a shared folder"
 [ ! -e "$root/usr/local/share/doc/mailaffinity" ] || fail "the documentation's folder is left"
+
+# What the administrator wrote into PHP's ini file stays.
+run_make install-php DESTDIR="$root"
+echo 'mailaffinity.fallback=imap.example.org' >>"$root$ini/mailaffinity.ini"
+cp "$root$ini/mailaffinity.ini" "$folder/edited.ini"
+run_make install-php DESTDIR="$root"
+run_make uninstall-php DESTDIR="$root"
+same "$folder/edited.ini" "$root$ini/mailaffinity.ini" "the edited ini file is another"
+[ ! -e "$root$extensions/mailaffinity.so" ] || fail "the PHP module is left"
 
 # Each part by itself, and together they are all.
 for part in library command php perl doc; do

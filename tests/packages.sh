@@ -110,6 +110,7 @@ snapshot() {
             -o -path ./var/cache/ldconfig -o -path ./etc/ld.so.cache \
             -o -path './var/lib/php/modules/*abled_by_*' -type d -empty \
             \) -prune -o \( -type f -printf '%M %U:%G %s %p\n' -o -printf '%M %U:%G %p %l\n' \) | LC_ALL=C sort -k 3
+        find ./etc -type f ! -name ld.so.cache -exec sha256sum {} + | LC_ALL=C sort -k 2
     ) >"$1"
 }
 
@@ -172,7 +173,7 @@ php -l /var/lib/roundcube/plugins/mailaffinity/mailaffinity.php
 perl -MMail::Affinity -e 'print "Perl: libmailaffinity ", Mail::Affinity::library_version(), "\n"'
 
 # Nothing is started or enabled; the units are sound.
-systemctl is-enabled mailaffinity-update.timer mailaffinity-drain.timer | sort -u | grep -x disabled
+test "$(systemctl is-enabled mailaffinity-update.timer mailaffinity-drain.timer | sort -u)" = disabled
 for unit in update.service update.timer drain.service drain.timer; do
     systemd-analyze verify --man=no /lib/systemd/system/mailaffinity-$unit
 done

@@ -12,31 +12,28 @@ pub(super) fn ask(question: &Question<'_>) -> Opinion {
         return Opinion::absent(PART, "the configuration has no [access_map]");
     };
     let mut answers = Vec::with_capacity(question.users.len());
-    for user in question.users {
-        if access_map_key(user).is_err() {
-            answers.push(Answer::NotAsked("the name can have no entry"));
-            continue;
-        }
-        match answer(question, map, user) {
-            Ok(answer) => answers.push(answer),
-            Err(error) => return Opinion::failed(PART, error),
-        }
+    for (user, without_entry) in question.users.iter().zip(&question.without_entry) {
+        let answer = match map.queue_group(user) {
+            Err(error) => {
+                let remedy = "\"mailaffinity update\" builds one that is missing or damaged";
+                return Opinion::failed(PART, format!("{error}; {remedy}"));
+            }
+            Ok(Some(entry)) => of_queue_group(question, &entry.value),
+            Ok(None) => match without_entry {
+                Some(why) => Answer::NotAsked(why),
+                None => Answer::Other("no entry".into()),
+            },
+        };
+        answers.push(answer);
     }
     let mut opinion = Opinion {
         answers,
         ..Opinion::new(PART)
     };
-    if let Some(first) = question.first_different(&opinion.answers) {
+    if let Some(first) = question.first_different(&opinion) {
         opinion.problems = cause(question, map, first);
     }
     opinion
-}
-
-fn answer(question: &Question<'_>, map: &AccessMap, user: &[u8]) -> Result<Answer, crate::access_map::Error> {
-    Ok(match map.queue_group(user)? {
-        None => Answer::Other("no entry".into()),
-        Some(entry) => of_queue_group(question, &entry.value),
-    })
 }
 
 /// What a queue group says of its users' node.
@@ -61,8 +58,8 @@ fn cause(question: &Question<'_>, map: &AccessMap, first: usize) -> Vec<String> 
     let mut problems = Vec::new();
     if let Ok(false) | Err(_) = plan.is_in_force() {
         problems.push(format!(
-            "{path} is stale: run \"mailaffinity update\", and see why nothing else did (\"mailaffinity diff\" \
-             shows what changes)"
+            "{path} is stale: run \"mailaffinity update\". Was the configuration changed, or do timer and cron not \
+             run? (\"mailaffinity diff\" shows what changes)"
         ));
     }
     let moved_by_hand = |own: &&Override| own.queue_group != own.computed.as_bytes();

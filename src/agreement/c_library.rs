@@ -1,10 +1,6 @@
 //! The C library, as programs that link it get it from the program loader.
 //!
-//! Another process asks it, `mailaffinity c-library`: a library that does not fit takes
-//! that one down only.
-
-use std::env;
-use std::ffi::OsString;
+//! Another process asks it: a library that does not fit takes that one down only.
 
 use serde::Deserialize;
 
@@ -27,15 +23,10 @@ struct Given {
 pub(super) fn ask(question: &Question<'_>) -> Opinion {
     let configured = &question.config.agreement.c_library;
     let library = configured.as_deref().unwrap_or(SONAME);
-    let command: [OsString; 5] = [
-        env::current_exe().map_or_else(|_| "mailaffinity".into(), Into::into),
-        "--config".into(),
-        question.config_path.into(),
-        "c-library".into(),
-        library.into(),
-    ];
+    let mut command = question.c_library_command.to_vec();
+    command.push(library.into());
     let timeout = question.config.agreement.timeout;
-    let stdout = match child::run(&command, &edge::input(question.users), timeout)
+    let stdout = match child::run(&command, &edge::input(question, |_| ""), timeout)
         .and_then(child::Finished::success)
     {
         Ok(stdout) => stdout,
@@ -51,18 +42,18 @@ pub(super) fn ask(question: &Question<'_>) -> Opinion {
             return Opinion::failed(PART, said);
         }
     };
-    let Some((facts, given)) = edge::parse::<Given>(&stdout) else {
+    let Some((facts, given)) = edge::parse::<Given>(question, &stdout) else {
         return Opinion::failed(
             PART,
             format!("{library} does not answer as this command's release does"),
         );
     };
-    let mut opinion = edge::opinion(PART, question, &given, |given| -> Answer {
+    let mut opinion = edge::opinion(PART, question, &given, |_, given| -> Answer {
         edge::of_name(question, given.node.as_deref())
     });
     let who = format!("the C library {library}");
     opinion.problems = edge::differences(&who, question, &facts);
-    if opinion.problems.is_empty() && question.differs(&opinion) {
+    if opinion.problems.is_empty() && question.first_different(&opinion).is_some() {
         opinion.problems.push(edge::cause(&who, question, &facts));
     }
     opinion

@@ -48,7 +48,7 @@ fn try_ask(question: &Question<'_>, socket: &Path) -> Result<Opinion, director::
         ..Opinion::new(PART)
     };
     opinion.problems = host_differences(question, &snapshot);
-    if opinion.problems.is_empty() && question.differs(&opinion) {
+    if opinion.problems.is_empty() && question.first_different(&opinion).is_some() {
         let asked = lines
             .iter()
             .zip(question.users)
@@ -166,9 +166,14 @@ fn cause(question: &Question<'_>, users: &[&[u8]], lookups: &[Lookup]) -> String
         })
     };
     if explains(cluster.strategy(), cluster.username_hash().clone()) {
-        return "the Director's table has users on other nodes than its ring, since they were moved there or logged in \
-                before a node changed (doveadm director status USER); [checks] with director = SOCKET follow it"
-            .into();
+        let follow = match question.config.checks.as_ref().map(|checks| &checks.check) {
+            Some(Check::Director(_)) => "run \"mailaffinity update\", which follows it",
+            _ => "[checks] with director = SOCKET follow it",
+        };
+        return format!(
+            "the Director's table has users on other nodes than its ring, since they were moved there or logged in \
+             before a node changed (doveadm director status USER); {follow}"
+        );
     }
     for strategy in [cluster.strategy(), other(cluster.strategy())] {
         for format in USUAL_FORMATS {

@@ -1,7 +1,7 @@
 //! What the C library and the PHP module answer, in the form in which the programs that
 //! ask them print it: a line of JSON with [`Facts`], then one for each user.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,38 +29,50 @@ pub struct NodeFacts {
     pub up: bool,
 }
 
-/// What an edge prints, as far as it is well-formed.
-pub(super) fn parse<T: for<'de> Deserialize<'de>>(stdout: &[u8]) -> Option<(Facts, Vec<T>)> {
+/// What an edge prints, as far as it is well-formed and complete: an answer for each line
+/// of [`input`].
+pub(super) fn parse<T: for<'de> Deserialize<'de>>(
+    question: &Question<'_>,
+    stdout: &[u8],
+) -> Option<(Facts, Vec<T>)> {
     let mut lines = stdout
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty());
     let facts = serde_json::from_slice(lines.next()?).ok()?;
-    let answers = lines
+    let answers: Vec<T> = lines
         .map(|line| serde_json::from_slice(line).ok())
         .collect::<Option<_>>()?;
-    Some((facts, answers))
+    let asked = question.users.iter().filter(|user| takes(user)).count();
+    (answers.len() == asked).then_some((facts, answers))
 }
 
-/// A line for each user that can be asked for on one.
-pub(super) fn input(users: &[Vec<u8>]) -> Vec<u8> {
-    let users = users.iter().filter(|user| takes(user));
-    users.flat_map(|user| [user.as_slice(), b"\n"].concat()).collect()
+/// A line for each user that can be asked for on one, with something before the name.
+pub(super) fn input(question: &Question<'_>, before: impl Fn(usize) -> &'static str) -> Vec<u8> {
+    let users = question.users.iter().enumerate();
+    users
+        .filter(|(_, user)| takes(user))
+        .flat_map(|(index, user)| [before(index).as_bytes(), user, b"\n"].concat())
+        .collect()
 }
 
 fn takes(user: &[u8]) -> bool {
     !user.contains(&b'\n')
 }
 
-/// An opinion, of an answer for each line of [`input`].
+/// An opinion, of an answer for each line of [`input`]. `answer` is given the place of the
+/// user, too.
 pub(super) fn opinion<T>(
     part: &'static str,
     question: &Question<'_>,
     given: &[T],
-    answer: impl Fn(&T) -> Answer,
+    answer: impl Fn(usize, &T) -> Answer,
 ) -> Opinion {
     let mut given = given.iter();
-    let answers = question.users.iter().map(|user| match takes(user) {
-        true => given.next().map_or(Answer::Other("no answer".into()), &answer),
+    let users = question.users.iter().enumerate();
+    let answers = users.map(|(index, user)| match takes(user) {
+        true => given
+            .next()
+            .map_or(Answer::Other("no answer".into()), |given| answer(index, given)),
         false => Answer::NotAsked("the name has a newline"),
     });
     Opinion {
@@ -83,8 +95,6 @@ pub(super) fn of_name(question: &Question<'_>, name: Option<&str>) -> Answer {
 /// Whose nodes are not those of the configuration, and why that may be.
 pub(super) fn differences(who: &str, question: &Question<'_>, facts: &Facts) -> Vec<String> {
     let mut problems = Vec::new();
-    let real = |path: &std::path::Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let other_file = real(&facts.config) != real(question.config_path);
     for node in &question.config.nodes {
         let name = &node.node.name;
         let address = crate::mapping::ring_label(node.node.address);
@@ -104,7 +114,7 @@ pub(super) fn differences(who: &str, question: &Question<'_>, facts: &Facts) -> 
             Some(_) => {}
         }
     }
-    if other_file && !problems.is_empty() {
+    if is_other_file(question, facts) && !problems.is_empty() {
         problems.insert(0, other_configuration(who, question, facts));
     }
     if facts.version != env!("CARGO_PKG_VERSION") {
@@ -119,17 +129,21 @@ pub(super) fn differences(who: &str, question: &Question<'_>, facts: &Facts) -> 
 
 /// The cause of different answers where the nodes are the same.
 pub(super) fn cause(who: &str, question: &Question<'_>, facts: &Facts) -> String {
-    let real = |path: &std::path::Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    if real(&facts.config) != real(question.config_path) {
+    if is_other_file(question, facts) {
         return other_configuration(who, question, facts);
     }
     format!("{who} reads the same configuration; was that changed a moment ago?")
 }
 
+fn is_other_file(question: &Question<'_>, facts: &Facts) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real(&facts.config) != real(question.config_path)
+}
+
 fn other_configuration(who: &str, question: &Question<'_>, facts: &Facts) -> String {
     format!(
         "{who} reads another configuration, {}, and not {}",
-        facts.config.display(),
+        facts.config.display().to_string().escape_debug(),
         question.config_path.display()
     )
 }

@@ -12,6 +12,8 @@ mod edge;
 mod php;
 mod sendmail;
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
@@ -19,6 +21,7 @@ use std::path::Path;
 use crate::config::{Config, NodeConfig};
 use crate::mapping::{Cluster, ClusterError};
 use crate::node_state::NodeState;
+use crate::users::access_map_key;
 
 pub use edge::{Facts, NodeFacts};
 
@@ -30,8 +33,11 @@ pub struct Question<'q> {
     state: &'q NodeState,
     cluster: Cluster,
     users: &'q [Vec<u8>],
+    c_library_command: &'q [OsString],
     /// The place in the configuration of each user's node.
     expected: Vec<usize>,
+    /// Why a user has no entry in the access map; `None` for one who has.
+    without_entry: Vec<Option<&'static str>>,
 }
 
 /// Why nothing can be asked.
@@ -103,7 +109,9 @@ pub struct Difference<'a> {
 
 impl<'q> Question<'q> {
     /// The question for these users. `config_path` is where `config` is from, and `state`
-    /// is its node state.
+    /// is its node state. `c_library_command` asks a C library: a program and its
+    /// arguments, to which the library is added. It is given the users, a line each, and
+    /// prints [`Facts`], then an object with the `node` of each user, as lines of JSON.
     ///
     /// # Errors
     /// When the configuration and node state have no answer themselves.
@@ -112,6 +120,7 @@ impl<'q> Question<'q> {
         config: &'q Config,
         state: &'q NodeState,
         users: &'q [Vec<u8>],
+        c_library_command: &'q [OsString],
     ) -> Result<Question<'q>, QuestionError> {
         let cluster = config.cluster(state).map_err(QuestionError::Cluster)?;
         let expected: Option<Vec<usize>> = users
@@ -121,13 +130,30 @@ impl<'q> Question<'q> {
         let nobody_up = || QuestionError::NobodyUp {
             tag: config.tag.clone(),
         };
+        let expected = expected.ok_or_else(nobody_up)?;
+        let has_group = |node: &usize| {
+            config
+                .nodes
+                .get(*node)
+                .is_some_and(|node| node.queue_group.is_some())
+        };
+        let without_entry = users
+            .iter()
+            .zip(&expected)
+            .map(|(user, node)| match access_map_key(user) {
+                Err(_) => Some("the name can have no entry in the access map"),
+                Ok(_) if !has_group(node) => Some("the node has no queue_group"),
+                Ok(_) => None,
+            });
         Ok(Question {
+            without_entry: without_entry.collect(),
             config_path,
             config,
             state,
-            expected: expected.ok_or_else(nobody_up)?,
+            expected,
             cluster,
             users,
+            c_library_command,
         })
     }
 
@@ -152,19 +178,27 @@ impl<'q> Question<'q> {
         let expected = self.users.iter().zip(&self.expected);
         expected
             .zip(&opinion.answers)
-            .filter_map(|((user, expected), answer)| {
-                let answer = match answer {
-                    Answer::Node(node) if node == expected => return None,
+            .filter(|((_, expected), answer)| answer.differs(**expected))
+            .map(|((user, expected), answer)| Difference {
+                user,
+                expected: self.name(*expected),
+                answer: match answer {
                     Answer::Node(node) => self.name(*node),
                     Answer::Other(words) => words,
-                    Answer::NotAsked(_) => return None,
-                };
-                Some(Difference {
-                    user,
-                    expected: self.name(*expected),
-                    answer,
-                })
+                    Answer::NotAsked(why) => why,
+                },
             })
+    }
+
+    /// Why an opinion lacks users: each reason, how many they are, and one of them.
+    pub fn not_asked(&self, opinion: &Opinion) -> BTreeMap<&'static str, (usize, &'q [u8])> {
+        let mut reasons = BTreeMap::new();
+        for (user, answer) in self.users.iter().zip(&opinion.answers) {
+            if let Answer::NotAsked(why) = answer {
+                reasons.entry(*why).or_insert((0, user.as_slice())).0 += 1;
+            }
+        }
+        reasons
     }
 
     fn name(&self, node: usize) -> &'q str {
@@ -183,21 +217,22 @@ impl<'q> Question<'q> {
             .position(|node| node.address == address && node.tag == self.config.tag)
     }
 
-    /// Whether the part's answers differ for any user.
-    fn differs(&self, opinion: &Opinion) -> bool {
-        self.differences(opinion).next().is_some()
-    }
-
     /// The place among the users of the first whose answer differs.
-    fn first_different(&self, answers: &[Answer]) -> Option<usize> {
+    fn first_different(&self, opinion: &Opinion) -> Option<usize> {
+        let answers = opinion.answers.iter().zip(&self.expected);
         answers
-            .iter()
-            .zip(&self.expected)
-            .position(|(answer, expected)| match answer {
-                Answer::Node(node) => node != expected,
-                Answer::Other(_) => true,
-                Answer::NotAsked(_) => false,
-            })
+            .map(|(answer, expected)| answer.differs(*expected))
+            .position(|differs| differs)
+    }
+}
+
+impl Answer {
+    fn differs(&self, expected: usize) -> bool {
+        match self {
+            Answer::Node(node) => *node != expected,
+            Answer::Other(_) => true,
+            Answer::NotAsked(_) => false,
+        }
     }
 }
 

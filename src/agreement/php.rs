@@ -2,19 +2,26 @@
 //! that user cannot be read by webmail.
 
 use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
 
 use rustix::process::geteuid;
 use serde::Deserialize;
 
 use super::{Answer, Opinion, Question, edge};
 use crate::child;
-use crate::users::access_map_key;
 
 const PART: &str = "PHP: mailaffinity_node()";
 const WEBMAIL: &str = "PHP: map_user_via_sendmail_access()";
 
-/// PHP's program, and what runs it as Debian's web server user where that is possible.
-const PHP: &str = "/usr/bin/php";
+/// Debian's folder of PHP's configuration: one for each version, with one for each SAPI.
+const CONFIGURATION: &str = "/etc/php";
+
+/// The SAPIs that serve webmail, and that of the command line. The first that is installed
+/// counts.
+const SAPIS: [&str; 3] = ["fpm", "apache2", "cli"];
+
+/// Runs a program as Debian's web server user, which only root can.
 const AS_WEB_SERVER: [&str; 4] = ["/usr/sbin/runuser", "-u", "www-data", "--"];
 
 /// Whatever PHP prints besides goes to standard error, where the module's messages are.
@@ -66,22 +73,25 @@ pub(super) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2]
         [opinion(PART, words.clone()), opinion(WEBMAIL, words)]
     };
     let configured = &question.config.agreement.php;
-    let mut command: Vec<OsString> = match configured {
-        Some(command) => command.iter().map(OsString::from).collect(),
-        None if !std::path::Path::new(PHP).exists() => {
-            return both(Opinion::absent, format!("{PHP} is not installed"));
-        }
-        None if geteuid().is_root() => AS_WEB_SERVER.iter().chain([&PHP]).map(OsString::from).collect(),
-        None => vec![PHP.into()],
+    let command = match configured {
+        Some(command) => Some(command.iter().map(OsString::from).collect()),
+        None => web_servers_php(Path::new(CONFIGURATION)),
+    };
+    let Some(mut command) = command else {
+        return both(
+            Opinion::absent,
+            format!("there is no PHP with a configuration in {CONFIGURATION}"),
+        );
     };
     let program = child::name(&command);
     command.extend(OPTIONS.iter().chain(&["-r", SCRIPT]).map(OsString::from));
     let timeout = question.config.agreement.timeout;
-    let can_have_entry =
-        |user: &Vec<u8>| access_map_key(user).is_ok() || question.config.access_map.is_none();
-    let marked = |user: &Vec<u8>| [if can_have_entry(user) { b"+" } else { b"-" }, user.as_slice()].concat();
-    let users: Vec<Vec<u8>> = question.users.iter().map(marked).collect();
-    let finished = match child::run(&command, &edge::input(&users), timeout) {
+    let has_map = question.config.access_map.is_some();
+    let mark = |index: usize| match question.without_entry.get(index) {
+        Some(Some(_)) if has_map => "-",
+        _ => "+",
+    };
+    let finished = match child::run(&command, &edge::input(question, mark), timeout) {
         Ok(finished) => finished,
         Err(error) => return both(Opinion::failed, format!("{program} {}", error.problem)),
     };
@@ -101,75 +111,100 @@ pub(super) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2]
         };
     }
     let logged = messages(&finished.stderr);
-    if !finished.status.success() {
-        let said = match logged.is_empty() {
-            true => finished
-                .success()
-                .map_or_else(|error| error.problem, |_| String::new()),
-            false => logged.join("; "),
-        };
-        return both(Opinion::failed, format!("{program}: {said}"));
-    }
-    let Some((facts, given)) = edge::parse::<Given>(&finished.stdout) else {
+    let stdout = match finished.success() {
+        Ok(stdout) => stdout,
+        Err(error) => return both(Opinion::failed, format!("{program} {}", error.problem)),
+    };
+    let Some((facts, given)) = edge::parse::<Given>(question, &stdout) else {
         return both(
             Opinion::failed,
-            format!("{program} prints something else than answers"),
+            format!("{program} does not print an answer for each user, or something else too"),
         );
     };
 
-    let mut computed = edge::opinion(PART, question, &given, |given| {
+    let mut computed = edge::opinion(PART, question, &given, |_, given| {
         edge::of_name(question, given.node.as_deref())
     });
     computed.problems = edge::differences("PHP", question, &facts);
-    if computed.problems.is_empty() && question.differs(&computed) {
+    if computed.problems.is_empty() && question.first_different(&computed).is_some() {
         computed.problems.push(edge::cause("PHP", question, &facts));
     }
-    let mut webmail = edge::opinion(WEBMAIL, question, &given, |given| match &given.host {
-        Some(host) => of_host(question, host),
-        None => Answer::NotAsked("the name can have no entry"),
+    let mut webmail = edge::opinion(WEBMAIL, question, &given, |index, given| match &given.host {
+        Some(host) => of_host(question, index, host),
+        None => Answer::NotAsked("without an entry in the access map, it is as mailaffinity_node()"),
     });
-    webmail.problems = logged;
-    if webmail.problems.is_empty() && question.differs(&webmail) {
+    webmail.problems = logged.into_iter().map(with_remedy).collect();
+    if webmail.problems.is_empty() && question.first_different(&webmail).is_some() {
         let same = |other: &Opinion| other.answers == webmail.answers;
         webmail.problems.push(match () {
             () if same(&computed) => "it is what mailaffinity_node() says".into(),
-            () if question.first_different(&access_map.answers).is_some() => {
-                "it is what the access map has".into()
-            }
+            () if question.first_different(access_map).is_some() => "it is what the access map has".into(),
             () => edge::cause("PHP", question, &facts),
         });
     }
     [computed, webmail]
 }
 
-/// The node that webmail would connect to. `fsockopen()` wants IPv6 in brackets.
-fn of_host(question: &Question<'_>, host: &str) -> Answer {
+/// The command line's PHP of the newest version, with the configuration that the web server
+/// gives it on Debian.
+fn web_servers_php(configuration: &Path) -> Option<Vec<OsString>> {
+    let versions = fs::read_dir(configuration).ok()?.flatten();
+    let versions = versions.filter_map(|version| version.file_name().into_string().ok());
+    let newest = versions
+        .filter(|version| Path::new(&format!("/usr/bin/php{version}")).exists())
+        .max_by_key(|version| {
+            let number = |part: &str| part.parse::<u32>().unwrap_or(0);
+            version.split('.').map(number).collect::<Vec<_>>()
+        })?;
+    let folder = SAPIS
+        .iter()
+        .map(|sapi| configuration.join(&newest).join(sapi))
+        .find(|folder| folder.join("php.ini").exists())?;
+    let mut scan = OsString::from("PHP_INI_SCAN_DIR=");
+    scan.push(folder.join("conf.d"));
+    let as_web_server = AS_WEB_SERVER.iter().filter(|_| geteuid().is_root());
+    let mut command: Vec<OsString> = as_web_server.map(OsString::from).collect();
+    command.extend([
+        "/usr/bin/env".into(),
+        scan,
+        format!("/usr/bin/php{newest}").into(),
+    ]);
+    command.extend(["-c".into(), folder.into_os_string()]);
+    Some(command)
+}
+
+/// The node that webmail would connect to: the user's own, if it has this host, which
+/// others may share. `fsockopen()` wants IPv6 in brackets.
+fn of_host(question: &Question<'_>, user: usize, host: &str) -> Answer {
     let bare = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host);
-    match question
-        .config
-        .nodes
-        .iter()
-        .position(|node| node.imap_host == bare)
-    {
+    let nodes = &question.config.nodes;
+    let has_host = |node: &usize| nodes.get(*node).is_some_and(|node| node.imap_host == bare);
+    let expected = question.expected.get(user).copied().filter(has_host);
+    match expected.or_else(|| (0..nodes.len()).find(has_host)) {
         Some(node) => Answer::Node(node),
         None => Answer::Other(format!("host {}", host.escape_debug())),
     }
 }
 
-/// What the module logged, each message once.
+fn with_remedy(message: String) -> String {
+    match message.contains("Permission denied") {
+        true => format!("{message} (let the web server's user read it, by setfacl -m u:www-data:r)"),
+        false => message,
+    }
+}
+
+/// What the module logged, each message once. Whatever else PHP says is not about it.
 fn messages(stderr: &[u8]) -> Vec<String> {
     let mut messages = Vec::new();
     for line in String::from_utf8_lossy(stderr).lines() {
-        let line = line.trim().replace(char::is_control, "?");
-        let message = match line.split_once("mailaffinity: ") {
-            Some((_, message)) => message.to_owned(),
-            None => line,
-        };
-        if !message.is_empty() && !messages.contains(&message) {
-            messages.push(message);
+        if let Some((_, message)) = line.split_once("mailaffinity: ") {
+            let message = message.trim().replace(char::is_control, "?");
+            if !messages.contains(&message) {
+                messages.push(message);
+            }
         }
     }
     messages

@@ -9,6 +9,7 @@ use super::access_map::of_queue_group;
 use super::{Answer, Opinion, Question};
 use crate::access_map::search_order;
 use crate::child::{self, ChildError};
+use crate::config::DEFAULT_SENDMAIL;
 
 const PART: &str = "sendmail";
 
@@ -16,26 +17,29 @@ pub(super) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
     if question.config.access_map.is_none() {
         return Opinion::absent(PART, "the configuration has no [access_map]");
     }
-    let command = &question.config.sendmail.command;
-    if let Some(program) = command.first().map(Path::new)
+    let sendmail = &question.config.sendmail;
+    if sendmail.command == [DEFAULT_SENDMAIL]
+        && let Some(program) = sendmail.command.first().map(Path::new)
         && program.try_exists().is_ok_and(|exists| !exists)
     {
-        return Opinion::absent(PART, format!("{} is not there", program.display()));
+        return Opinion::absent(PART, format!("{} is not installed", program.display()));
     }
     match try_ask(question, access_map) {
         Ok(opinion) => opinion,
-        Err(error) => Opinion::failed(PART, error),
+        Err(error) => Opinion::failed(
+            PART,
+            format!("{error} (sendmail waits for a minute where the host's name has no dot)"),
+        ),
     }
 }
 
 fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, ChildError> {
-    let no_entry = |index: usize| matches!(access_map.answers.get(index), Some(Answer::NotAsked(_)));
     let (asked, users): (Vec<usize>, Vec<&[u8]>) = question
         .users
         .iter()
         .map(Vec::as_slice)
         .enumerate()
-        .filter(|(index, user)| is_plain(user) && !no_entry(*index))
+        .filter(|(index, user)| is_plain(user) && without_entry(question, *index).is_none())
         .unzip();
     let session = test_mode(question, &lines(b"queuegroup ", &users))?;
     if session.says("Undefined ruleset queuegroup") {
@@ -51,7 +55,11 @@ fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, Chi
     if returned.len() != asked.len() {
         return Ok(Opinion::failed(PART, session.complaint()));
     }
-    let mut answers = vec![Answer::NotAsked("the test mode takes no such name"); question.users.len()];
+    let not_asked =
+        |index| without_entry(question, index).unwrap_or("sendmail's test mode takes no such name");
+    let mut answers: Vec<Answer> = (0..question.users.len())
+        .map(|index| Answer::NotAsked(not_asked(index)))
+        .collect();
     for (index, group) in asked.iter().zip(&returned) {
         if let Some(answer) = answers.get_mut(*index) {
             *answer = match group {
@@ -70,11 +78,15 @@ fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, Chi
             opinion.problems.push(problem);
         }
     }
-    if let Some(first) = question.first_different(&opinion.answers) {
+    if let Some(first) = question.first_different(&opinion) {
         let problem = cause(question, access_map, &opinion, first)?;
         opinion.problems.push(problem);
     }
     Ok(opinion)
+}
+
+fn without_entry(question: &Question<'_>, index: usize) -> Option<&'static str> {
+    question.without_entry.get(index).copied().flatten()
 }
 
 /// Whether the test mode takes a name as it stands: it has syntax of its own for commas,
@@ -182,13 +194,12 @@ fn cause(
         let why = said
             .filter(|line| line.contains("map \"access\":"))
             .map(|line| line.trim_start_matches("> "));
-        return Ok(format!(
-            "it cannot read its map access (the line Kaccess of its configuration){}; \"sendmail -d44.4 -bv \
-             postmaster\" tells of files and folders that it calls unsafe",
-            why.take(1)
-                .map(|why| format!(": {}", why.replace(char::is_control, "?")))
-                .collect::<String>()
-        ));
+        return Ok(match why.map(|why| why.replace(char::is_control, "?")).next() {
+            Some(why) => format!("it cannot read its map access (the line Kaccess of its configuration): {why}"),
+            None => "it cannot read its map access (the line Kaccess of its configuration), or calls it or a folder \
+                     above it unsafe: see sendmail -d44.4 -bv postmaster"
+                .into(),
+        });
     }
     let entries: Vec<Answer> = session
         .stdout

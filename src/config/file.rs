@@ -10,7 +10,8 @@ use serde::de::Error as _;
 use toml::Spanned;
 
 use super::{
-    Agreement, Check, Checks, Config, Drain, NodeConfig, Probe, Sendmail, UserSource, Users, check_host,
+    Agreement, Check, Checks, Config, DEFAULT_SENDMAIL, Drain, NodeConfig, Probe, Sendmail, UserSource,
+    Users, check_host,
 };
 use crate::access_map::{AccessMap, MapBuild};
 use crate::mapping::{
@@ -150,7 +151,7 @@ struct SendmailTable {
 impl Default for SendmailTable {
     fn default() -> SendmailTable {
         SendmailTable {
-            command: vec!["/usr/sbin/sendmail".into()],
+            command: vec![DEFAULT_SENDMAIL.into()],
             runners: 4,
             interval: "1m".into(),
             flags: "f".into(),
@@ -184,6 +185,7 @@ impl Default for DrainTable {
 struct AgreementTable {
     #[serde(deserialize_with = "some_absolute_path")]
     director: Option<PathBuf>,
+    #[serde(deserialize_with = "library")]
     c_library: Option<String>,
     #[serde(deserialize_with = "some_command")]
     php: Option<Vec<String>>,
@@ -197,7 +199,7 @@ impl Default for AgreementTable {
             director: None,
             c_library: None,
             php: None,
-            timeout_seconds: 60,
+            timeout_seconds: 90,
         }
     }
 }
@@ -600,6 +602,19 @@ fn command<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Stri
 
 fn some_command<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
     command(deserializer).map(Some)
+}
+
+/// A path, or a name as the program loader looks it up. Nothing that depends on the
+/// current folder.
+fn library<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let library = String::deserialize(deserializer)?;
+    let is_name = !library.is_empty() && !library.starts_with('-') && !library.contains(['/', '\0']);
+    if !is_name && !library.starts_with('/') {
+        return Err(D::Error::custom(
+            "a library is given by its absolute path, or by its name alone, such as libmailaffinity.so.0",
+        ));
+    }
+    Ok(Some(library))
 }
 
 /// Options of makemap that do not change what a line means: whoever builds the map by

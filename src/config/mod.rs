@@ -34,6 +34,9 @@ use crate::regular_file;
 /// Where the configuration is unless one is named.
 pub const DEFAULT_PATH: &str = "/etc/mailaffinity.toml";
 
+/// sendmail's program, where `[sendmail]` names none.
+pub const DEFAULT_SENDMAIL: &str = "/usr/sbin/sendmail";
+
 /// A configuration that was read and found to be consistent.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -420,6 +423,9 @@ address = "2001:DB8::2"
             ("[checks]\nprobe = \"imap\"\nfall = 0\n", "not between 1 and 100"),
             ("[checks]\ndirector = \"run/x\"\n", "absolute"),
             ("[users]\nfile = \"/a\"\ncommand = [\"/b\"]\n", "leave one out"),
+            ("[agreement]\nc_library = \"lib/x.so\"\n", "absolute path"),
+            ("[agreement]\nc_library = \"-x\"\n", "absolute path"),
+            ("[agreement]\nc_library = \"\"\n", "absolute path"),
             ("[users]\ncommand = []\n", "a command is a list"),
             ("[users]\ncommand = [\"doveadm\"]\n", "absolute path"),
             ("[users]\nuid_min = 2\nuid_max = 1\n", "uid_min is greater"),

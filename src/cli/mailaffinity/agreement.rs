@@ -1,5 +1,7 @@
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,10 +15,13 @@ use super::what_if;
 use crate::agreement::{Opinion, Question};
 use crate::config::Config;
 use crate::node_state::NodeState;
-use crate::update;
+use crate::update::{self, UpdateError};
 
 /// As long as an update may take.
 const UPDATE: Duration = Duration::from_secs(60);
+
+/// How often it is asked at most, where the answers differ.
+const ATTEMPTS: u32 = 5;
 
 /// Check that all parts give the same node for every user; exit with status 1 if not
 ///
@@ -25,15 +30,16 @@ const UPDATE: Duration = Duration::from_secs(60);
 /// state. Prints a table, the first user whose answer differs for each part, and why.
 /// What is not on this machine is not asked. Nothing is changed.
 ///
-/// As root, PHP is asked as the user www-data: what the web server cannot read is found
-/// too. See [agreement] in mailaffinity.toml(5).
+/// PHP is asked by its command line, with the configuration of PHP-FPM or Apache where
+/// those are installed, and by root as the user www-data: what the web server cannot read
+/// is found too, but not what a pool or a virtual host sets itself. See [agreement] in mailaffinity.toml(5).
 #[derive(Args)]
 #[command(after_long_help = "\
 Exit status:
   0   all that could be asked agree
   1   a part differs, has a problem or does not answer
-  69  there is no part on this machine to ask
-  75  no node is up
+  69  no part on this machine can be asked
+  75  no node is up, or an update was at work all the time
   The others are those of mailaffinity(1).
 
 Examples:
@@ -63,28 +69,36 @@ impl Agreement {
             users.push(user.to_vec());
             Ok(())
         })?;
-        let mut last = false;
-        loop {
-            let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
-            let question = Question::new(&path, config, &state, &users)
+        let ask_library = [
+            std::env::current_exe()?.into_os_string(),
+            "--config".into(),
+            path.clone().into_os_string(),
+            "c-library".into(),
+            "--".into(),
+        ];
+        for attempt in 1..=ATTEMPTS {
+            let before = Files::read(config)?;
+            let question = Question::new(&path, config, &before.state, &users, &ask_library)
                 .map_err(|error| Failure::new(Status::TempFail, error))?;
             let opinions = question.ask();
             let agree = opinions.iter().all(|opinion| agrees(&question, opinion));
-            if !agree && !last {
-                // An update that was at work may be all that is behind it.
-                let _ = update::lock_map(config, UPDATE);
-                last = true;
+            // What changes meanwhile has several right answers, and an update that is at
+            // work may be all that is behind a difference.
+            if !agree && (attempt == 1 || Files::read(config)? != before) {
+                match update::wait_until_done(config, UPDATE) {
+                    Err(UpdateError::Locked(error)) if error.kind() != ErrorKind::WouldBlock => {}
+                    done => done?,
+                }
                 continue;
             }
-            if opinions.iter().all(|opinion| opinion.absent.is_some()) {
-                let message =
-                    "there is no part on this machine to compare with; see [agreement] of the configuration";
+            if agree && opinions.iter().all(|opinion| opinion.asked() == 0) {
+                let message = "no part on this machine can be asked for these users; see [agreement] of the configuration";
                 return Err(Failure::new(Status::Unavailable, message));
             }
             if !(agree && self.quiet) {
                 users::print(|out| match self.json {
                     true => write_json(out, &question, &opinions),
-                    false => write_table(out, &question, &opinions, users.len()),
+                    false => write_table(out, &question, &opinions),
                 })?;
             }
             return Ok(if agree {
@@ -93,6 +107,28 @@ impl Agreement {
                 ExitCode::FAILURE
             });
         }
+        let message = "node state or access map changed each time while they were asked about; try again";
+        Err(Failure::new(Status::TempFail, message))
+    }
+}
+
+/// What an update changes.
+#[derive(PartialEq)]
+struct Files {
+    state: NodeState,
+    /// Device, inode and time of change of the access map.
+    map: Option<(u64, u64, i64, i64)>,
+}
+
+impl Files {
+    fn read(config: &Config) -> Result<Files, Failure> {
+        let map = config.access_map.as_ref().map(|map| fs::metadata(map.path()));
+        Ok(Files {
+            state: NodeState::load(&config.node_state).map_err(Failure::config)?,
+            map: map
+                .and_then(Result::ok)
+                .map(|map| (map.dev(), map.ino(), map.ctime(), map.ctime_nsec())),
+        })
     }
 }
 
@@ -111,6 +147,11 @@ fn write_json(out: &mut impl Write, question: &Question<'_>, opinions: &[Opinion
             "asked": opinion.asked(),
             "differ": question.differences(opinion).count(),
             "first": first,
+            "not_asked": question
+                .not_asked(opinion)
+                .into_iter()
+                .map(|(why, (users, first))| json!({"reason": why, "users": users, "first": json_name(first)}))
+                .collect::<Vec<_>>(),
             "problems": opinion.problems,
             "not_here": opinion.absent,
         });
@@ -119,12 +160,7 @@ fn write_json(out: &mut impl Write, question: &Question<'_>, opinions: &[Opinion
     Ok(())
 }
 
-fn write_table(
-    out: &mut impl Write,
-    question: &Question<'_>,
-    opinions: &[Opinion],
-    users: usize,
-) -> io::Result<()> {
+fn write_table(out: &mut impl Write, question: &Question<'_>, opinions: &[Opinion]) -> io::Result<()> {
     let width = opinions
         .iter()
         .map(|opinion| opinion.part.len())
@@ -160,9 +196,16 @@ fn write_table(
             writeln!(out, "  {problem}")?;
         }
     }
-    let asked = opinions.iter().filter(|opinion| opinion.absent.is_none());
-    if asked.clone().all(|opinion| agrees(question, opinion)) {
-        writeln!(out, "\nAll {} agree, for {users} users.", asked.count())?;
+    for opinion in opinions {
+        for (why, (users, first)) in question.not_asked(opinion) {
+            write!(out, "\n{}: not asked for {users}, such as \"", opinion.part)?;
+            write_user(out, first)?;
+            writeln!(out, "\": {why}")?;
+        }
+    }
+    if opinions.iter().all(|opinion| agrees(question, opinion)) {
+        let parts = opinions.iter().filter(|opinion| opinion.asked() > 0).count();
+        writeln!(out, "\nThe configuration and {parts} parts agree.")?;
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ Exit status:
 
 Examples:
   For cron, on every node:
-      */5 * * * * root mailaffinity drain
+      */5 * * * * root /usr/bin/mailaffinity drain
   What waits, and who will run it:
       mailaffinity drain --dry-run")]
 pub(super) struct Drain {

@@ -47,7 +47,8 @@ fn after_help() -> String {
     use Status::{Config, DataErr, IoError, TempFail, Unavailable, Usage};
     format!(
         "\
-{}
+{}  diff and agreement end with 1 where there is something to tell.
+
 Files:
   /etc/mailaffinity.toml              the configuration
   /var/lib/mailaffinity/nodes.toml    which nodes are down

@@ -36,7 +36,7 @@ Exit status:
 
 Examples:
   For cron, on every node:
-      * * * * * root mailaffinity update
+      * * * * * root /usr/bin/mailaffinity update
   Look first:
       mailaffinity update --dry-run
   After many users have really left:
