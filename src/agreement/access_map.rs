@@ -1,7 +1,9 @@
 //! sendmail's access map, read as the PHP module and the C library's users read it.
 
+use std::io::ErrorKind;
+
 use super::{Answer, Opinion, Question};
-use crate::access_map::AccessMap;
+use crate::access_map::{AccessMap, Error};
 use crate::update::{self, Override, Plan};
 use crate::users::access_map_key;
 
@@ -14,10 +16,7 @@ pub(super) fn ask(question: &Question<'_>) -> Opinion {
     let mut answers = Vec::with_capacity(question.users.len());
     for (user, without_entry) in question.users.iter().zip(&question.without_entry) {
         let answer = match map.queue_group(user) {
-            Err(error) => {
-                let remedy = "\"mailaffinity update\" builds one that is missing or damaged";
-                return Opinion::failed(PART, format!("{error}; {remedy}"));
-            }
+            Err(error) => return Opinion::failed(PART, with_remedy(&error)),
             Ok(Some(entry)) => of_queue_group(question, &entry.value),
             Ok(None) => match without_entry {
                 Some(why) => Answer::NotAsked(why),
@@ -34,6 +33,18 @@ pub(super) fn ask(question: &Question<'_>) -> Opinion {
         opinion.problems = cause(question, map, first);
     }
     opinion
+}
+
+fn with_remedy(error: &Error) -> String {
+    let is_to_be_built = match error {
+        Error::Damaged { .. } => true,
+        Error::Io { source, .. } => source.kind() == ErrorKind::NotFound,
+        _ => false,
+    };
+    match is_to_be_built {
+        true => format!("{error}; run \"mailaffinity update\""),
+        false => error.to_string(),
+    }
 }
 
 /// What a queue group says of its users' node.
