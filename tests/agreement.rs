@@ -501,6 +501,34 @@ fn nodes_with_one_host_and_nodes_without_a_queue_group() {
     assert!(table.contains("the node has no queue_group"), "{table}");
 }
 
+/// Somebody takes a node down and up again, whenever PHP is asked: so often, or always.
+#[test]
+fn a_node_goes_down_and_up_meanwhile() {
+    let mut mailsite = Mailsite::start();
+    let (config, script) = (mailsite.site.config(), mailsite.site.path("php"));
+    let php = mailsite.php(&config);
+    mailsite.agreement = vec![("php", format!("[\"/bin/sh\", {script:?}]"))];
+    mailsite.configure();
+    for (times, status) in [(2, 0), (100, 75)] {
+        let asked = mailsite.site.path(&format!("asked-{times}"));
+        fs::write(&asked, "").unwrap();
+        let text = format!(
+            "echo >>{asked:?}; asked=$(wc -l <{asked:?})\n\
+             if [ $asked -le {times} ]; then\n\
+             if [ $((asked % 2)) = 1 ]; then mark=down; else mark=up; fi\n\
+             {program} --config {config:?} $mark node2 && {program} --config {config:?} update\n\
+             fi\nexec {php} \"$@\"\n",
+            program = env!("CARGO_BIN_EXE_mailaffinity"),
+            php = php.join(" "),
+        );
+        fs::write(&script, text).unwrap();
+        let output = mailsite.run();
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+        let asked = fs::read_to_string(&asked).unwrap().lines().count();
+        assert_eq!(asked, if status == 0 { 3 } else { 5 });
+    }
+}
+
 /// A warning of another extension's is none of ours.
 #[test]
 fn php_has_other_things_to_say() {
