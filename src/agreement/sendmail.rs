@@ -26,10 +26,11 @@ pub(super) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
     }
     match try_ask(question, access_map) {
         Ok(opinion) => opinion,
-        Err(error) => Opinion::failed(
+        Err(error) if error.problem.starts_with("did not end") => Opinion::failed(
             PART,
-            format!("{error} (sendmail waits for a minute where the host's name has no dot)"),
+            format!("{error} (it waits for a minute at its start where the host's name has no dot)"),
         ),
+        Err(error) => Opinion::failed(PART, error),
     }
 }
 
