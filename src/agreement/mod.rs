@@ -3,7 +3,7 @@
 //!
 //! What the configuration and node state say is held against the Director, sendmail's
 //! access map, sendmail's rule set, the C library and the PHP module, each of which is
-//! asked for every user as its own users ask it. Nothing is changed.
+//! asked for every user. Nothing is changed.
 
 mod access_map;
 mod c_library;

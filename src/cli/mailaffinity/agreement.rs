@@ -1,7 +1,6 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use super::super::users::{self, json_name, write_user};
 use super::what_if;
 use crate::agreement::{Opinion, Question};
 use crate::config::Config;
+use crate::file_stamp::FileStamp;
 use crate::node_state::NodeState;
 use crate::update::{self, UpdateError};
 
@@ -116,8 +116,7 @@ impl Agreement {
 #[derive(PartialEq)]
 struct Files {
     state: NodeState,
-    /// Device, inode and time of change of the access map.
-    map: Option<(u64, u64, i64, i64)>,
+    map: Option<FileStamp>,
 }
 
 impl Files {
@@ -125,9 +124,7 @@ impl Files {
         let map = config.access_map.as_ref().map(|map| fs::metadata(map.path()));
         Ok(Files {
             state: NodeState::load(&config.node_state).map_err(Failure::config)?,
-            map: map
-                .and_then(Result::ok)
-                .map(|map| (map.dev(), map.ino(), map.ctime(), map.ctime_nsec())),
+            map: map.and_then(Result::ok).map(|map| FileStamp::of(&map)),
         })
     }
 }
