@@ -43,7 +43,7 @@ PACKAGING_PACKAGES = build-essential debhelper dh-php
 
 TARGET_DIR = $(abspath $(or $(CARGO_TARGET_DIR),target))
 TARGET = $(TARGET_DIR)/release
-# Of its own: Cargo would take the library without its features for the one with them.
+# Of its own: Cargo would take the library without the C edge for the one with it.
 PHP_TARGET_DIR = $(abspath $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/php,php/target))
 PHP_TARGET = $(PHP_TARGET_DIR)/release
 PHP_MODULE = $(PHP_TARGET)/libmailaffinity_php.so
@@ -60,20 +60,19 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 # The program loader looks for the SONAME, the linker for the name without a number.
 library:
-	$(CARGO) build --release
+	$(CARGO) build --locked --release
 	ln -sf libmailaffinity.so $(TARGET)/libmailaffinity.so.0
 	touch $(TARGET)/.library
 
-# By itself: features unify within one build, and the library's symbols would leak.
 php:
-	$(CARGO) build --release --manifest-path php/Cargo.toml --target-dir $(PHP_TARGET_DIR)
+	$(CARGO) build --locked --release -p mailaffinity-php --target-dir $(PHP_TARGET_DIR)
 	touch $(PHP_TARGET)/.php
 
 # What is installed depends on these: after `make`, `sudo make install` builds nothing as root.
-SOURCES = $(shell find Cargo.toml Cargo.lock build.rs cbindgen.toml src -type f)
+SOURCES = $(shell find Cargo.toml Cargo.lock build.rs cbindgen.toml src cli -type f)
 $(TARGET)/.library: $(SOURCES)
 	$(MAKE) library
-$(PHP_TARGET)/.php: $(SOURCES) $(shell find php/Cargo.toml php/Cargo.lock php/src -type f)
+$(PHP_TARGET)/.php: $(SOURCES) $(shell find php/Cargo.toml php/src -type f)
 	$(MAKE) php
 
 install: install-library install-command install-php install-perl install-doc
@@ -184,7 +183,7 @@ demo: build-packages
 
 test: test-packages
 	$(MAKE) lint
-	$(CARGO) test
+	$(CARGO) test --locked
 	$(MAKE) squirrelmail
 	php/run-tests.sh
 	$(MAKE) fuzz-smoke
@@ -197,7 +196,7 @@ test: test-packages
 # SQUIRRELMAIL names a tree of it, which Debian does not have.
 squirrelmail:
 	@if [ -n "$$SQUIRRELMAIL" ]; then \
-		$(CARGO) test --test consumers -- --ignored real_squirrelmail; \
+		$(CARGO) test --locked --test consumers -- --ignored real_squirrelmail; \
 	else \
 		echo "SKIPPED: the real SquirrelMail; SQUIRRELMAIL=/path/of/its/tree runs it"; \
 	fi
@@ -208,24 +207,25 @@ test-zts: test-packages
 	php/test-zts.sh
 
 lint:
-	for manifest in Cargo.toml php/Cargo.toml fuzz/Cargo.toml; do \
-		$(CARGO) fmt --manifest-path $$manifest --check && \
-		$(CARGO) clippy --manifest-path $$manifest --all-targets -- -D warnings || exit 1; \
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	for package in mailaffinity-php mailaffinity-fuzz mailaffinity-test-support; do \
+		$(CARGO) clippy --locked -p $$package --all-targets -- -D warnings || exit 1; \
 	done
-	$(CARGO) clippy --no-default-features --lib -- -D warnings
+	$(CARGO) clippy --locked -p mailaffinity --no-default-features --lib -- -D warnings
 
-# A build brings the header and the lock files up to date, which would hide stale ones in the
-# commit. After a change of src/capi or of dependencies, `git add` them.
+# A build brings the header up to date, which would hide a stale one in the commit. After a
+# change of src/capi, `git add` it.
 committed:
 	if [ -e .git ] && command -v git >/dev/null; then \
-		git -c safe.directory='$(CURDIR)' diff --exit-code include/mailaffinity.h '*Cargo.lock'; \
+		git -c safe.directory='$(CURDIR)' diff --exit-code include/mailaffinity.h; \
 	fi
 
 # Without coverage feedback, which needs a nightly compiler: it replays the corpus
 # and tries some inputs, so that a target that no longer builds or holds is noticed.
 fuzz-smoke:
 	for target in $(FUZZ_TARGETS); do \
-		$(CARGO) run --release --manifest-path fuzz/Cargo.toml --bin $$target -- -runs=20000 -max_len=4096 \
+		$(CARGO) run --locked --release -p mailaffinity-fuzz --target-dir fuzz/target --bin $$target -- -runs=20000 -max_len=4096 \
 			fuzz/corpus/$$target || exit 1; \
 	done
 

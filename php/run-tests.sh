@@ -20,7 +20,7 @@ fi
 
 target=$here/target
 [ -z "${CARGO_TARGET_DIR:-}" ] || target=$CARGO_TARGET_DIR/php
-${CARGO:-cargo} build --release --manifest-path "$here/Cargo.toml" --target-dir "$target"
+${CARGO:-cargo} build --locked --release --manifest-path "$here/Cargo.toml" --target-dir "$target"
 module=$(cd "$target" && pwd)/release/libmailaffinity_php.so
 
 [ "$#" -gt 0 ] || set -- "$here/tests"

@@ -7,11 +7,8 @@
 //! - What is on disk: [`config`] (the cluster as its administrator describes it),
 //!   [`node_state`] (which nodes are down), [`access_map`] (sendmail's), and [`site`],
 //!   which follows all three and says which node serves a user.
-//! - What the commands do with it: [`checks`] finds out which nodes are up, [`users`]
-//!   which users there are, [`update`] keeps the access map true to both, [`drain`] runs
-//!   the queues of dead nodes, and [`agreement`] holds all parts against each other.
-//! - The edges, side by side: the C API (`include/mailaffinity.h`), the commands
-//!   ([`cli`]), and the PHP module, a crate of its own in `php/`.
+//! - The edges, side by side: the C API (`include/mailaffinity.h`), and outside of this
+//!   crate the commands (`cli/`) and the PHP module (`php/`).
 //!
 //! ```
 //! use mailaffinity::mapping::{Cluster, Node, Strategy, UsernameHash};
@@ -35,35 +32,11 @@
 )]
 
 pub mod access_map;
-#[cfg(feature = "cli")]
-pub mod agreement;
 #[cfg(feature = "capi")]
 mod capi;
-#[cfg(feature = "cli")]
-pub mod checks;
-#[cfg(feature = "cli")]
-mod child;
-#[cfg(feature = "cli")]
-pub mod cli;
 pub mod config;
-#[cfg(feature = "cli")]
-pub mod director;
-#[cfg(feature = "cli")]
-pub mod drain;
-mod file_stamp;
-#[cfg(feature = "cli")]
-mod lock;
+pub mod files;
 pub mod mapping;
 pub mod node_state;
-#[cfg(feature = "cli")]
-pub mod probe;
-#[cfg(feature = "cli")]
-pub mod queue_group;
-mod regular_file;
-mod replace_file;
 pub mod site;
 mod toml_error;
-#[cfg(feature = "cli")]
-pub mod update;
-#[cfg(feature = "cli")]
-pub mod users;

@@ -28,11 +28,8 @@ use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::regular_file;
-use crate::replace_file;
+use crate::files::regular_file;
 use crate::toml_error::line_and_problem;
-
-const HEADING: &str = "# The state of the nodes. Written by mailaffinity; nodes not named here are up.\n\n";
 
 /// Which nodes are down, and what a Director has otherwise than the configuration. The
 /// default: all are up. Nodes have their names of the configuration.
@@ -149,22 +146,6 @@ impl NodeState {
             format!("line {}: {problem}", line.unwrap_or(1))
         })
     }
-
-    /// Replaces the file in one step: readers see the old state or the new one,
-    /// whole, whatever happens meanwhile. Everybody may read it, whatever the umask. A
-    /// symbolic link stays, and the file it leads to is replaced.
-    ///
-    /// # Errors
-    /// When it cannot be written. The old file then stands as it was, unless all that
-    /// failed was to make the new one last through a crash of the machine.
-    pub fn save(&self, path: &Path) -> Result<(), NodeStateError> {
-        let text = toml::to_string(self).map_err(io::Error::other);
-        text.and_then(|text| replace_file::replace(path, &[HEADING, &text].concat()))
-            .map_err(|error| NodeStateError {
-                path: path.to_owned(),
-                problem: format!("cannot write the node state: {error}"),
-            })
-    }
 }
 
 fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
@@ -188,7 +169,6 @@ fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timest
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
 
     use proptest::prelude::{Strategy, any, prop, prop_assert_eq, proptest};
 
@@ -217,57 +197,10 @@ mod tests {
     }
 
     #[test]
-    fn a_link_stays_a_link() {
-        let folder = tempfile::tempdir().unwrap();
-        let (link, file) = (folder.path().join("link"), folder.path().join("nodes.toml"));
-        fs::write(&file, "").unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        let state = NodeState {
-            down: [("node2".into(), down("new disks"))].into(),
-            ..NodeState::default()
-        };
-        state.save(&link).unwrap();
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(NodeState::load(&file).unwrap(), state);
-    }
-
-    #[test]
     fn without_a_file_all_are_up() {
         let state = NodeState::load(Path::new("/nonexistent/nodes.toml")).unwrap();
         assert!(!state.is_down("node1"));
         assert_eq!(NodeState::parse("").unwrap(), NodeState::default());
-    }
-
-    #[test]
-    fn what_was_saved_is_read_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("nodes.toml");
-        for reason in ["new disks", "\"quoted\"\nand [brackets]", ""] {
-            let mut state = NodeState::default();
-            state.down.insert("node 2".into(), down(reason));
-            state.save(&path).unwrap();
-            assert_eq!(NodeState::load(&path).unwrap(), state);
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
-        }
-        assert_eq!(
-            fs::read_dir(folder.path()).unwrap().count(),
-            1,
-            "no temporary file is left"
-        );
-    }
-
-    #[test]
-    fn a_failed_save_leaves_the_old_state() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("nodes.toml");
-        fs::create_dir(&path).unwrap();
-        let error = NodeState::default().save(&path).unwrap_err().to_string();
-        assert!(
-            error.contains("nodes.toml: cannot write the node state: "),
-            "{error}"
-        );
-        assert!(path.is_dir());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

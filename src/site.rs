@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{Config, NodeConfig};
-use crate::file_stamp::{FileStamp, SETTLE};
+use crate::files::file_stamp::{FileStamp, SETTLE};
 use crate::mapping::Cluster;
 use crate::node_state::NodeState;
 
@@ -373,7 +373,6 @@ fn is_settled(stamp: &FileStamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node_state::Mark;
     use tempfile::TempDir;
 
     const NODES: &str = r#"
@@ -424,20 +423,8 @@ imap_host = "node2.example.org"
         }
 
         fn mark_down(&self, nodes: &[&str]) {
-            let down = |reason: &str| Mark {
-                reason: reason.into(),
-                ..Mark::default()
-            };
-            let down = nodes
-                .iter()
-                .map(|node| (node.to_string(), down("test")))
-                .collect();
-            NodeState {
-                down,
-                ..NodeState::default()
-            }
-            .save(&self.path("nodes.toml"))
-            .unwrap();
+            let down = nodes.iter().map(|node| format!("[down.{node}]\n"));
+            self.replace("nodes.toml", &down.collect::<String>());
         }
 
         /// The host of a user, and all that the administrator is told.

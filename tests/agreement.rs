@@ -2,8 +2,6 @@
 //! map, the C library and PHP: it agrees where all is well, and finds what is broken and
 //! names the cause.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
@@ -14,7 +12,7 @@ use std::process::Output;
 use serde_json::Value;
 use support::director::{Director, Settings};
 use support::sendmail::{Cluster, feature, program, run};
-use support::{library, php, site};
+use support::{built, php, site};
 use tempfile::TempDir;
 
 const DIRECTOR: &str = "Director";
@@ -111,7 +109,7 @@ impl Mailsite {
         );
         let usual = [
             ("director", format!("{:?}", self.director.admin_socket())),
-            ("c_library", format!("{:?}", library::built("libmailaffinity.so"))),
+            ("c_library", format!("{:?}", built::library("libmailaffinity.so"))),
             ("php", format!("[{}]", words(&self.php(&self.site.config())))),
         ];
         for (key, value) in &usual {
@@ -518,7 +516,7 @@ fn a_node_goes_down_and_up_meanwhile() {
              if [ $((asked % 2)) = 1 ]; then mark=down; else mark=up; fi\n\
              {program} --config {config:?} $mark node2 && {program} --config {config:?} update\n\
              fi\nexec {php} \"$@\"\n",
-            program = env!("CARGO_BIN_EXE_mailaffinity"),
+            program = &*support::built::MAILAFFINITY,
             php = php.join(" "),
         );
         fs::write(&script, text).unwrap();
@@ -717,7 +715,7 @@ fn what_is_not_here_is_not_asked() {
     fs::write(site.path("users"), "user1\n").unwrap();
     let nodes = "[[node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n";
     let users = format!("[users]\nfile = {:?}\n", site.path("users"));
-    let library = library::built("libmailaffinity.so");
+    let library = built::library("libmailaffinity.so");
     let php = program(&["php"], "php-cli");
     let module = php::MODULE.display();
     site.configure(&format!(

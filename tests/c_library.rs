@@ -4,8 +4,6 @@
 //! Every program is built through pkg-config against a prefix laid out as an installed
 //! one.
 
-#![cfg(feature = "capi")]
-
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -18,11 +16,8 @@ use std::sync::LazyLock;
 #[allow(dead_code)]
 mod build_script;
 
-#[path = "support/library.rs"]
-mod library;
-
 use build_script::capi::{HEADER, SONAME};
-use library::{built, declared_functions};
+use support::built::{declared_functions, library};
 
 // Header, symbols and SONAME.
 
@@ -39,7 +34,7 @@ fn the_committed_header_belongs_to_the_sources() {
 fn the_library_exports_what_the_header_declares() {
     let listed = run(tool("nm")
         .args(["-D", "--defined-only"])
-        .arg(built("libmailaffinity.so")));
+        .arg(library("libmailaffinity.so")));
     let exported: BTreeSet<String> = listed
         .lines()
         .map(|line| line.rsplit(' ').next().unwrap().to_owned())
@@ -49,7 +44,7 @@ fn the_library_exports_what_the_header_declares() {
 
 #[test]
 fn the_soname_has_the_number_of_the_abi() {
-    let dynamic = run(tool("readelf").arg("-d").arg(built("libmailaffinity.so")));
+    let dynamic = run(tool("readelf").arg("-d").arg(library("libmailaffinity.so")));
     let soname = dynamic.lines().find(|line| line.contains("(SONAME)")).unwrap();
     assert!(soname.ends_with(&format!("[{SONAME}]")), "{soname}");
     let header = fs::read_to_string(HEADER).unwrap();
@@ -214,10 +209,10 @@ impl Prefix {
         fs::copy(HEADER, include.join("mailaffinity.h")).unwrap();
         match linkage {
             Linkage::Shared => {
-                symlink(built("libmailaffinity.so"), lib.join(SONAME)).unwrap();
+                symlink(library("libmailaffinity.so"), lib.join(SONAME)).unwrap();
                 symlink(SONAME, lib.join("libmailaffinity.so")).unwrap();
             }
-            Linkage::Static => symlink(built("libmailaffinity.a"), lib.join("libmailaffinity.a")).unwrap(),
+            Linkage::Static => symlink(library("libmailaffinity.a"), lib.join("libmailaffinity.a")).unwrap(),
         }
         let pkg_config_file = fs::read_to_string("dist/mailaffinity.pc.in")
             .unwrap()
@@ -270,9 +265,7 @@ impl Prefix {
 }
 
 fn fresh_folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("c_library")
-        .join(name);
+    let folder = support::built::tmp().join("c_library").join(name);
     if folder.exists() {
         fs::remove_dir_all(&folder).unwrap();
     }

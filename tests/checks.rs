@@ -1,7 +1,5 @@
 //! Probes and commands as checks: what an update makes of the answers of nodes.
 
-mod support;
-
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -409,7 +407,7 @@ fn changes_while_nodes_are_asked() {
         "if test $1 = node1 && ! test -e done; then touch done; sh ./meanwhile; fi; test $1 != node3\n",
         "fall = 1\ntimeout_ms = 60000\n",
     );
-    let mailaffinity = env!("CARGO_BIN_EXE_mailaffinity");
+    let mailaffinity = &*support::built::MAILAFFINITY;
     let meanwhile = format!("'{mailaffinity}' --config mailaffinity.toml down node1 --reason disks\n");
     fs::write(site.path("meanwhile"), meanwhile).unwrap();
     site.must(&["update"]);

@@ -3,10 +3,6 @@
 //!
 //! All nodes are on this machine, so that each has a configuration file of its own.
 
-#![cfg(all(feature = "capi", feature = "cli"))]
-
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fmt::Write as _;
@@ -28,7 +24,7 @@ use support::sendmail::{Cluster, DOMAIN, program, run, run_well, wait_for};
 
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
 const USERS: usize = 200;
-const MAILAFFINITY: &str = env!("CARGO_BIN_EXE_mailaffinity");
+use support::built::MAILAFFINITY;
 
 /// Distinct also in one case, and neither ordered by name nor by node.
 fn users() -> Vec<String> {
@@ -269,7 +265,7 @@ impl Mail {
 }
 
 fn command(config: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(MAILAFFINITY);
+    let mut command = Command::new(&*MAILAFFINITY);
     command.arg("--config").arg(config).args(arguments);
     command
 }
@@ -330,7 +326,7 @@ fn spawn(command: &mut Command) -> Child {
 
 /// `demo/map.c`, with the library that Cargo built for this test.
 static C_PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cluster_scenario");
+    let folder = support::built::tmp().join("cluster_scenario");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
     let test = env::current_exe().unwrap();

@@ -1,7 +1,5 @@
 //! The commands, as scripts and administrators run them.
 
-mod support;
-
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -90,7 +88,7 @@ fn run(program: &str, arguments: &[&str], stdin: &[u8]) -> Output {
 }
 
 fn hash_user_group(arguments: &[&str], stdin: &[u8]) -> Output {
-    run(env!("CARGO_BIN_EXE_hash_user_group"), arguments, stdin)
+    run(&*support::built::HASH_USER_GROUP, arguments, stdin)
 }
 
 #[track_caller]
@@ -220,7 +218,7 @@ fn map_says_what_is_wrong() {
     assert_fails(&map(&site, &["user1"], b""), 78, "mailaffinity.toml:1: ");
     fs::remove_file(site.path("mailaffinity.toml")).unwrap();
     assert_fails(&map(&site, &["user1"], b""), 78, "cannot read the configuration");
-    let mailaffinity = env!("CARGO_BIN_EXE_mailaffinity");
+    let mailaffinity = &*support::built::MAILAFFINITY;
     assert_fails(&run(mailaffinity, &["nosuch"], b""), 64, "nosuch");
     assert_fails(&run(mailaffinity, &["map", "--nosuch"], b""), 64, "--nosuch");
 }
@@ -550,7 +548,7 @@ fn nodes_that_the_configuration_does_not_have_are_told() {
 fn messages_that_cannot_be_written_change_no_exit_status() {
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let status = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailaffinity"));
+        let mut command = Command::new(&*support::built::MAILAFFINITY);
         command.args(arguments).stderr(full()).stdout(Stdio::null());
         command.status().unwrap().code()
     };
@@ -673,7 +671,7 @@ fn the_manual_pages_are_those_of_the_help() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hash_user_group"))
+    let mut child = Command::new(&*support::built::HASH_USER_GROUP)
         .args(["--vnodes", "3"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -5,8 +5,6 @@
 //! Half of what is random differs from run to run. A failure names its seed:
 //! `DIRECTOR_SEED=… cargo test --test director_live` repeats it.
 
-mod support;
-
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Mutex;

@@ -3,8 +3,6 @@
 //! Director sends everybody: those who were moved, who logged in before the hosts
 //! changed, or whose host is gone.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::IpAddr;
@@ -14,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use mailaffinity::director::{self, Host, Snapshot};
 use mailaffinity::mapping::{Cluster, Node, Strategy, UsernameHash, ring_label};
+use mailaffinity_cli::director::{self, Host, Snapshot};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use support::director::{Director, MailHosts, Settings};
 use tempfile::TempDir;

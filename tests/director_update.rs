@@ -1,8 +1,6 @@
 //! Whatever an administrator does to a live Director, one update later the access map,
 //! the commands and the library, which PHP asks, have all users where the Director does.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
@@ -14,10 +12,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use mailaffinity::access_map::AccessMap;
 use mailaffinity::config::Config;
-use mailaffinity::director;
 use mailaffinity::mapping::UsernameHash;
 use mailaffinity::node_state::By;
 use mailaffinity::site;
+use mailaffinity_cli::director;
 use support::director::{Director, MailHosts, Settings};
 use support::site::Site;
 

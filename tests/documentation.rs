@@ -3,10 +3,6 @@
 //! Pages show commands, configurations, programs and their output. All that can be run is
 //! run here, and what cannot is compared with what the code says of itself.
 
-#![cfg(feature = "capi")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
@@ -16,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 
 use mailaffinity::config::Config;
 use mailaffinity::node_state::NodeState;
-use support::library::{built, declared_functions};
+use support::built::{declared_functions, library};
 use support::site::Site;
 
 const CONFIGURATION: &str = "doc/man/mailaffinity.toml.5";
@@ -103,7 +99,7 @@ fn run(command: &mut Command) -> String {
 }
 
 fn shell(folder: &Path, script: &str) -> Output {
-    let commands = Path::new(env!("CARGO_BIN_EXE_mailaffinity")).parent().unwrap();
+    let commands = Path::new(&*support::built::MAILAFFINITY).parent().unwrap();
     let path = std::env::var("PATH").unwrap_or_default();
     let mut shell = Command::new("sh")
         .current_dir(folder)
@@ -640,7 +636,7 @@ fn the_c_example_prints_what_its_page_shows() {
     site.configure(configuration);
 
     fs::write(site.path("hosts.c"), program).unwrap();
-    let library = built("libmailaffinity.so");
+    let library = library("libmailaffinity.so");
     symlink(&library, site.path(SONAME)).unwrap();
     run(cc()
         .arg("-Iinclude")

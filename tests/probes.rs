@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mailaffinity::config::Probe;
-use mailaffinity::probe::probe;
+use mailaffinity_cli::probe::probe;
 use tempfile::TempDir;
 
 /// Far more than anything here takes: reached only when something hangs.
@@ -264,8 +264,8 @@ impl Dovecot {
 
     fn spawn(imap: SocketAddr, lmtp: SocketAddr) -> Dovecot {
         let run = TempDir::with_prefix("probes").expect("a temporary directory");
-        let files = TempDir::with_prefix_in("probes", env!("CARGO_TARGET_TMPDIR"))
-            .expect("a directory under target/");
+        let files =
+            TempDir::with_prefix_in("probes", support::built::tmp()).expect("a directory under target/");
         let config = files.path().join("dovecot.conf");
         fs::write(&config, configuration(run.path(), files.path(), imap, lmtp))
             .expect("write the configuration");

@@ -1,7 +1,5 @@
 //! How sendmail treats the queues of a cluster, on which mailaffinity builds.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Output, Stdio};
 

@@ -1,10 +1,6 @@
 //! `mailaffinity shares`: its numbers, beside those counted from `mailaffinity map`, and
 //! its bars and pictures.
 
-#![cfg(feature = "cli")]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
@@ -16,7 +12,7 @@ use roxmltree::{Document, Node};
 use serde_json::{Value, json};
 use support::site::Site;
 
-const MAILAFFINITY: &str = env!("CARGO_BIN_EXE_mailaffinity");
+use support::built::MAILAFFINITY;
 /// Node names with what is special in XML and on terminals, or is long.
 const UGLY: [&str; 4] = [
     "<b>&\"amp;'</b>]]>--",
@@ -288,7 +284,7 @@ fn what_cannot_be_shown_is_told() {
 }
 
 fn shares_in(site: &Site, locale: &str, arguments: &[&str]) -> Output {
-    Command::new(MAILAFFINITY)
+    Command::new(&*MAILAFFINITY)
         .arg("--config")
         .arg(site.config())
         .arg("shares")
@@ -346,7 +342,8 @@ fn bars_take_the_width_of_the_terminal() {
     let site = site("ring", THREE);
     for columns in [60, 132] {
         let command = format!(
-            "stty cols {columns}; exec {MAILAFFINITY} --config {} shares --down node2",
+            "stty cols {columns}; exec {} --config {} shares --down node2",
+            *MAILAFFINITY,
             site.config().display()
         );
         let output = Command::new("script")
@@ -553,7 +550,7 @@ fn a_picture_takes_the_place_of_a_file() {
 fn the_pictures_of_the_documentation_are_current() {
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new("doc/pictures/draw.sh")
-        .arg(MAILAFFINITY)
+        .arg(&*MAILAFFINITY)
         .arg(folder.path())
         .output()
         .unwrap();

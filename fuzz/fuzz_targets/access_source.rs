@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mailaffinity::access_map::managed_block::{AccessSource, Entry};
 use mailaffinity::access_map::text::{Line, for_each_line};
+use mailaffinity_cli::access_source::managed_block::{AccessSource, Entry};
 
 fuzz_target!(|text: &[u8]| {
     let Ok(source) = AccessSource::parse(text) else {

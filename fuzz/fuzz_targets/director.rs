@@ -3,8 +3,8 @@
 
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
-use mailaffinity::director::{Lookup, Snapshot, lookup_line};
 use mailaffinity::mapping::ring_label;
+use mailaffinity_cli::director::{Lookup, Snapshot, lookup_line};
 
 fuzz_target!(|answers: &[u8]| {
     let _ = Lookup::parse(answers);

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use libfuzzer_sys::fuzz_target;
 use mailaffinity::access_map::{search_order, text};
-use mailaffinity::users::{Comments, access_map_key, parse_names, parse_passwd};
+use mailaffinity_cli::users::{Comments, access_map_key, parse_names, parse_passwd};
 
 fuzz_target!(|input: &[u8]| {
     let lists = [

@@ -6,7 +6,7 @@
 //! continue, and chains of overflow pages for items that are large for a page.
 //! Either byte order and all page sizes are read.
 
-use super::source::{Found, ReadAt, ReadError, first_of, read_exact};
+use super::read_at::{Found, ReadAt, ReadError, first_of, read_exact};
 
 const HASH_MAGIC: u32 = 0x0006_1561;
 const META_SIZE: usize = 512;

@@ -5,7 +5,7 @@
 //! tables of slots (hash, position), all numbers 32 bits, little-endian. It is
 //! read here because the crates that read it map the file into memory.
 
-use super::source::{Found, ReadAt, ReadError, first_of, read_exact};
+use super::read_at::{Found, ReadAt, ReadError, first_of, read_exact};
 
 const HEADER_SIZE: usize = 2048;
 

@@ -15,20 +15,16 @@ use std::time::Duration;
 pub mod berkeley_db;
 #[doc(hidden)]
 pub mod cdb;
-#[cfg(feature = "cli")]
-pub mod managed_block;
-#[cfg(feature = "cli")]
-pub mod rebuild;
+#[doc(hidden)]
+pub mod read_at;
 pub mod search_order;
 mod session;
 #[doc(hidden)]
-pub mod source;
-#[doc(hidden)]
 pub mod text;
 
-pub use crate::file_stamp::SETTLE;
+pub use crate::files::file_stamp::SETTLE;
+use read_at::Found;
 use session::Writers;
-use source::Found;
 
 /// An access map, in sendmail's own notation: `hash:/etc/mail/access`.
 ///
@@ -127,6 +123,23 @@ impl AccessMap {
     /// Whether makemap builds it from another file.
     pub fn is_built(&self) -> bool {
         self.kind != Kind::Text
+    }
+
+    /// The kind of map, as makemap calls it.
+    pub fn kind(&self) -> &'static str {
+        match self.kind {
+            Kind::Hash => "hash",
+            Kind::Cdb => "cdb",
+            Kind::Text => "text",
+        }
+    }
+
+    /// The same kind of map in another file.
+    pub fn in_file(&self, path: impl Into<PathBuf>) -> AccessMap {
+        AccessMap {
+            path: path.into(),
+            ..self.clone()
+        }
     }
 
     /// The map as it was given to [`AccessMap::new`].

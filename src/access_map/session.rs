@@ -30,9 +30,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::source::{ReadAt, ReadError};
-use crate::file_stamp::{FileStamp, SETTLE};
-use crate::regular_file;
+use super::read_at::{ReadAt, ReadError};
+use crate::files::file_stamp::{FileStamp, SETTLE};
+use crate::files::regular_file;
 
 const LOCKED: &str = "another process, such as makemap, holds the lock";
 const EMPTY: &str = "it is empty, as at the start of a rebuild";

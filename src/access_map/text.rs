@@ -22,7 +22,7 @@
 
 use std::ops::Range;
 
-use super::source::{Found, ReadAt, ReadError, read_some};
+use super::read_at::{Found, ReadAt, ReadError, read_some};
 
 /// The longest piece that makemap reads at once.
 const LONGEST: usize = 1023;

@@ -27,9 +27,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::access_map::{AccessMap, MapBuild};
+use crate::files::regular_file;
 use crate::mapping::{Cluster, ClusterError, Node, Strategy, UsernameHash};
 use crate::node_state::{By, NodeState};
-use crate::regular_file;
 
 /// Where the configuration is unless one is named.
 pub const DEFAULT_PATH: &str = "/etc/mailaffinity.toml";

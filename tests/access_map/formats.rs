@@ -6,11 +6,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use mailaffinity::access_map::source::{Found, ReadError};
+use mailaffinity::access_map::read_at::{Found, ReadError};
 use mailaffinity::access_map::{AccessMap, Error, berkeley_db, cdb, text};
 use proptest::prelude::*;
 
-use crate::peers::{self, Entries};
+use support::maps::{self, Entries};
 
 type Lookup = fn(&[u8], &[Vec<u8>]) -> Result<Found, ReadError>;
 
@@ -108,10 +108,10 @@ mod hash {
 
         #[test]
         fn maps_of_makemap(entries in makemap_entries(1..400), terminated in any::<bool>()) {
-            let directory = peers::directory();
+            let directory = maps::directory();
             let path = directory.path().join("access.db");
             let options: &[&str] = if terminated { &["-N"] } else { &[] };
-            peers::make_hash(&path, &peers::source(entries.clone()), options);
+            maps::make_hash(&path, &maps::source(entries.clone()), options);
             check_entries(berkeley_db::lookup, &std::fs::read(&path).unwrap(), &entries);
         }
 
@@ -123,7 +123,7 @@ mod hash {
             presized in any::<bool>(),
         ) {
             let entries = without_duplicates(without_terminators(entries));
-            let directory = peers::directory();
+            let directory = maps::directory();
             let path = directory.path().join("any.db");
             let page_size = format!("db_pagesize={}", 1_u32 << page_size);
             let order = if big_endian { "db_lorder=4321" } else { "db_lorder=1234" };
@@ -131,12 +131,12 @@ mod hash {
             if presized {
                 header.extend(["h_ffactor=10", "h_nelem=5000"]);
             }
-            peers::db_load(&path, &header, &[], &entries);
+            maps::db_load(&path, &header, &[], &entries);
             check_entries(berkeley_db::lookup, &std::fs::read(&path).unwrap(), &entries);
 
             make_version_8(&path, big_endian);
             let sorted = |mut entries: Entries| { entries.sort(); entries };
-            prop_assert_eq!(sorted(peers::db_dump(&path)), sorted(entries.clone()));
+            prop_assert_eq!(sorted(maps::db_dump(&path)), sorted(entries.clone()));
             check_entries(berkeley_db::lookup, &std::fs::read(&path).unwrap(), &entries);
         }
 
@@ -164,10 +164,10 @@ mod hash {
 
     /// A file with many pages of each kind.
     fn small_pages() -> (Vec<u8>, Entries) {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("small.db");
         let entries = numbered(150);
-        peers::db_load(&path, &["type=hash", "db_pagesize=512"], &[], &entries);
+        maps::db_load(&path, &["type=hash", "db_pagesize=512"], &[], &entries);
         (std::fs::read(&path).unwrap(), entries)
     }
 
@@ -197,12 +197,12 @@ mod hash {
 
     #[test]
     fn one_two_and_ten_thousand_entries() {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("access");
         let map = AccessMap::new(&format!("hash:{}", path.display()), Duration::ZERO).unwrap();
         for count in [1, 2, 10_000] {
             let entries = numbered(count);
-            peers::make_hash(&path, &peers::source(entries.clone()), &[]);
+            maps::make_hash(&path, &maps::source(entries.clone()), &[]);
             check_entries(berkeley_db::lookup, &std::fs::read(map.path()).unwrap(), &entries);
             for (key, value) in &entries {
                 assert_eq!(map.get(key).unwrap().as_ref(), Some(value));
@@ -213,9 +213,9 @@ mod hash {
 
     #[test]
     fn a_map_without_entries_is_refused() {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("access.db");
-        peers::make_hash(&path, b"# nothing\n", &[]);
+        maps::make_hash(&path, b"# nothing\n", &[]);
         let map = AccessMap::new(&format!("hash:{}", path.display()), Duration::ZERO).unwrap();
         let error = map.get(b"qgrp:user@").unwrap_err();
         assert!(matches!(error, Error::Damaged { .. }), "{error}");
@@ -224,13 +224,13 @@ mod hash {
 
     #[test]
     fn a_million_entries() {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("access.db");
         let mut source = Vec::new();
         for number in 0..1_000_000 {
             source.extend(format!("qgrp:user{number}@\tgroup{}\n", number % 7).into_bytes());
         }
-        peers::make_hash(&path, &source, &["-c", "268435456"]);
+        maps::make_hash(&path, &source, &["-c", "268435456"]);
         let map = AccessMap::new(&format!("hash:{}", path.display()), Duration::ZERO).unwrap();
         for number in (0..1_000_000).step_by(101) {
             let entry = map.queue_group(format!("User{number}@example.org").as_bytes());
@@ -247,9 +247,9 @@ mod hash {
     #[test]
     fn replaced_large_values() {
         // `makemap -r -o` frees and reuses pages.
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("access.db");
-        peers::db_load(&path, &["type=hash", "db_pagesize=512"], &[], &numbered(500));
+        maps::db_load(&path, &["type=hash", "db_pagesize=512"], &[], &numbered(500));
         let mut expected = Vec::new();
         for round in 0..4 {
             expected = numbered(500);
@@ -264,28 +264,28 @@ mod hash {
                     b'y',
                 );
             }
-            peers::make_hash(&path, &peers::source(expected.clone()), &["-r", "-o"]);
+            maps::make_hash(&path, &maps::source(expected.clone()), &["-r", "-o"]);
         }
         check_entries(berkeley_db::lookup, &std::fs::read(&path).unwrap(), &expected);
     }
 
     #[test]
     fn of_duplicates_the_first_is_found() {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("any.db");
         let mut entries: Entries = numbered(30);
         for (key, _) in numbered(30) {
             entries.push((key, b"second".to_vec()));
         }
         for order in ["db_lorder=4321", "db_lorder=1234"] {
-            peers::db_load(&path, &["type=hash", "duplicates=1", order], &[], &entries);
+            maps::db_load(&path, &["type=hash", "duplicates=1", order], &[], &entries);
             check_entries(berkeley_db::lookup, &std::fs::read(&path).unwrap(), &entries);
             std::fs::remove_file(&path).unwrap();
         }
         for number in 0..2000 {
             entries.push((b"many".to_vec(), format!("value{number}").into_bytes()));
         }
-        peers::db_load(&path, &["type=hash", "duplicates=1"], &[], &entries);
+        maps::db_load(&path, &["type=hash", "duplicates=1"], &[], &entries);
         let file = std::fs::read(&path).unwrap();
         let error = berkeley_db::lookup(&file[..], &[b"many".to_vec()]).unwrap_err();
         assert!(
@@ -296,10 +296,10 @@ mod hash {
 
     #[test]
     fn other_databases_are_refused() {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("other.db");
         let file_of = |header: &[&str], options: &[&str], entries: &Entries| {
-            peers::db_load(&path, header, options, entries);
+            maps::db_load(&path, header, options, entries);
             let file = std::fs::read(&path).unwrap();
             std::fs::remove_file(&path).unwrap();
             file
@@ -359,9 +359,9 @@ mod hash {
 
     #[test]
     fn a_btree_is_refused_under_its_name() {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("access");
-        let output = peers::run(peers::makemap().arg("btree").arg(&path), b"k v\n");
+        let output = maps::run(maps::makemap().arg("btree").arg(&path), b"k v\n");
         assert!(output.status.success(), "{output:?}");
         let map = AccessMap::new(&format!("hash:{}", path.display()), Duration::ZERO).unwrap();
         let error = map.get(b"k").unwrap_err().to_string();
@@ -384,10 +384,10 @@ mod hash {
     #[test]
     fn pages_that_were_lost_are_noticed() {
         // As after a crash: some pages never reached the disk.
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("access.db");
         let entries = numbered(3000);
-        peers::make_hash(&path, &peers::source(entries.clone()), &[]);
+        maps::make_hash(&path, &maps::source(entries.clone()), &[]);
         let whole = std::fs::read(&path).unwrap();
         for page in 0..whole.len() / 4096 {
             let mut file = whole.clone();
@@ -418,9 +418,9 @@ mod constant_database {
         #[test]
         fn any_bytes(entries in any_entries(0..300, 3000)) {
             let entries = without_terminators(entries);
-            let directory = peers::directory();
+            let directory = maps::directory();
             let path = directory.path().join("any.cdb");
-            peers::make_cdb(&path, &entries);
+            maps::make_cdb(&path, &entries);
             let file = std::fs::read(&path).unwrap();
             check_entries(cdb::lookup, &file, &entries);
             prop_assert_eq!(get(cdb::lookup, &file, b""), None);
@@ -445,16 +445,16 @@ mod constant_database {
     }
 
     fn small() -> (Vec<u8>, Entries) {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("access.cdb");
         let entries = numbered(60);
-        peers::make_cdb(&path, &entries);
+        maps::make_cdb(&path, &entries);
         (std::fs::read(&path).unwrap(), entries)
     }
 
     #[test]
     fn as_an_access_map() {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("access");
         let terminated = |(key, value): &(Vec<u8>, Vec<u8>)| {
             (
@@ -469,7 +469,7 @@ mod constant_database {
             } else {
                 entries.clone()
             };
-            peers::make_cdb(&path.with_extension("cdb"), &stored);
+            maps::make_cdb(&path.with_extension("cdb"), &stored);
             let map = AccessMap::new(&format!("cdb:{}", path.display()), Duration::ZERO).unwrap();
             for (number, (key, value)) in entries.into_iter().enumerate() {
                 let entry = map.queue_group(format!("USER{number}+box@x").as_bytes());
@@ -519,10 +519,10 @@ mod source_text {
 
     #[track_caller]
     fn check_as_makemap_reads_it(source: &[u8]) {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("access.db");
-        peers::make_hash(&path, source, &[]);
-        let entries: BTreeMap<_, _> = peers::db_dump(&path).into_iter().collect();
+        maps::make_hash(&path, source, &[]);
+        let entries: BTreeMap<_, _> = maps::db_dump(&path).into_iter().collect();
         for (key, value) in &entries {
             assert_eq!(get(text::lookup, source, key).as_ref(), Some(value), "{key:?}");
         }
@@ -549,7 +549,7 @@ mod source_text {
     #[test]
     fn of_more_than_one_buffer_is_read_as_makemap_reads_it() {
         let long = (0..200_usize).map(|n| (format!("k{n}"), "x".repeat(400 + 97 * n % 600)));
-        let mut source = peers::source(long);
+        let mut source = maps::source(long);
         assert!(source.len() > 2 << 16, "{}", source.len());
         source.extend(b"last line");
         check_as_makemap_reads_it(&source);
@@ -557,7 +557,7 @@ mod source_text {
 
     #[test]
     fn as_an_access_map() {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let path = directory.path().join("access");
         std::fs::write(&path, "QGRP:anna@\tone\nqgrp:anna@example.org two # why\n").unwrap();
         let map = AccessMap::new(&format!("text:{}", path.display()), Duration::from_secs(60));
@@ -571,7 +571,7 @@ mod source_text {
 
 #[test]
 fn directories_are_refused() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     std::fs::create_dir(directory.path().join("access.db")).unwrap();
     let spec = format!("hash:{}", directory.path().join("access").display());
     let error = AccessMap::new(&spec, Duration::ZERO)
@@ -583,9 +583,9 @@ fn directories_are_refused() {
 
 #[test]
 fn changes_in_place_are_seen_by_the_next_lookup() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     let path = directory.path().join("access.db");
-    peers::make_hash(&path, b"k one\n", &[]);
+    maps::make_hash(&path, b"k one\n", &[]);
     let map = AccessMap::new(&format!("hash:{}", path.display()), Duration::ZERO).unwrap();
     assert_eq!(map.get(b"k").unwrap().unwrap(), b"one");
     let file: File = OpenOptions::new().read(true).write(true).open(&path).unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mailaffinity::access_map::{AccessMap, Error, SETTLE};
 
-use crate::peers;
+use support::maps;
 
 const USERS: usize = 2000;
 
@@ -21,7 +21,7 @@ fn map(kind: &str, path: &Path, timeout: Duration) -> AccessMap {
 
 /// The source of a map whose values are all `generation`.
 fn source(generation: usize) -> Vec<u8> {
-    peers::source((0..USERS).map(|user| (format!("QGRP:user{user}@"), generation.to_string())))
+    maps::source((0..USERS).map(|user| (format!("QGRP:user{user}@"), generation.to_string())))
 }
 
 /// Rebuilds a map `rebuilds` times with `build`, while threads look users up.
@@ -78,47 +78,47 @@ fn hammer(map: &AccessMap, rebuilds: usize, build: impl Fn(usize)) {
 
 #[test]
 fn in_place_by_makemap() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     let path = directory.path().join("access.db");
     let map = map("hash", &path, Duration::from_secs(60));
     hammer(&map, 80, |generation| {
-        peers::make_hash(&path, &source(generation), &[]);
+        maps::make_hash(&path, &source(generation), &[]);
     });
 }
 
 #[test]
 fn in_place_by_makemap_with_large_maps() {
     // Larger than makemap's cache, so that it writes pages all the time.
-    let directory = peers::directory();
+    let directory = maps::directory();
     let path = directory.path().join("access.db");
     let map = map("hash", &path, Duration::from_secs(60));
-    let more = peers::source((0..30_000).map(|n| (format!("user{n}@example.org"), "x".repeat(50))));
+    let more = maps::source((0..30_000).map(|n| (format!("user{n}@example.org"), "x".repeat(50))));
     hammer(&map, 8, |generation| {
-        peers::make_hash(&path, &[source(generation), more.clone()].concat(), &[]);
+        maps::make_hash(&path, &[source(generation), more.clone()].concat(), &[]);
     });
 }
 
 #[test]
 fn by_rename() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     let path = directory.path().join("access.db");
     let new = directory.path().join("new.db");
     let map = map("hash", &path, Duration::from_secs(60));
     hammer(&map, 80, |generation| {
-        peers::make_hash(&new, &source(generation), &[]);
+        maps::make_hash(&new, &source(generation), &[]);
         std::fs::rename(&new, &path).unwrap();
     });
 }
 
 #[test]
 fn removed_before_it_is_made_anew() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     let path = directory.path().join("access.db");
     let map = map("hash", &path, Duration::from_secs(60));
     // makemap makes the empty file first and locks it then.
     hammer(&map, 80, |generation| {
         let aside = directory.path().join("aside.db");
-        peers::make_hash(&aside, &source(generation), &[]);
+        maps::make_hash(&aside, &source(generation), &[]);
         let file = File::create(directory.path().join("empty.db")).unwrap();
         std::fs::rename(directory.path().join("empty.db"), &path).unwrap();
         std::thread::yield_now();
@@ -129,7 +129,7 @@ fn removed_before_it_is_made_anew() {
 
 #[test]
 fn text_in_place_without_a_lock() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     let path = directory.path().join("access");
     let map = map("text", &path, Duration::from_secs(60));
     // A writer that pauses for longer than SETTLE is seen half-way, and on a
@@ -139,7 +139,7 @@ fn text_in_place_without_a_lock() {
         let run = catch_unwind(AssertUnwindSafe(|| {
             hammer(&map, 4, |generation| {
                 for _ in 0..50 {
-                    let longest = peers::rewrite_in_place(&path, &source(generation), 1000);
+                    let longest = maps::rewrite_in_place(&path, &source(generation), 1000);
                     let mut pause = pause.lock().unwrap();
                     *pause = longest.max(*pause);
                 }
@@ -154,7 +154,7 @@ fn text_in_place_without_a_lock() {
 
 #[test]
 fn text_by_rename() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     let path = directory.path().join("access");
     let new = directory.path().join("new");
     let map = map("text", &path, Duration::from_secs(60));
@@ -166,9 +166,9 @@ fn text_by_rename() {
 
 #[test]
 fn a_lock_that_stays_makes_the_map_busy() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     let path = directory.path().join("access.db");
-    peers::make_hash(&path, &source(0), &[]);
+    maps::make_hash(&path, &source(0), &[]);
     let holder = File::open(&path).unwrap();
     holder.lock().unwrap();
     for timeout in [Duration::ZERO, Duration::from_millis(50)] {
@@ -191,7 +191,7 @@ fn a_lock_that_stays_makes_the_map_busy() {
 
 #[test]
 fn an_empty_file_is_no_database() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     for (kind, name) in [("hash", "access.db"), ("cdb", "access.cdb")] {
         let path = directory.path().join(name);
         File::create(&path).unwrap();
@@ -206,7 +206,7 @@ fn an_empty_file_is_no_database() {
 
 #[test]
 fn an_empty_text_has_no_entries_once_it_is_left_alone() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     let path = directory.path().join("access");
     File::create(&path).unwrap();
     let error = map("text", &path, Duration::ZERO)
@@ -224,7 +224,7 @@ fn unfinished_makemap(path: &Path, source: &[u8]) -> Child {
         let now = std::fs::metadata(path).unwrap();
         now.modified().unwrap() != before && now.len() >= 3 * 4096
     };
-    let mut child = peers::makemap()
+    let mut child = maps::makemap()
         .arg("hash")
         .arg(path)
         .stdin(Stdio::piped())
@@ -240,13 +240,13 @@ fn unfinished_makemap(path: &Path, source: &[u8]) -> Child {
 
 #[test]
 fn a_killed_makemap_leaves_a_damaged_map() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     // Less, and more, than makemap's cache holds.
     for users in [50, 200_000] {
         let path = directory.path().join(format!("access{users}.db"));
-        peers::make_hash(&path, &source(0), &[]);
+        maps::make_hash(&path, &source(0), &[]);
         let source = (0..users).map(|user| (format!("qgrp:user{user}@"), "1"));
-        let mut makemap = unfinished_makemap(&path, &peers::source(source));
+        let mut makemap = unfinished_makemap(&path, &maps::source(source));
         let map = map("hash", &path, Duration::ZERO);
         let error = map.queue_group(b"user1").unwrap_err();
         assert!(matches!(error, Error::Busy { .. }), "{error}");
@@ -258,7 +258,7 @@ fn a_killed_makemap_leaves_a_damaged_map() {
             assert!(matches!(error, Error::Damaged { .. }), "{error}");
             assert!(error.to_string().contains("interrupted"), "{error}");
         }
-        peers::make_hash(&path, &self::source(2), &[]);
+        maps::make_hash(&path, &self::source(2), &[]);
         assert_eq!(map.queue_group(b"user1").unwrap().unwrap().value, b"2");
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use mailaffinity::access_map::{AccessMap, search_order};
 use proptest::prelude::*;
 
-use crate::peers;
-use crate::support::sendmail::{Sendmail, feature, m4};
+use support::maps;
+use support::sendmail::{Sendmail, feature, m4};
 
 /// A configuration whose rule set `queuegroup` is the feature's. `features` may
 /// name the default queue group.
@@ -32,7 +32,7 @@ fn mailaffinity(arguments: &str) -> String {
 
 fn sendmail(directory: &Path, entries: &[u8], features: &str) -> Sendmail {
     let access = directory.join("access");
-    peers::make_hash(&directory.join("access.db"), entries, &[]);
+    maps::make_hash(&directory.join("access.db"), entries, &[]);
     let map = format!("hash -T<TMPF> {}", access.display());
     Sendmail::install(directory, &configuration(&map, features))
 }
@@ -69,8 +69,8 @@ proptest! {
             .enumerate()
             .map(|(number, pick)| (pick.get(&all), format!("g{number}")))
             .collect();
-        let directory = peers::directory();
-        let sendmail = sendmail(directory.path(), &peers::source(&entries), &mailaffinity(""));
+        let directory = maps::directory();
+        let sendmail = sendmail(directory.path(), &maps::source(&entries), &mailaffinity(""));
 
         let expected = sendmail.rule_set_groups(&users);
         let map = format!("hash:{}/access", directory.path().display());
@@ -110,7 +110,7 @@ const USERS: [(&str, Option<&str>); 12] = [
 
 #[test]
 fn users_have_the_groups_that_administrators_expect() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     let sendmail = sendmail(directory.path(), ENTRIES, &mailaffinity(""));
     let found = sendmail.rule_set_groups(&USERS.map(|(user, _)| user));
     for ((user, expected), found) in USERS.into_iter().zip(found) {
@@ -120,7 +120,7 @@ fn users_have_the_groups_that_administrators_expect() {
 
 #[test]
 fn the_argument_is_the_group_of_all_others() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     let sendmail = sendmail(directory.path(), ENTRIES, &mailaffinity(", `rest'"));
     let found = sendmail.rule_set_groups(&USERS.map(|(user, _)| user));
     for ((user, expected), found) in USERS.into_iter().zip(found) {
@@ -130,7 +130,7 @@ fn the_argument_is_the_group_of_all_others() {
 
 #[test]
 fn a_map_that_does_not_answer_names_no_group() {
-    let directory = peers::directory();
+    let directory = maps::directory();
     let nowhere = format!("socket -T<TMPF> local:{}/nobody", directory.path().display());
     let users = ["anna", "anna@example.org"];
     let mut found = Vec::new();
@@ -158,7 +158,7 @@ fn without_access_map_the_feature_complains() {
 #[test]
 fn beside_the_stock_feature_sendmail_complains() {
     for stock_first in [true, false] {
-        let directory = peers::directory();
+        let directory = maps::directory();
         let (stock, ours) = ("FEATURE(`queuegroup')".to_owned(), mailaffinity(""));
         let features = if stock_first {
             stock + "\n" + &ours

@@ -5,9 +5,9 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use crate::support::director::{Director, Lookup, Settings};
-use crate::support::imap::{ImapNodes, Login};
-use crate::support::site::Site;
+use support::director::{Director, Lookup, Settings};
+use support::imap::{ImapNodes, Login};
+use support::site::Site;
 
 pub(crate) const NODES: usize = 3;
 

@@ -8,9 +8,9 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use crate::cluster::{Cluster, NODE2, NODES, host_of, name_of, node_at, users};
-use crate::support::imap::Login;
-use crate::support::php;
-use crate::support::sendmail::run_well;
+use support::imap::Login;
+use support::php;
+use support::sendmail::run_well;
 
 /// A program that is given the users, a line each.
 struct Program {
@@ -67,7 +67,7 @@ const PROGRAMS: [Program; 5] = [
     Program {
         name: "mailaffinity map",
         command: |config| {
-            let mut mailaffinity = Command::new(env!("CARGO_BIN_EXE_mailaffinity"));
+            let mut mailaffinity = Command::new(&*support::built::MAILAFFINITY);
             mailaffinity.arg("map").arg("--config").arg(config);
             mailaffinity
         },
@@ -108,7 +108,7 @@ impl Program {
 /// The library as `make install-library` installs it, and two programs of one source that
 /// were compiled with it.
 static INSTALLED: LazyLock<PathBuf> = LazyLock::new(|| {
-    let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join("consumers");
+    let prefix = support::built::tmp().join("consumers");
     let _ = fs::remove_dir_all(&prefix);
     let mut make = Command::new("make");
     make.args(["install-library", "--no-print-directory"])

@@ -9,9 +9,9 @@ use std::process::Command;
 use crate::browser::{Browser, Page};
 use crate::cluster::{Cluster, NODE2, host_of, users};
 use crate::squirrelmail::each;
-use crate::support::imap::PASSWORD;
-use crate::support::sendmail::run_well;
 use crate::web::{Sapi, Web, give_away};
+use support::imap::PASSWORD;
+use support::sendmail::run_well;
 
 /// What stands for the cluster: nobody could connect to it.
 const IMAP_HOST: &str = "imap.example.invalid";

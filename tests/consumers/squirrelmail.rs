@@ -8,9 +8,9 @@ use std::thread;
 
 use crate::browser::Browser;
 use crate::cluster::{Cluster, NODE2, users};
-use crate::support::imap::PASSWORD;
-use crate::support::sendmail::run_well;
 use crate::web::{Sapi, Web, give_away};
+use support::imap::PASSWORD;
+use support::sendmail::run_well;
 
 #[test]
 fn contract_under_php_fpm() {

@@ -13,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 use crate::browser::Browser;
-use crate::support::php;
-use crate::support::sendmail::program;
+use support::php;
+use support::sendmail::program;
 
 /// Far more than anything here takes: reached only when something hangs.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -5,9 +5,6 @@
 //! at once. It is stopped when it is dropped. Questions go through the
 //! `director-admin` socket, as those of `doveadm director` do.
 
-// Each test uses a part of this.
-#![allow(dead_code)]
-
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
@@ -26,21 +23,21 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The longest command line that the Director reads, without its newline. It
 /// drops the connection on a longer one.
-pub(crate) const MAX_COMMAND_LEN: usize = 1023;
+pub const MAX_COMMAND_LEN: usize = 1023;
 
 /// What a Director is started with.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Settings<'a> {
+pub struct Settings<'a> {
     /// `director_mail_servers`
-    pub(crate) mail_servers: &'a str,
+    pub mail_servers: &'a str,
     /// `director_username_hash`
-    pub(crate) username_hash: &'a str,
+    pub username_hash: &'a str,
     /// Whether users can log in by IMAP, with any password.
-    pub(crate) imap: bool,
+    pub imap: bool,
     /// The port of the mail hosts, for those logins.
-    pub(crate) imap_port: u16,
+    pub imap_port: u16,
     /// Other settings: names and values.
-    pub(crate) more: &'a [(&'a str, &'a str)],
+    pub more: &'a [(&'a str, &'a str)],
 }
 
 impl Default for Settings<'_> {
@@ -56,7 +53,7 @@ impl Default for Settings<'_> {
 }
 
 /// A running Director.
-pub(crate) struct Director {
+pub struct Director {
     admin: AdminConnection,
     dovecot: Dovecot,
 }
@@ -64,29 +61,29 @@ pub(crate) struct Director {
 /// Why a Director does not answer: it never started, ended the connection, or
 /// ended itself. What its log says about it.
 #[derive(Debug)]
-pub(crate) struct NoAnswer {
-    pub(crate) log: String,
+pub struct NoAnswer {
+    pub log: String,
 }
 
 /// A line of `HOST-LIST`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Host {
-    pub(crate) ip: String,
-    pub(crate) vhost_count: u32,
-    pub(crate) tag: String,
-    pub(crate) up: bool,
+pub struct Host {
+    pub ip: String,
+    pub vhost_count: u32,
+    pub tag: String,
+    pub up: bool,
 }
 
 /// A line of `USER-LIST`: a user who has logged in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct LoggedIn {
-    pub(crate) username_hash: u32,
-    pub(crate) ip: String,
+pub struct LoggedIn {
+    pub username_hash: u32,
+    pub ip: String,
 }
 
 /// What `USER-LOOKUP` says about a user who is not logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Lookup {
+pub enum Lookup {
     /// The user is given this host.
     Host(String),
     /// There is no host for the user.
@@ -100,7 +97,7 @@ impl Director {
     ///
     /// # Panics
     /// When it does not, and when dovecot is not installed.
-    pub(crate) fn start(settings: Settings<'_>) -> Director {
+    pub fn start(settings: Settings<'_>) -> Director {
         match Director::try_start(settings) {
             Ok(director) => director,
             Err(NoAnswer { log }) => panic!("the Director does not start with {settings:?}:\n{log}"),
@@ -108,14 +105,14 @@ impl Director {
     }
 
     /// As [`start`](Director::start), for settings that the Director may refuse.
-    pub(crate) fn try_start(settings: Settings<'_>) -> Result<Director, NoAnswer> {
+    pub fn try_start(settings: Settings<'_>) -> Result<Director, NoAnswer> {
         let mut dovecot = Dovecot::spawn(|run, files| configuration(settings, run, files));
         let admin = dovecot.connect()?;
         Ok(Director { admin, dovecot })
     }
 
     /// Sends a command and returns the line that answers it.
-    pub(crate) fn command(&mut self, command: &[impl AsRef<[u8]>]) -> Result<String, NoAnswer> {
+    pub fn command(&mut self, command: &[impl AsRef<[u8]>]) -> Result<String, NoAnswer> {
         let answer = self
             .admin
             .send(&command_line(command))
@@ -124,7 +121,7 @@ impl Director {
     }
 
     /// Sends a command that the Director must answer by `OK`.
-    pub(crate) fn must(&mut self, command: &[impl AsRef<[u8]>]) {
+    pub fn must(&mut self, command: &[impl AsRef<[u8]>]) {
         let answer = self.command(command);
         assert!(
             matches!(&answer, Ok(ok) if ok == "OK"),
@@ -134,7 +131,7 @@ impl Director {
     }
 
     /// A new connection, for after a command that made the Director end this one.
-    pub(crate) fn reconnect(&mut self) {
+    pub fn reconnect(&mut self) {
         self.admin = match self.dovecot.connect() {
             Ok(admin) => admin,
             Err(NoAnswer { log }) => panic!("the Director does not accept:\n{log}"),
@@ -142,7 +139,7 @@ impl Director {
     }
 
     /// The hosts that the Director has, in its order.
-    pub(crate) fn host_list(&mut self) -> Vec<Host> {
+    pub fn host_list(&mut self) -> Vec<Host> {
         self.table("HOST-LIST", |fields| match fields {
             [ip, vhost_count, _users, tag, state, _changed] => Some(Host {
                 ip: (*ip).to_owned(),
@@ -155,7 +152,7 @@ impl Director {
     }
 
     /// The users that have logged in.
-    pub(crate) fn user_list(&mut self) -> Vec<LoggedIn> {
+    pub fn user_list(&mut self) -> Vec<LoggedIn> {
         self.table("USER-LIST", |fields| match fields {
             [username_hash, _expires, ip] => Some(LoggedIn {
                 username_hash: username_hash.parse().ok()?,
@@ -169,7 +166,7 @@ impl Director {
     ///
     /// A name of digits only, up to 4294967295, is taken for a hash. A name
     /// cannot have a NUL in it, nor be longer than [`fits`] allows.
-    pub(crate) fn lookups(&mut self, users: &[(&[u8], &str)]) -> Result<Vec<Lookup>, NoAnswer> {
+    pub fn lookups(&mut self, users: &[(&[u8], &str)]) -> Result<Vec<Lookup>, NoAnswer> {
         let commands: Vec<u8> = users
             .iter()
             .flat_map(|(user, tag)| lookup_line(user, tag))
@@ -193,7 +190,7 @@ impl Director {
     /// Logs users in by IMAP, and returns the list of them once the Director has
     /// as many. Their mail hosts then refuse the connection, or do not exist: the
     /// Director has given them to the users all the same.
-    pub(crate) fn log_in(&mut self, users: &[&[u8]]) -> Vec<LoggedIn> {
+    pub fn log_in(&mut self, users: &[&[u8]]) -> Vec<LoggedIn> {
         let logins: Vec<UnixStream> = users.iter().map(|user| self.begin_login(user)).collect();
         let begun = Instant::now();
         loop {
@@ -214,7 +211,7 @@ impl Director {
 
     /// Logs a user in by IMAP, and returns the address of the mail host that the
     /// Director sends the user to. `mail_hosts` is what listens at all of them.
-    pub(crate) fn log_in_to(&mut self, user: &str, mail_hosts: &MailHosts) -> IpAddr {
+    pub fn log_in_to(&mut self, user: &str, mail_hosts: &MailHosts) -> IpAddr {
         let login = self.begin_login(user.as_bytes());
         let host = mail_hosts.await_login_of(user);
         drop(login);
@@ -222,7 +219,7 @@ impl Director {
     }
 
     /// Begins to log a user in by IMAP, which goes on while this is kept.
-    pub(crate) fn begin_login(&self, user: &[u8]) -> UnixStream {
+    pub fn begin_login(&self, user: &[u8]) -> UnixStream {
         let mut imap = UnixStream::connect(self.socket(IMAP_SOCKET)).expect("imap-login accepts");
         let length = format!("a LOGIN {{{}+}}\r\n", user.len());
         imap.write_all(&[length.as_bytes(), user, b" password\r\n"].concat())
@@ -231,17 +228,17 @@ impl Director {
     }
 
     /// Where `doveadm director` asks.
-    pub(crate) fn admin_socket(&self) -> PathBuf {
+    pub fn admin_socket(&self) -> PathBuf {
         self.socket(ADMIN_SOCKET)
     }
 
     /// A socket of dovecot.
-    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+    pub fn socket(&self, name: &str) -> PathBuf {
         self.dovecot.run.path().join("base").join(name)
     }
 
     /// What dovecot printed and logged so far.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.dovecot.log()
     }
 
@@ -266,18 +263,18 @@ impl Director {
 }
 
 /// The mail hosts 127.0.0.0/8, all at one port.
-pub(crate) struct MailHosts {
+pub struct MailHosts {
     listener: TcpListener,
 }
 
 impl MailHosts {
-    pub(crate) fn new() -> MailHosts {
+    pub fn new() -> MailHosts {
         MailHosts {
             listener: TcpListener::bind("0.0.0.0:0").expect("a free port"),
         }
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.listener.local_addr().expect("a socket").port()
     }
 
@@ -327,15 +324,15 @@ fn imap_user(client: &TcpStream) -> io::Result<String> {
 }
 
 /// Whether a lookup fits a command line of the Director.
-pub(crate) fn fits(user: &[u8], tag: &str) -> bool {
+pub fn fits(user: &[u8], tag: &str) -> bool {
     lookup_line(user, tag).len() <= MAX_COMMAND_LEN + 1
 }
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The process, and where it lives.
-pub(crate) struct Dovecot {
-    pub(crate) master: Child,
+pub struct Dovecot {
+    pub master: Child,
     /// `base_dir`. The paths of sockets must be short, so this is not under the
     /// target directory.
     run: TempDir,
@@ -346,10 +343,10 @@ pub(crate) struct Dovecot {
 impl Dovecot {
     /// Starts it with a configuration, which is given the folders for `base_dir` and for
     /// files. It logs to [`LOG`] in the latter.
-    pub(crate) fn spawn(configuration: impl FnOnce(&Path, &Path) -> String) -> Dovecot {
+    pub fn spawn(configuration: impl FnOnce(&Path, &Path) -> String) -> Dovecot {
         let run = TempDir::with_prefix("director").expect("a temporary directory");
-        let files = TempDir::with_prefix_in("director", env!("CARGO_TARGET_TMPDIR"))
-            .expect("a directory under target/");
+        let files =
+            TempDir::with_prefix_in("director", crate::built::tmp()).expect("a directory under target/");
         let config = files.path().join(CONFIG);
         fs::write(&config, configuration(run.path(), files.path())).expect("write the configuration");
         let output = File::create(files.path().join(OUTPUT)).expect("create a file for dovecot's output");
@@ -396,7 +393,7 @@ impl Dovecot {
     }
 
     /// Lets it die, waits until it is gone, and returns its log.
-    pub(crate) fn end(mut self, is_gone: impl Fn() -> bool) -> String {
+    pub fn end(mut self, is_gone: impl Fn() -> bool) -> String {
         self.master.kill().expect("kill dovecot");
         let begun = Instant::now();
         while !is_gone() {
@@ -407,7 +404,7 @@ impl Dovecot {
     }
 
     /// What it printed and logged so far.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         [OUTPUT, LOG]
             .iter()
             .filter_map(|name| fs::read(self.files.path().join(name)).ok())
@@ -463,7 +460,7 @@ impl AdminConnection {
 
 const CONFIG: &str = "dovecot.conf";
 /// Dovecot's log, in the folder for files.
-pub(crate) const LOG: &str = "dovecot.log";
+pub const LOG: &str = "dovecot.log";
 const OUTPUT: &str = "output";
 const ADMIN_SOCKET: &str = "director-admin";
 const IMAP_SOCKET: &str = "imap";
@@ -532,7 +529,7 @@ passdb {{
 
 /// What dovecot needs where root does not run it: only root can change the user or the
 /// root directory.
-pub(crate) fn for_an_ordinary_user(files: &Path, services: &[&str]) -> String {
+pub fn for_an_ordinary_user(files: &Path, services: &[&str]) -> String {
     let mut text = String::new();
     if fs::metadata(files).expect("a directory just made").uid() != 0 {
         for (setting, option) in [
@@ -550,16 +547,16 @@ pub(crate) fn for_an_ordinary_user(files: &Path, services: &[&str]) -> String {
 }
 
 /// A value of the configuration, taken as it is.
-pub(crate) fn quoted(value: &str) -> String {
+pub fn quoted(value: &str) -> String {
     format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-pub(crate) fn path_text(path: &Path) -> &str {
+pub fn path_text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
 
 /// The name of the user or group that runs the test.
-pub(crate) fn id(option: &str) -> String {
+pub fn id(option: &str) -> String {
     let output = Command::new("id").arg(option).output().expect("run id");
     String::from_utf8(output.stdout)
         .expect("a name in UTF-8")

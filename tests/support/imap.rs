@@ -3,9 +3,6 @@
 //! They share one port and one folder of mail, as those of a cluster do. Their logs tell
 //! who logged in where.
 
-// Each test uses a part of this.
-#![allow(dead_code)]
-
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -27,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The password of all users.
-pub(crate) const PASSWORD: &str = "password";
+pub const PASSWORD: &str = "password";
 
 /// Whose the mail is: Dovecot serves none as root.
 const MAIL_USER: (&str, &str, u32, u32) = ("nobody", "nogroup", 65534, 65534);
@@ -39,10 +36,10 @@ const KEY: &str = "key.pem";
 const LAST: &str = "last";
 
 /// Somebody was logged in: the user, and the number of the node.
-pub(crate) type Login = (String, usize);
+pub type Login = (String, usize);
 
 /// The nodes.
-pub(crate) struct ImapNodes {
+pub struct ImapNodes {
     port: u16,
     tls_port: u16,
     nodes: Vec<Node>,
@@ -66,7 +63,7 @@ impl ImapNodes {
     ///
     /// # Panics
     /// When they do not, and when dovecot is not installed.
-    pub(crate) fn start(count: usize) -> ImapNodes {
+    pub fn start(count: usize) -> ImapNodes {
         let mail = TempDir::with_prefix("mail").expect("a temporary directory");
         if mail.path().metadata().expect("a directory").uid() == 0 {
             let (_, _, uid, gid) = MAIL_USER;
@@ -121,23 +118,23 @@ impl ImapNodes {
     }
 
     /// The port of all nodes.
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// Where they begin with TLS.
-    pub(crate) fn tls_port(&self) -> u16 {
+    pub fn tls_port(&self) -> u16 {
         self.tls_port
     }
 
     /// Whom to trust. The certificate is one of addresses, and of no name.
-    pub(crate) fn certificate(&self) -> PathBuf {
+    pub fn certificate(&self) -> PathBuf {
         self.tls.path().join(CERTIFICATE)
     }
 
     /// The address of a node, by its number from 0. None is `localhost`, where somebody
     /// may go who knows no better.
-    pub(crate) fn address(number: usize) -> Ipv4Addr {
+    pub fn address(number: usize) -> Ipv4Addr {
         Ipv4Addr::new(127, 0, 0, 11 + u8::try_from(number).expect("a few nodes"))
     }
 
@@ -146,7 +143,7 @@ impl ImapNodes {
     }
 
     /// Lets a node die, and waits until nobody can connect.
-    pub(crate) fn kill(&mut self, number: usize) {
+    pub fn kill(&mut self, number: usize) {
         let address = self.socket_address(number);
         let node = &mut self.nodes[number];
         let dovecot = node.dovecot.take().expect("the node lives");
@@ -156,7 +153,7 @@ impl ImapNodes {
     }
 
     /// Brings a dead node back.
-    pub(crate) fn revive(&mut self, number: usize) {
+    pub fn revive(&mut self, number: usize) {
         let mut node = self.spawn(number).unwrap_or_else(|log| panic!("{log}"));
         let before = &mut self.nodes[number];
         node.past = std::mem::take(&mut before.past);
@@ -166,7 +163,7 @@ impl ImapNodes {
 
     /// All logins since this was called last, without repetitions.
     #[track_caller]
-    pub(crate) fn logins(&mut self) -> BTreeSet<Login> {
+    pub fn logins(&mut self) -> BTreeSet<Login> {
         let mut logins = BTreeSet::new();
         for number in 0..self.nodes.len() {
             if self.nodes[number].dovecot.is_some() {
@@ -184,7 +181,7 @@ impl ImapNodes {
     /// Waits until each of these users has logged in somewhere since the logins were asked
     /// for last.
     #[track_caller]
-    pub(crate) fn await_users(&self, users: &[String]) {
+    pub fn await_users(&self, users: &[String]) {
         let begun = Instant::now();
         loop {
             let new = |node: &Node| node.logins().split_off(node.told);
@@ -216,7 +213,7 @@ impl ImapNodes {
     }
 
     /// What all nodes logged.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.nodes.iter().map(Node::log).collect()
     }
 

@@ -6,9 +6,6 @@
 //! folder, works as root and as an ordinary user, asks no DNS, and ends when it is
 //! dropped.
 
-// Each test uses a part of this.
-#![allow(dead_code)]
-
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
@@ -28,13 +25,13 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The domain whose users the cluster has: every name in it is a local user.
-pub(crate) const DOMAIN: &str = "users.example.org";
+pub const DOMAIN: &str = "users.example.org";
 
 /// sendmail's own m4 files.
 const CF: &str = "/usr/share/sendmail/cf";
 
 /// A copy of sendmail and its configuration, in a folder.
-pub(crate) struct Sendmail {
+pub struct Sendmail {
     folder: PathBuf,
 }
 
@@ -44,7 +41,7 @@ impl Sendmail {
     /// A copy, since the installed one is setgid, and the loader preloads nothing
     /// into such programs. What is preloaded gives the host a qualified name: without
     /// one, sendmail sleeps for a minute at its start.
-    pub(crate) fn install(folder: &Path, mc: &str) -> Sendmail {
+    pub fn install(folder: &Path, mc: &str) -> Sendmail {
         let sendmail = Sendmail {
             folder: folder.to_owned(),
         };
@@ -65,7 +62,7 @@ int gethostname(char *name, size_t size) { strncpy(name, \"host.example.org\", s
     }
 
     /// The command that runs it, with its configuration. Arguments can follow.
-    pub(crate) fn words(&self) -> Vec<OsString> {
+    pub fn words(&self) -> Vec<OsString> {
         let mut preload = OsString::from("LD_PRELOAD=");
         preload.push(self.host_name());
         vec![
@@ -78,7 +75,7 @@ int gethostname(char *name, size_t size) { strncpy(name, \"host.example.org\", s
     }
 
     /// The same, to run.
-    pub(crate) fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let words = self.words();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
@@ -87,7 +84,7 @@ int gethostname(char *name, size_t size) { strncpy(name, \"host.example.org\", s
 
     /// The queue group that the rule set `queuegroup` gives to each of the addresses,
     /// in sendmail's address test mode.
-    pub(crate) fn rule_set_groups(&self, addresses: &[impl AsRef<str>]) -> Vec<Option<String>> {
+    pub fn rule_set_groups(&self, addresses: &[impl AsRef<str>]) -> Vec<Option<String>> {
         let input: String = addresses
             .iter()
             .map(|address| format!("queuegroup {}\n", address.as_ref()))
@@ -121,7 +118,7 @@ int gethostname(char *name, size_t size) { strncpy(name, \"host.example.org\", s
 ///
 /// # Panics
 /// When m4 or sendmail's files complain.
-pub(crate) fn cf(mc: &str) -> Vec<u8> {
+pub fn cf(mc: &str) -> Vec<u8> {
     let output = m4(mc);
     assert!(
         output.status.success() && output.stderr.is_empty(),
@@ -132,7 +129,7 @@ pub(crate) fn cf(mc: &str) -> Vec<u8> {
 }
 
 /// m4, as an administrator runs it.
-pub(crate) fn m4(mc: &str) -> Output {
+pub fn m4(mc: &str) -> Output {
     assert!(
         Path::new(CF).is_dir(),
         "this test needs {CF}: install sendmail-cf"
@@ -144,13 +141,13 @@ pub(crate) fn m4(mc: &str) -> Output {
 /// The name by which `FEATURE()` finds `dist/sendmail/feature/mailaffinity.m4`
 /// without installing it: sendmail's m4 files take a name as relative to their own
 /// `feature/`.
-pub(crate) fn feature() -> String {
+pub fn feature() -> String {
     let directory = Path::new(CF).join("feature");
     let directory = directory
         .canonicalize()
         .unwrap_or_else(|error| panic!("{directory:?}: {error}. Install sendmail-cf"));
     let up = "/..".repeat(directory.components().count());
-    let here = env!("CARGO_MANIFEST_DIR");
+    let here = crate::built::root().display();
     format!(".{up}{here}/dist/sendmail/feature/mailaffinity")
 }
 
@@ -159,7 +156,7 @@ pub(crate) fn feature() -> String {
 /// The configuration is `dist/sendmail/cluster.mc`, moved into the private folder.
 /// Node `NAME` owns the queue group `NAMEgroup`. A daemon queues all mail and runs
 /// no queue, unless it is started otherwise.
-pub(crate) struct Cluster {
+pub struct Cluster {
     nodes: BTreeMap<String, Node>,
     folder: TempDir,
 }
@@ -172,26 +169,26 @@ struct Node {
 
 /// A message in a queue.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Queued {
+pub struct Queued {
     /// sendmail's queue identifier: the file's name without its `qf`.
-    pub(crate) id: String,
-    pub(crate) message_id: String,
+    pub id: String,
+    pub message_id: String,
     /// As they are in the file, without the flags.
-    pub(crate) recipients: Vec<String>,
+    pub recipients: Vec<String>,
 }
 
 /// A call of the local mailer that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Delivered {
-    pub(crate) recipient: String,
-    pub(crate) message_id: String,
+pub struct Delivered {
+    pub recipient: String,
+    pub message_id: String,
     /// The node that delivered.
-    pub(crate) node: String,
+    pub node: String,
 }
 
 impl Cluster {
     /// Makes the folder and the nodes, none of which runs. The access map is empty.
-    pub(crate) fn new(nodes: &[&str]) -> Cluster {
+    pub fn new(nodes: &[&str]) -> Cluster {
         Cluster::with_queue_groups(nodes, |folder, node| {
             let line = |name: &&str| {
                 let runners = match *name == node {
@@ -209,11 +206,11 @@ impl Cluster {
 
     /// The same with other `QUEUE_GROUP` lines: those that this gives for the folder and
     /// a node.
-    pub(crate) fn with_queue_groups(nodes: &[&str], lines: impl Fn(&Path, &str) -> String) -> Cluster {
+    pub fn with_queue_groups(nodes: &[&str], lines: impl Fn(&Path, &str) -> String) -> Cluster {
         // Not in the system's temporary directory: sendmail calls files unsafe that
         // are below a directory which others can write.
-        let folder = TempDir::with_prefix_in("sendmail", env!("CARGO_TARGET_TMPDIR"))
-            .expect("a directory under target/");
+        let folder =
+            TempDir::with_prefix_in("sendmail", crate::built::tmp()).expect("a directory under target/");
         let mut cluster = Cluster {
             nodes: BTreeMap::new(),
             folder,
@@ -247,27 +244,27 @@ impl Cluster {
     }
 
     /// The group of a node.
-    pub(crate) fn group(node: &str) -> String {
+    pub fn group(node: &str) -> String {
         format!("{node}group")
     }
 
     /// The private folder.
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// Where all queue directories are.
-    pub(crate) fn queues(&self) -> PathBuf {
+    pub fn queues(&self) -> PathBuf {
         self.path("queue")
     }
 
     /// The access map, as sendmail names it: without `.db`.
-    pub(crate) fn access_map(&self) -> PathBuf {
+    pub fn access_map(&self) -> PathBuf {
         self.path("access")
     }
 
     /// Replaces the access map by rename.
-    pub(crate) fn make_access_map(&self, source: &str) {
+    pub fn make_access_map(&self, source: &str) {
         let (new, map) = (self.path("new-access.db"), self.path("access.db"));
         let makemap = program(&["makemap"], "sendmail-bin");
         run_well(Command::new(makemap).arg("hash").arg(&new), source.as_bytes());
@@ -275,7 +272,7 @@ impl Cluster {
     }
 
     /// The access map that gives users to groups.
-    pub(crate) fn make_queue_groups<'a>(&self, groups: impl IntoIterator<Item = (&'a str, &'a str)>) {
+    pub fn make_queue_groups<'a>(&self, groups: impl IntoIterator<Item = (&'a str, &'a str)>) {
         let source: String = groups
             .into_iter()
             .map(|(user, group)| format!("QGRP:{user}@\t{group}\n"))
@@ -285,7 +282,7 @@ impl Cluster {
 
     /// Gives a node the configuration that it would have if each first text were the
     /// second one in its `.mc` file.
-    pub(crate) fn reconfigure(&self, node: &str, changes: &[(&str, &str)]) {
+    pub fn reconfigure(&self, node: &str, changes: &[(&str, &str)]) {
         let Node { sendmail, mc, .. } = self.nodes.get(node).expect("a node");
         let mut changed = mc.clone();
         for (text, other) in changes {
@@ -297,7 +294,7 @@ impl Cluster {
 
     /// Starts a node's daemon, and waits until it takes mail. Arguments such as
     /// `-q1m` or `-ODeliveryMode=background` change what it does.
-    pub(crate) fn start(&mut self, node: &str, arguments: &[&str]) {
+    pub fn start(&mut self, node: &str, arguments: &[&str]) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("its number").port();
         drop(listener);
@@ -332,21 +329,21 @@ impl Cluster {
     }
 
     /// Ends all that runs on a node, at once, as its death would.
-    pub(crate) fn kill(&mut self, node: &str) {
+    pub fn kill(&mut self, node: &str) {
         kill_all(&self.path(node));
         self.node_mut(node).port = None;
     }
 
     /// Gives a node a message, by SMTP. A recipient without a domain is one of
     /// [`DOMAIN`].
-    pub(crate) fn send(&self, node: &str, recipients: &[impl AsRef<str>], message_id: &str) {
+    pub fn send(&self, node: &str, recipients: &[impl AsRef<str>], message_id: &str) {
         if let Err(refusal) = self.try_send(node, recipients, message_id) {
             panic!("{node} refuses {message_id}: {refusal}");
         }
     }
 
     /// The same, where the node may refuse. What it says then.
-    pub(crate) fn try_send(
+    pub fn try_send(
         &self,
         node: &str,
         recipients: &[impl AsRef<str>],
@@ -374,7 +371,7 @@ impl Cluster {
 
     /// The messages in a group's queue, by recipients. The default group is
     /// `default`.
-    pub(crate) fn queued(&self, group: &str) -> Vec<Queued> {
+    pub fn queued(&self, group: &str) -> Vec<Queued> {
         let directory = self.queues().join(group.strip_suffix("group").unwrap_or(group));
         let mut queued: Vec<Queued> = fs::read_dir(directory)
             .expect("list the queue")
@@ -399,7 +396,7 @@ impl Cluster {
 
     /// The recipients of all that is in a group's queue, without their domain, in
     /// order.
-    pub(crate) fn queued_users(&self, group: &str) -> Vec<String> {
+    pub fn queued_users(&self, group: &str) -> Vec<String> {
         let domain = format!("@{DOMAIN}");
         let queued = self.queued(group);
         let mut users: Vec<String> = queued
@@ -413,19 +410,19 @@ impl Cluster {
 
     /// The command that runs a group's queue once on a node, and waits until that is
     /// done. Arguments such as `-qI...` can follow.
-    pub(crate) fn queue_run(&self, node: &str, group: &str) -> Command {
+    pub fn queue_run(&self, node: &str, group: &str) -> Command {
         let mut command = self.command(node);
         command.arg("-qf").arg(format!("-qG{group}")).stdin(Stdio::null());
         command
     }
 
     /// Runs a group's queue once on a node.
-    pub(crate) fn run_queue(&self, node: &str, group: &str) -> Output {
+    pub fn run_queue(&self, node: &str, group: &str) -> Output {
         run_well(&mut self.queue_run(node, group), b"")
     }
 
     /// What the local mailer has delivered, in order.
-    pub(crate) fn delivered(&self) -> Vec<Delivered> {
+    pub fn delivered(&self) -> Vec<Delivered> {
         let mut delivered: Vec<Delivered> = fs::read_dir(self.path("delivered"))
             .expect("list what is delivered")
             .map(|entry| {
@@ -447,23 +444,23 @@ impl Cluster {
     }
 
     /// The recipients of all that is delivered, in order.
-    pub(crate) fn delivered_users(&self) -> Vec<String> {
+    pub fn delivered_users(&self) -> Vec<String> {
         let delivered = self.delivered().into_iter();
         delivered.map(|delivered| delivered.recipient).collect()
     }
 
     /// Lets deliveries fail for now, by one node or to one user, or no longer.
-    pub(crate) fn fail(&self, node_or_user: &str, fail: bool) {
+    pub fn fail(&self, node_or_user: &str, fail: bool) {
         self.set_flag("tempfail", node_or_user, fail);
     }
 
     /// Lets deliveries by one node or to one user stand still, or no longer.
-    pub(crate) fn hold(&self, node_or_user: &str, hold: bool) {
+    pub fn hold(&self, node_or_user: &str, hold: bool) {
         self.set_flag("hold", node_or_user, hold);
     }
 
     /// The nodes and users for whom a delivery stands still, in order.
-    pub(crate) fn held(&self) -> Vec<String> {
+    pub fn held(&self) -> Vec<String> {
         let mut held: Vec<String> = fs::read_dir(self.path("held"))
             .expect("list what is held")
             .map(|entry| {
@@ -476,29 +473,29 @@ impl Cluster {
     }
 
     /// Waits until a delivery stands still.
-    pub(crate) fn wait_until_held(&self, node_or_user: &str) {
+    pub fn wait_until_held(&self, node_or_user: &str) {
         let held = self.path("held").join(node_or_user);
         wait_for(&format!("a delivery held for {node_or_user}"), || held.exists());
     }
 
     /// What the rule set `queuegroup` answers for each user.
-    pub(crate) fn rule_set_groups(&self, users: &[impl AsRef<str>]) -> Vec<Option<String>> {
+    pub fn rule_set_groups(&self, users: &[impl AsRef<str>]) -> Vec<Option<String>> {
         let node = self.nodes.values().next().expect("a node");
         node.sendmail.rule_set_groups(users)
     }
 
     /// The command that is a node's `sendmail`.
-    pub(crate) fn sendmail_command(&self, node: &str) -> Vec<OsString> {
+    pub fn sendmail_command(&self, node: &str) -> Vec<OsString> {
         self.node(node).sendmail.words()
     }
 
     /// The command that runs a node's sendmail. Arguments can follow.
-    pub(crate) fn words(&self, node: &str) -> Vec<OsString> {
+    pub fn words(&self, node: &str) -> Vec<OsString> {
         self.node(node).sendmail.words()
     }
 
     /// The same, to run.
-    pub(crate) fn command(&self, node: &str) -> Command {
+    pub fn command(&self, node: &str) -> Command {
         self.node(node).sendmail.command()
     }
 
@@ -670,7 +667,7 @@ impl Smtp {
 }
 
 /// Waits until something is so.
-pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
         assert!(begun.elapsed() < DEADLINE, "waited for {what}");
@@ -697,7 +694,7 @@ fn kill_all(folder: &Path) {
     }
 }
 
-pub(crate) fn processes(folder: &Path) -> Vec<String> {
+pub fn processes(folder: &Path) -> Vec<String> {
     let below = format!("{}/", folder.display());
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -726,7 +723,7 @@ fn user() -> String {
 }
 
 /// The first of the programs that is installed.
-pub(crate) fn program(names: &[&str], package: &str) -> PathBuf {
+pub fn program(names: &[&str], package: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/usr/bin".into()])
@@ -736,8 +733,8 @@ pub(crate) fn program(names: &[&str], package: &str) -> PathBuf {
 }
 
 /// Runs a program with `input` as its standard input, which may be large.
-pub(crate) fn run(command: &mut Command, input: &[u8]) -> Output {
-    let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).expect("a file for input");
+pub fn run(command: &mut Command, input: &[u8]) -> Output {
+    let mut file = tempfile::tempfile_in(crate::built::tmp()).expect("a file for input");
     file.write_all(input).expect("write the input");
     file.rewind().expect("rewind the input");
     command
@@ -746,7 +743,7 @@ pub(crate) fn run(command: &mut Command, input: &[u8]) -> Output {
         .unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
-pub(crate) fn run_well(command: &mut Command, input: &[u8]) -> Output {
+pub fn run_well(command: &mut Command, input: &[u8]) -> Output {
     let output = run(command, input);
     assert!(output.status.success(), "{command:?}: {output:?}");
     output

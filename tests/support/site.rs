@@ -1,8 +1,5 @@
 //! A site in a folder of its own, for a test to run the commands on.
 
-// Each test uses a part of this.
-#![allow(dead_code)]
-
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io::Write as _;
@@ -15,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Where everything of a site is.
-pub(crate) struct Site {
+pub struct Site {
     folder: TempDir,
     /// The paths of sockets must be short.
     sockets: TempDir,
@@ -23,7 +20,7 @@ pub(crate) struct Site {
 
 /// A file as it is: the same only if nobody wrote it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub struct Seen {
     inode: u64,
     modified: (i64, i64),
     content: String,
@@ -32,16 +29,16 @@ pub(crate) struct Seen {
 impl Site {
     /// A site without a configuration. It is not in the system's temporary directory,
     /// whose maps sendmail calls unsafe.
-    pub(crate) fn new() -> Site {
+    pub fn new() -> Site {
         Site {
-            folder: TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for the test"),
+            folder: TempDir::new_in(crate::built::tmp()).expect("a directory for the test"),
             sockets: TempDir::new().expect("a temporary directory"),
         }
     }
 
     /// A site that other users of the machine can read too, such as a web server's, where
     /// the target directory may be nobody else's.
-    pub(crate) fn for_all() -> Site {
+    pub fn for_all() -> Site {
         let site = Site {
             folder: TempDir::with_prefix("site").expect("a temporary directory"),
             sockets: TempDir::new().expect("a temporary directory"),
@@ -51,7 +48,7 @@ impl Site {
     }
 
     /// Writes a configuration: the files that every command needs are in the folder.
-    pub(crate) fn configure(&self, text: &str) {
+    pub fn configure(&self, text: &str) {
         let text = format!(
             "node_state = {:?}\nstatus = {:?}\nsyslog = {:?}\n{text}",
             self.path("nodes.toml"),
@@ -62,21 +59,21 @@ impl Site {
     }
 
     /// The socket of the system's log, where nobody listens unless the test does.
-    pub(crate) fn log_socket(&self) -> PathBuf {
+    pub fn log_socket(&self) -> PathBuf {
         self.sockets.path().join("log")
     }
 
-    pub(crate) fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.path("mailaffinity.toml")
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Runs `mailaffinity`.
-    pub(crate) fn run(&self, arguments: &[&str], stdin: &[u8]) -> Output {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mailaffinity"))
+    pub fn run(&self, arguments: &[&str], stdin: &[u8]) -> Output {
+        let mut child = Command::new(&*crate::built::MAILAFFINITY)
             .arg("--config")
             .arg(self.config())
             .args(arguments)
@@ -92,7 +89,7 @@ impl Site {
 
     /// Runs `mailaffinity`, which must succeed and say nothing on standard error.
     #[track_caller]
-    pub(crate) fn must(&self, arguments: &[&str]) -> String {
+    pub fn must(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments, b"");
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
         assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
@@ -102,7 +99,7 @@ impl Site {
     /// Runs updates whose checks must fail and say why: the nodes stay as they were, and
     /// what is in force for them changes no more.
     #[track_caller]
-    pub(crate) fn must_not_check(&self, words: &str) {
+    pub fn must_not_check(&self, words: &str) {
         let state = self.seen().remove("nodes.toml");
         let mut in_force = None;
         for _ in 0..2 {
@@ -119,7 +116,7 @@ impl Site {
     }
 
     /// Node state, access source and map.
-    pub(crate) fn seen(&self) -> BTreeMap<&'static str, Seen> {
+    pub fn seen(&self) -> BTreeMap<&'static str, Seen> {
         ["nodes.toml", "access", "access.db"]
             .into_iter()
             .filter_map(|name| {
@@ -134,13 +131,13 @@ impl Site {
             .collect()
     }
 
-    pub(crate) fn state(&self) -> NodeState {
+    pub fn state(&self) -> NodeState {
         NodeState::load(&self.path("nodes.toml")).expect("a node state")
     }
 
     /// The lines of JSON that a command prints.
     #[track_caller]
-    pub(crate) fn json(&self, arguments: &[&str]) -> Vec<Value> {
+    pub fn json(&self, arguments: &[&str]) -> Vec<Value> {
         let text = self.must(arguments);
         let rows = text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
         rows.collect()
@@ -148,7 +145,7 @@ impl Site {
 
     /// What `mailaffinity nodes` says of a node.
     #[track_caller]
-    pub(crate) fn node(&self, name: &str) -> Value {
+    pub fn node(&self, name: &str) -> Value {
         let rows = self.json(&["nodes", "--json"]);
         rows.into_iter()
             .find(|row| row["node"] == name)
@@ -156,7 +153,7 @@ impl Site {
     }
 
     /// What the status file says of a command.
-    pub(crate) fn status(&self, command: &str) -> Value {
+    pub fn status(&self, command: &str) -> Value {
         let text = fs::read_to_string(self.path("status.json")).expect("a status file");
         let status: Value = serde_json::from_str(&text).expect("JSON");
         status[command].clone()

@@ -16,7 +16,7 @@ fn site_with_edits() -> Site {
     let site = Site::hash();
     let edit = site.path("edit");
     let (makemap, list) = (site.path("makemap"), site.path("list"));
-    let real = crate::support::sendmail::program(&["makemap"], "sendmail-bin");
+    let real = support::sendmail::program(&["makemap"], "sendmail-bin");
     script(&edit, "");
     script(
         &makemap,

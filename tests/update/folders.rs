@@ -3,14 +3,14 @@
 use std::fs;
 
 use crate::namespace;
-use crate::peers;
 use crate::site::{Setup, Site, assert_fails, script, set_mode};
+use support::maps;
 
 /// Runs an update, as one for whom modes count, that must fail and change nothing.
 #[track_caller]
 fn bound_update_fails(site: &Site, status: i32, message: &str) -> String {
     let before = (site.files("etc"), site.files("lib"));
-    let output = peers::run(&mut site.command_bound_by_modes(&["update"]), b"");
+    let output = maps::run(&mut site.command_bound_by_modes(&["update"]), b"");
     assert_eq!(output.status.code(), Some(status), "{output:?}");
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains(message), "{stderr}");
@@ -94,7 +94,7 @@ fn a_state_folder_that_may_not_be_written() {
     // Where there is nothing to write down but the status, the map still follows.
     let users = site.read("users");
     site.write("users", &[&users[..], b"another\n"].concat());
-    let output = peers::run(&mut site.command_bound_by_modes(&["update"]), b"");
+    let output = maps::run(&mut site.command_bound_by_modes(&["update"]), b"");
     assert_fails(&output, 0, "cannot write the status to ");
     site.assert_agrees();
 
@@ -110,7 +110,7 @@ fn a_state_folder_that_may_not_be_written() {
     );
     let stderr = bound_update_fails(&site, 74, &lock);
     assert!(!stderr.contains("another update"), "{stderr}");
-    let output = peers::run(&mut site.command_bound_by_modes(&["down", "node1"]), b"");
+    let output = maps::run(&mut site.command_bound_by_modes(&["down", "node1"]), b"");
     assert_fails(&output, 74, &lock);
 
     set_mode(&site.path("lib"), 0o755);

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::peers;
 use crate::site::{ADMINISTRATORS, Setup, Site, Stamp, assert_fails, key, outside, set_mode};
+use support::maps;
 
 /// What `diff` prints: what is, and what would be, by node or user.
 fn diff(site: &Site, status: i32) -> BTreeMap<String, (String, String)> {
@@ -129,7 +129,7 @@ fn of_a_hash_with_nul_bytes() {
     ordinary_life(&setup);
     let site = Site::new(&setup);
     site.update();
-    let raw = peers::db_dump(&site.path("etc/access.db"));
+    let raw = maps::db_dump(&site.path("etc/access.db"));
     assert!(raw.contains(&(b"connect:192.0.2\0".to_vec(), b"RELAY\0".to_vec())));
 }
 
@@ -147,7 +147,7 @@ fn of_a_cdb() {
         kind: "cdb",
         ..Setup::default()
     };
-    let types = peers::run(peers::makemap().arg("-l"), b"").stdout;
+    let types = maps::run(maps::makemap().arg("-l"), b"").stdout;
     if types
         .split(|byte| byte.is_ascii_whitespace())
         .any(|kind| kind == b"cdb")
@@ -201,8 +201,8 @@ fn a_map_that_is_gone_or_broken_is_built_anew() {
         "the source was not touched"
     );
     assert!(
-        peers::run(
-            peers::makemap().arg("hash").arg(site.path("etc/access")),
+        maps::run(
+            maps::makemap().arg("hash").arg(site.path("etc/access")),
             ADMINISTRATORS
         )
         .status
@@ -317,7 +317,7 @@ fn symbolic_links_stay() {
             Path::new("../real/maps/map")
         );
         assert!(outside(&site.read("real/source")).0 == ADMINISTRATORS);
-        assert_eq!(peers::db_dump(&site.path("real/maps/map")).len(), 500 + 2 + 1);
+        assert_eq!(maps::db_dump(&site.path("real/maps/map")).len(), 500 + 2 + 1);
         site.assert_tidy();
         let real = site.files("real").into_keys();
         let real: Vec<_> = real.map(|path| path.file_name().unwrap().to_owned()).collect();

@@ -11,7 +11,7 @@ use mailaffinity::config::Config;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::peers;
+use support::maps;
 
 pub(crate) const ADMINISTRATORS: &[u8] =
     b"# by hand\nConnect:192.0.2\tRELAY\nFrom:spam@example.org\tREJECT\n";
@@ -57,7 +57,7 @@ impl Site {
     /// A site with a configuration, users and an access source, in `etc`. What is
     /// written in its course is in `etc` and `lib`.
     pub(crate) fn new(setup: &Setup<'_>) -> Site {
-        let folder = peers::directory();
+        let folder = maps::directory();
         let root = folder.path().canonicalize().unwrap();
         let site = Site {
             root,
@@ -79,7 +79,7 @@ impl Site {
             more,
         } = setup;
         let root = self.root.display();
-        let makemap = crate::support::sendmail::program(&["makemap"], "sendmail-bin");
+        let makemap = support::sendmail::program(&["makemap"], "sendmail-bin");
         let makemap = if access_map.contains("makemap =") {
             String::new()
         } else {
@@ -122,7 +122,7 @@ impl Site {
 
     /// The command with this configuration.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailaffinity"));
+        let mut command = Command::new(&*support::built::MAILAFFINITY);
         command
             .arg("--config")
             .arg(self.path("mailaffinity.toml"))
@@ -146,7 +146,7 @@ impl Site {
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        peers::run(&mut self.command(arguments), b"")
+        maps::run(&mut self.command(arguments), b"")
     }
 
     /// Runs a command that must succeed and say nothing on standard error.
@@ -207,8 +207,8 @@ impl Site {
     }
 
     pub(crate) fn try_entries(&self) -> Result<Entries, String> {
-        let output = peers::run(
-            peers::makemap().args(["-u", "hash"]).arg(self.path("etc/access")),
+        let output = maps::run(
+            maps::makemap().args(["-u", "hash"]).arg(self.path("etc/access")),
             b"",
         );
         if !output.status.success() {

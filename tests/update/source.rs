@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::peers;
 use crate::site::{ADMINISTRATORS, Setup, Site, Stamp, key, outside};
+use support::maps;
 
 fn group_of(site: &Site, user: &str) -> String {
     String::from_utf8(site.computed()[user.as_bytes()].clone()).unwrap()
@@ -65,7 +65,7 @@ fn edits_are_followed_and_makemap_by_hand_is_not() {
     assert_eq!(after, b"# last\nTo:x@ OK", "also without a last newline");
 
     // makemap hash access <access
-    let made = peers::run(peers::makemap().arg("hash").arg(site.path("etc/access")), &source);
+    let made = maps::run(maps::makemap().arg("hash").arg(site.path("etc/access")), &source);
     assert!(made.status.success(), "{made:?}");
     assert_eq!(site.entries(), entries, "makemap makes the same of the source");
     let files = site.files("etc");
@@ -254,7 +254,7 @@ fn a_makemap_that_fails_changes_nothing() {
     site.update();
     site.well(&["down", "node1"]);
     let makemap = site.path("makemap");
-    let real = crate::support::sendmail::program(&["makemap"], "sendmail-bin");
+    let real = support::sendmail::program(&["makemap"], "sendmail-bin");
     for (body, message) in [
         (
             "echo no licence >&2; exit 3".to_owned(),

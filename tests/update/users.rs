@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::peers;
 use crate::site::{Setup, Site, assert_fails, key, set_mode, user_list};
+use support::maps;
 
 #[test]
 fn lists_that_are_missing_or_cannot_be_read() {
@@ -20,7 +20,7 @@ fn lists_that_are_missing_or_cannot_be_read() {
 
     set_mode(&users, 0);
     let before = site.files("etc");
-    let output = peers::run(&mut site.command_bound_by_modes(&["update"]), b"");
+    let output = maps::run(&mut site.command_bound_by_modes(&["update"]), b"");
     assert_fails(&output, 75, &named("Permission denied (os error 13)"));
     assert_eq!(site.files("etc"), before);
 

@@ -1,0 +1,107 @@
+//! sendmail's access map, read as the PHP module and the C library's users read it.
+
+use std::io::ErrorKind;
+
+use super::{Answer, Opinion, Question};
+use crate::update::{self, Override, Plan};
+use crate::users::access_map_key;
+use mailaffinity::access_map::{AccessMap, Error};
+
+const PART: &str = "access map";
+
+pub(crate) fn ask(question: &Question<'_>) -> Opinion {
+    let Some(map) = &question.config.access_map else {
+        return Opinion::absent(PART, "the configuration has no [access_map]");
+    };
+    let mut answers = Vec::with_capacity(question.users.len());
+    for (user, without_entry) in question.users.iter().zip(&question.without_entry) {
+        let answer = match map.queue_group(user) {
+            Err(error) => return Opinion::failed(PART, with_remedy(&error)),
+            Ok(Some(entry)) => of_queue_group(question, &entry.value),
+            Ok(None) => match without_entry {
+                Some(why) => Answer::NotAsked(why),
+                None => Answer::Other("no entry".into()),
+            },
+        };
+        answers.push(answer);
+    }
+    let mut opinion = Opinion {
+        answers,
+        ..Opinion::new(PART)
+    };
+    if let Some(first) = question.first_different(&opinion) {
+        opinion.problems = cause(question, map, first);
+    }
+    opinion
+}
+
+fn with_remedy(error: &Error) -> String {
+    let is_to_be_built = match error {
+        Error::Damaged { .. } => true,
+        Error::Io { source, .. } => source.kind() == ErrorKind::NotFound,
+        _ => false,
+    };
+    match is_to_be_built {
+        true => format!("{error}; run \"mailaffinity update\""),
+        false => error.to_string(),
+    }
+}
+
+/// What a queue group says of its users' node.
+pub(crate) fn of_queue_group(question: &Question<'_>, queue_group: &[u8]) -> Answer {
+    match question.config.node_of_queue_group(queue_group) {
+        Some(node) => Answer::Node(node),
+        None => Answer::Other(format!("queue group {}", queue_group.escape_ascii())),
+    }
+}
+
+fn cause(question: &Question<'_>, map: &AccessMap, first: usize) -> Vec<String> {
+    let path = map.path().display();
+    let plan = match update::plan(question.config, question.state, true, None) {
+        Ok(Plan::Map(plan)) => plan,
+        Ok(_) => return Vec::new(),
+        Err(error) => {
+            return vec![format!(
+                "{path} is not as the nodes are, and an update would fail: {error}"
+            )];
+        }
+    };
+    let mut problems = Vec::new();
+    if let Ok(false) | Err(_) = plan.is_in_force() {
+        problems.push(format!(
+            "{path} is stale: run \"mailaffinity update\". Was the configuration changed, or do timer and cron not \
+             run? (\"mailaffinity diff\" shows what changes)"
+        ));
+    }
+    let moved_by_hand = |own: &&Override| own.queue_group != own.computed.as_bytes();
+    let by_hand: Vec<&Override> = plan.by_hand.iter().filter(moved_by_hand).collect();
+    if let Some(own) = by_hand.first() {
+        problems.push(format!(
+            "{}:{}: an entry by hand gives {} the queue group {}; remove it if that is not on purpose ({} such \
+             entries)",
+            plan.source().display(),
+            own.line,
+            update::name_in_key(&own.key).escape_ascii(),
+            own.queue_group.escape_ascii(),
+            by_hand.len()
+        ));
+    }
+    if problems.is_empty() {
+        let user = question.users.get(first).map_or(b"".as_slice(), Vec::as_slice);
+        let key = access_map_key(user).ok();
+        let has_key = |other: &&Vec<u8>| other.as_slice() != user && access_map_key(other).ok() == key;
+        problems.push(match question.users.iter().find(has_key) {
+            Some(other) => format!(
+                "sendmail and its map cannot tell {} from {}, whose name differs in case only: they have one entry, \
+                 and two nodes by username_hash",
+                user.escape_ascii(),
+                other.escape_ascii()
+            ),
+            None => format!(
+                "{path} has what the last update put there; does [users] of the configuration list {}?",
+                user.escape_ascii()
+            ),
+        });
+    }
+    problems
+}

@@ -1,0 +1,60 @@
+//! The C library, as programs that link it get it from the program loader.
+//!
+//! Another process asks it: a library that does not fit takes that one down only.
+
+use serde::Deserialize;
+
+use super::{Answer, Opinion, Question, edge};
+use crate::child;
+
+const PART: &str = "C library";
+
+/// Under which programs ask the loader for it.
+const SONAME: &str = "libmailaffinity.so.0";
+
+/// What the program loader says of a library that is not there (dlopen(3), glibc).
+const NOT_FOUND: &str = "cannot open shared object file: No such file or directory";
+
+#[derive(Deserialize)]
+struct Given {
+    node: Option<String>,
+}
+
+pub(crate) fn ask(question: &Question<'_>) -> Opinion {
+    let configured = &question.config.agreement.c_library;
+    let library = configured.as_deref().unwrap_or(SONAME);
+    let mut command = question.c_library_command.to_vec();
+    command.push(library.into());
+    let timeout = question.config.agreement.timeout;
+    let stdout = match child::run(&command, &edge::input(question, |_| ""), timeout)
+        .and_then(child::Finished::success)
+    {
+        Ok(stdout) => stdout,
+        Err(error) if configured.is_none() && error.problem.contains(&format!("{library}: {NOT_FOUND}")) => {
+            return Opinion::absent(PART, format!("{library} is not installed"));
+        }
+        Err(error) => {
+            // What it says itself, if it came to that.
+            let said = error
+                .problem
+                .split_once("mailaffinity: ")
+                .map_or(&*error.problem, |(_, said)| said);
+            return Opinion::failed(PART, said);
+        }
+    };
+    let Some((facts, given)) = edge::parse::<Given>(question, &stdout) else {
+        return Opinion::failed(
+            PART,
+            format!("{library} does not answer as this command's release does"),
+        );
+    };
+    let mut opinion = edge::opinion(PART, question, &given, |_, given| -> Answer {
+        edge::of_name(question, given.node.as_deref())
+    });
+    let who = format!("the C library {library}");
+    opinion.problems = edge::differences(&who, question, &facts);
+    if opinion.problems.is_empty() && question.first_different(&opinion).is_some() {
+        opinion.problems.push(edge::cause(&who, question, &facts));
+    }
+    opinion
+}

@@ -1,0 +1,209 @@
+//! The Director, by its `director-admin` socket.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::{Answer, Opinion, Question, described};
+use crate::director::{self, Lookup, Snapshot, lookup_line};
+use mailaffinity::config::Check;
+use mailaffinity::mapping::{Cluster, Node, Strategy, UsernameHash, ring_label};
+
+const PART: &str = "Director";
+
+/// The formats of `director_username_hash` that are met with.
+const USUAL_FORMATS: [&str; 8] = ["%Lu", "%u", "%Ln", "%n", "%Ld", "%d", "%Ln@%Ld", "%Uu"];
+
+pub(crate) fn ask(question: &Question<'_>) -> Opinion {
+    let config = question.config;
+    let checks = config.checks.as_ref().map(|checks| &checks.check);
+    let socket = match (&config.agreement.director, checks) {
+        (Some(socket), _) | (None, Some(Check::Director(socket))) => socket,
+        _ => return Opinion::absent(PART, "neither [agreement] nor [checks] has a director"),
+    };
+    match try_ask(question, socket) {
+        Ok(opinion) => opinion,
+        Err(error) => Opinion::failed(PART, error),
+    }
+}
+
+fn try_ask(question: &Question<'_>, socket: &Path) -> Result<Opinion, director::DirectorError> {
+    let timeout = question.config.agreement.timeout;
+    let snapshot = director::snapshot(socket, timeout)?;
+    let lines: Vec<Option<Vec<u8>>> = question.users.iter().map(|user| line(question, user)).collect();
+    let asked: Vec<Vec<u8>> = lines.iter().flatten().cloned().collect();
+    let lookups = director::lookups(socket, &asked, timeout)?;
+
+    let mut found = lookups.iter();
+    let answers = lines.iter().map(|line| match line {
+        Some(_) => found
+            .next()
+            .map_or(Answer::NotAsked("the Director did not answer"), |lookup| {
+                answer(question, *lookup)
+            }),
+        None => Answer::NotAsked("the Director takes no such name"),
+    });
+    let mut opinion = Opinion {
+        answers: answers.collect(),
+        ..Opinion::new(PART)
+    };
+    opinion.problems = host_differences(question, &snapshot);
+    if opinion.problems.is_empty() && question.first_different(&opinion).is_some() {
+        let asked = lines
+            .iter()
+            .zip(question.users)
+            .filter(|(line, _)| line.is_some());
+        let users: Vec<&[u8]> = asked.map(|(_, user)| user.as_slice()).collect();
+        opinion.problems.push(cause(question, &users, &lookups));
+    }
+    Ok(opinion)
+}
+
+/// A name of digits is asked for by its hash: the Director would take it for one.
+fn line(question: &Question<'_>, user: &[u8]) -> Option<Vec<u8>> {
+    let tag = &question.config.tag;
+    if user.iter().all(u8::is_ascii_digit) && !user.is_empty() {
+        let hash = question.cluster.username_hash().hash(user);
+        return lookup_line(hash.to_string().as_bytes(), tag);
+    }
+    lookup_line(user, tag)
+}
+
+fn answer(question: &Question<'_>, lookup: Lookup) -> Answer {
+    match lookup {
+        Lookup::Host { address, .. } => match question.node_at(address) {
+            Some(node) => Answer::Node(node),
+            None => Answer::Other(ring_label(address)),
+        },
+        Lookup::NoHost => Answer::Other("no host".into()),
+        Lookup::TryAgain => Answer::Other("no hash".into()),
+    }
+}
+
+/// What the Director's list of hosts has otherwise than configuration and node state.
+fn host_differences(question: &Question<'_>, snapshot: &Snapshot) -> Vec<String> {
+    let mut problems = Vec::new();
+    let nodes = question.config.nodes.iter().zip(question.cluster.nodes());
+    for (config, node) in nodes {
+        let name = described(config);
+        let Some(host) = snapshot.hosts.iter().find(|host| host.address == node.address) else {
+            if node.up && node.vhost_count > 0 {
+                problems.push(format!(
+                    "the Director has no host {name}: is it missing in director_mail_servers, or was it removed?"
+                ));
+            }
+            continue;
+        };
+        if host.tag != node.tag {
+            problems.push(format!(
+                "{name} has the tag \"{}\" in the Director, and \"{}\" in the configuration",
+                host.tag.escape_debug(),
+                node.tag.escape_debug()
+            ));
+        }
+        if host.up && host.vhost_count > 0 && node.up && host.vhost_count != node.vhost_count {
+            problems.push(format!(
+                "{name} has {} vhosts in the Director, and vhost_count {} in the configuration",
+                host.vhost_count, node.vhost_count
+            ));
+        }
+        match (host.up && host.vhost_count > 0, node.up && node.vhost_count > 0) {
+            (true, false) => problems.push(format!(
+                "{name} is up in the Director, and down in {}: run \"mailaffinity update\" if [checks] ask the \
+                 Director, else \"mailaffinity up {}\"",
+                question.config.node_state.display(),
+                node.name
+            )),
+            (false, true) => problems.push(format!(
+                "{name} is down in the Director, and up in {}: run \"mailaffinity update\" if [checks] ask the \
+                 Director, else \"mailaffinity down {}\"",
+                question.config.node_state.display(),
+                node.name
+            )),
+            _ => {}
+        }
+    }
+    let known: BTreeSet<IpAddr> = question.cluster.nodes().iter().map(|node| node.address).collect();
+    for host in &snapshot.hosts {
+        if host.vhost_count > 0 && host.tag == question.config.tag && !known.contains(&host.address) {
+            problems.push(format!(
+                "the Director's host {} is not in the configuration: describe it in a [[node]]",
+                ring_label(host.address)
+            ));
+        }
+    }
+    problems
+}
+
+/// Why answers differ although the hosts do not.
+fn cause(question: &Question<'_>, users: &[&[u8]], lookups: &[Lookup]) -> String {
+    if lookups.contains(&Lookup::TryAgain) {
+        return "the Director cannot hash some names: its director_username_hash has a variable that it does not \
+                know; its log says which"
+            .into();
+    }
+    let cluster = &question.cluster;
+    let own = cluster.username_hash().format().escape_ascii().to_string();
+    let ring: Vec<(&[u8], IpAddr)> = users
+        .iter()
+        .zip(lookups)
+        .filter_map(|(user, lookup)| match lookup {
+            Lookup::Host {
+                address,
+                in_table: false,
+            } => Some((*user, *address)),
+            _ => None,
+        })
+        .collect();
+    let explains = |strategy: Strategy, hash: UsernameHash| {
+        Cluster::new(strategy, hash, cluster.nodes().to_vec()).is_ok_and(|cluster| {
+            let host = |user: &[u8]| {
+                cluster
+                    .node_of(user, &question.config.tag)
+                    .map(|node: &Node| node.address)
+            };
+            ring.iter().all(|(user, address)| host(user) == Some(*address))
+        })
+    };
+    if explains(cluster.strategy(), cluster.username_hash().clone()) {
+        let follow = match question.config.checks.as_ref().map(|checks| &checks.check) {
+            Some(Check::Director(_)) => "run \"mailaffinity update\", which follows it",
+            _ => "[checks] with director = SOCKET follow it",
+        };
+        return format!(
+            "the Director's table has users on other nodes than its ring, since they were moved there or logged in \
+             before a node changed (doveadm director status USER); {follow}"
+        );
+    }
+    for strategy in [cluster.strategy(), other(cluster.strategy())] {
+        for format in USUAL_FORMATS {
+            let Ok(hash) = UsernameHash::parse(format) else {
+                continue;
+            };
+            if !explains(strategy, hash) {
+                continue;
+            }
+            return match strategy == cluster.strategy() {
+                true => format!(
+                    "the Director answers as by director_username_hash = {format}, while the configuration has \
+                     username_hash = \"{own}\""
+                ),
+                false => format!(
+                    "the Director answers as by strategy = \"{strategy}\" with username_hash = \"{format}\", \
+                     which the configuration does not have"
+                ),
+            };
+        }
+    }
+    format!(
+        "the hosts are the same: compare director_username_hash (doveconf director_username_hash) with the \
+         configuration's username_hash = \"{own}\""
+    )
+}
+
+fn other(strategy: Strategy) -> Strategy {
+    match strategy {
+        Strategy::Ring => Strategy::Modulo,
+        Strategy::Modulo => Strategy::Ring,
+    }
+}

@@ -1,0 +1,277 @@
+//! Whether all parts of the mail system give the same node for every user, and if not,
+//! why.
+//!
+//! What the configuration and node state say is held against the Director, sendmail's
+//! access map, sendmail's rule set, the C library and the PHP module, each of which is
+//! asked for every user. Nothing is changed.
+
+mod access_map;
+mod c_library;
+mod director;
+mod edge;
+mod php;
+mod sendmail;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::users::access_map_key;
+use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::mapping::{Cluster, ClusterError};
+use mailaffinity::node_state::NodeState;
+
+pub use edge::{Facts, NodeFacts};
+
+/// What each part is asked, and the answer that it should give.
+#[derive(Debug)]
+pub struct Question<'q> {
+    config_path: &'q Path,
+    config: &'q Config,
+    state: &'q NodeState,
+    cluster: Cluster,
+    users: &'q [Vec<u8>],
+    c_library_command: &'q [OsString],
+    /// The place in the configuration of each user's node.
+    expected: Vec<usize>,
+    /// Why a user has no entry in the access map; `None` for one who has.
+    without_entry: Vec<Option<&'static str>>,
+}
+
+/// Why nothing can be asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum QuestionError {
+    /// The node state makes no cluster.
+    Cluster(ClusterError),
+    /// No node with the tag of the configuration is up.
+    NobodyUp {
+        /// The tag, empty for none.
+        tag: String,
+    },
+}
+
+impl fmt::Display for QuestionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QuestionError::Cluster(error) => error.fmt(f),
+            QuestionError::NobodyUp { tag } if tag.is_empty() => {
+                f.write_str("no node without a tag is up: there is no answer to compare with")
+            }
+            QuestionError::NobodyUp { tag } => write!(
+                f,
+                "no node with the tag \"{}\" is up: there is no answer to compare with",
+                tag.escape_debug()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for QuestionError {}
+
+/// What a part says of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This node, by its place in the configuration.
+    Node(usize),
+    /// Something that is no node of the configuration, in words.
+    Other(String),
+    /// The part cannot be asked for this user, for a reason in words.
+    NotAsked(&'static str),
+}
+
+/// What a part of the mail system says.
+#[derive(Debug)]
+pub struct Opinion {
+    /// What is asked, such as "Director".
+    pub part: &'static str,
+    /// For each user; none where the part could not be asked at all.
+    pub answers: Vec<Answer>,
+    /// What is wrong, each in one sentence with what to do. Without a problem and without
+    /// a difference the part agrees.
+    pub problems: Vec<String>,
+    /// Why the part was not asked, where that is no problem: it is not on this machine.
+    pub absent: Option<String>,
+}
+
+/// A user for whom a part gives another answer than the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference<'a> {
+    /// The user.
+    pub user: &'a [u8],
+    /// The node of the configuration and node state.
+    pub expected: &'a str,
+    /// What the part says: the name of another node, or something else in words.
+    pub answer: &'a str,
+}
+
+impl<'q> Question<'q> {
+    /// The question for these users. `config_path` is where `config` is from, and `state`
+    /// is its node state. `c_library_command` asks a C library: a program and its
+    /// arguments, to which the library is added. It is given the users, a line each, and
+    /// prints [`Facts`], then an object with the `node` of each user, as lines of JSON.
+    ///
+    /// # Errors
+    /// When the configuration and node state have no answer themselves.
+    pub fn new(
+        config_path: &'q Path,
+        config: &'q Config,
+        state: &'q NodeState,
+        users: &'q [Vec<u8>],
+        c_library_command: &'q [OsString],
+    ) -> Result<Question<'q>, QuestionError> {
+        let cluster = config.cluster(state).map_err(QuestionError::Cluster)?;
+        let expected: Option<Vec<usize>> = users
+            .iter()
+            .map(|user| cluster.index_of(user, &config.tag))
+            .collect();
+        let nobody_up = || QuestionError::NobodyUp {
+            tag: config.tag.clone(),
+        };
+        let expected = expected.ok_or_else(nobody_up)?;
+        let has_group = |node: &usize| {
+            config
+                .nodes
+                .get(*node)
+                .is_some_and(|node| node.queue_group.is_some())
+        };
+        let without_entry = users
+            .iter()
+            .zip(&expected)
+            .map(|(user, node)| match access_map_key(user) {
+                Err(_) => Some("the name can have no entry in the access map"),
+                Ok(_) if !has_group(node) => Some("the node has no queue_group"),
+                Ok(_) => None,
+            });
+        Ok(Question {
+            without_entry: without_entry.collect(),
+            config_path,
+            config,
+            state,
+            expected,
+            cluster,
+            users,
+            c_library_command,
+        })
+    }
+
+    /// Asks every part, one after the other. Each has the time that the configuration gives
+    /// it (`[agreement]`).
+    pub fn ask(&self) -> Vec<Opinion> {
+        let access_map = access_map::ask(self);
+        let sendmail = sendmail::ask(self, &access_map);
+        let [node, host] = php::ask(self, &access_map);
+        vec![
+            director::ask(self),
+            access_map,
+            sendmail,
+            c_library::ask(self),
+            node,
+            host,
+        ]
+    }
+
+    /// The users for whom an opinion has another answer, in the order of the users.
+    pub fn differences<'a>(&'a self, opinion: &'a Opinion) -> impl Iterator<Item = Difference<'a>> {
+        let expected = self.users.iter().zip(&self.expected);
+        expected
+            .zip(&opinion.answers)
+            .filter(|((_, expected), answer)| answer.differs(**expected))
+            .map(|((user, expected), answer)| Difference {
+                user,
+                expected: self.name(*expected),
+                answer: match answer {
+                    Answer::Node(node) => self.name(*node),
+                    Answer::Other(words) => words,
+                    Answer::NotAsked(why) => why,
+                },
+            })
+    }
+
+    /// Why an opinion lacks users: each reason, how many they are, and one of them.
+    pub fn not_asked(&self, opinion: &Opinion) -> BTreeMap<&'static str, (usize, &'q [u8])> {
+        let mut reasons = BTreeMap::new();
+        for (user, answer) in self.users.iter().zip(&opinion.answers) {
+            if let Answer::NotAsked(why) = answer {
+                reasons.entry(*why).or_insert((0, user.as_slice())).0 += 1;
+            }
+        }
+        reasons
+    }
+
+    fn name(&self, node: usize) -> &'q str {
+        self.config
+            .nodes
+            .get(node)
+            .map_or("", |node| node.node.name.as_str())
+    }
+
+    /// The node with this address and the tag of the configuration, as the node state has
+    /// it.
+    fn node_at(&self, address: IpAddr) -> Option<usize> {
+        self.cluster
+            .nodes()
+            .iter()
+            .position(|node| node.address == address && node.tag == self.config.tag)
+    }
+
+    /// The place among the users of the first whose answer differs.
+    fn first_different(&self, opinion: &Opinion) -> Option<usize> {
+        let answers = opinion.answers.iter().zip(&self.expected);
+        answers
+            .map(|(answer, expected)| answer.differs(*expected))
+            .position(|differs| differs)
+    }
+}
+
+impl Answer {
+    fn differs(&self, expected: usize) -> bool {
+        match self {
+            Answer::Node(node) => *node != expected,
+            Answer::Other(_) => true,
+            Answer::NotAsked(_) => false,
+        }
+    }
+}
+
+impl Opinion {
+    fn new(part: &'static str) -> Opinion {
+        Opinion {
+            part,
+            answers: Vec::new(),
+            problems: Vec::new(),
+            absent: None,
+        }
+    }
+
+    fn absent(part: &'static str, why: impl fmt::Display) -> Opinion {
+        Opinion {
+            absent: Some(why.to_string()),
+            ..Opinion::new(part)
+        }
+    }
+
+    fn failed(part: &'static str, problem: impl fmt::Display) -> Opinion {
+        Opinion {
+            problems: vec![problem.to_string()],
+            ..Opinion::new(part)
+        }
+    }
+
+    /// For how many users the part was asked.
+    pub fn asked(&self) -> usize {
+        let asked = |answer: &&Answer| !matches!(answer, Answer::NotAsked(_));
+        self.answers.iter().filter(asked).count()
+    }
+}
+
+/// How a node is called in a sentence: its name and address.
+fn described(node: &NodeConfig) -> String {
+    let address = mailaffinity::mapping::ring_label(node.node.address);
+    match node.node.name == address {
+        true => address,
+        false => format!("{} ({address})", node.node.name),
+    }
+}

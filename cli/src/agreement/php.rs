@@ -1,0 +1,211 @@
+//! The PHP module, asked by PHP itself, as the web server's user: what cannot be read by
+//! that user cannot be read by webmail.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use rustix::process::geteuid;
+use serde::Deserialize;
+
+use super::{Answer, Opinion, Question, edge};
+use crate::child;
+
+const PART: &str = "PHP: mailaffinity_node()";
+const WEBMAIL: &str = "PHP: map_user_via_sendmail_access()";
+
+/// Debian's folder of PHP's configuration: one for each version, with one for each SAPI.
+const CONFIGURATION: &str = "/etc/php";
+
+/// The SAPIs that serve webmail, and that of the command line. The first that is installed
+/// counts.
+const SAPIS: [&str; 3] = ["fpm", "apache2", "cli"];
+
+/// Runs a program as Debian's web server user, which only root can.
+const AS_WEB_SERVER: [&str; 4] = ["/usr/sbin/runuser", "-u", "www-data", "--"];
+
+/// Whatever PHP prints besides goes to standard error, where the module's messages are.
+const OPTIONS: [&str; 6] = [
+    "-d",
+    "error_log=",
+    "-d",
+    "display_errors=stderr",
+    "-d",
+    "html_errors=0",
+];
+
+/// What the script says in place of everything else, with the folder of extensions.
+const NOT_LOADED: &str = "mailaffinity is not loaded ";
+
+#[derive(Deserialize)]
+struct Given {
+    node: Option<String>,
+    /// `None` for a user who can have no entry: the module would rightly complain.
+    host: Option<String>,
+}
+
+/// Prints what [`edge::parse`] reads. A user who can have an entry in the access map has a
+/// `+` before the name, any other a `-`.
+const SCRIPT: &str = r#"
+if (!extension_loaded('mailaffinity')) {
+    $file = ini_get('extension_dir') . '/mailaffinity.so';
+    exit('mailaffinity is not loaded ' . (file_exists($file) ? $file : ''));
+}
+$config = ini_get('mailaffinity.config') ?: '/etc/mailaffinity.toml';
+$flags = JSON_INVALID_UTF8_SUBSTITUTE | JSON_THROW_ON_ERROR;
+try {
+    $nodes = mailaffinity_nodes();
+    echo json_encode(['version' => phpversion('mailaffinity'), 'config' => $config, 'nodes' => $nodes], $flags), "\n";
+    while (($line = fgets(STDIN)) !== false) {
+        $user = substr($line, 1, -1);
+        $node = mailaffinity_node($user)['node'] ?? null;
+        $host = $line[0] === '+' ? map_user_via_sendmail_access($user) : null;
+        echo json_encode(['node' => $node, 'host' => $host], $flags), "\n";
+    }
+} catch (MailaffinityException $exception) {
+    fwrite(STDERR, $exception->getMessage());
+    exit(1);
+}
+"#;
+
+pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2] {
+    let both = |opinion: fn(&'static str, String) -> Opinion, words: String| {
+        [opinion(PART, words.clone()), opinion(WEBMAIL, words)]
+    };
+    let configured = &question.config.agreement.php;
+    let command = match configured {
+        Some(command) => Some(command.iter().map(OsString::from).collect()),
+        None => web_servers_php(Path::new(CONFIGURATION)),
+    };
+    let Some(mut command) = command else {
+        return both(
+            Opinion::absent,
+            format!("there is no PHP with a configuration in {CONFIGURATION}"),
+        );
+    };
+    let program = child::name(&command);
+    command.extend(OPTIONS.iter().chain(&["-r", SCRIPT]).map(OsString::from));
+    let timeout = question.config.agreement.timeout;
+    let has_map = question.config.access_map.is_some();
+    let mark = |index: usize| match question.without_entry.get(index) {
+        Some(Some(_)) if has_map => "-",
+        _ => "+",
+    };
+    let finished = match child::run(&command, &edge::input(question, mark), timeout) {
+        Ok(finished) => finished,
+        Err(error) => return both(Opinion::failed, format!("{program} {}", error.problem)),
+    };
+    if let Some(file) = str::from_utf8(&finished.stdout)
+        .ok()
+        .and_then(|said| said.strip_prefix(NOT_LOADED))
+    {
+        return match (configured, file) {
+            (None, "") => both(
+                Opinion::absent,
+                "the extension mailaffinity is not installed".into(),
+            ),
+            _ => both(
+                Opinion::failed,
+                format!("{program} does not load the extension mailaffinity: run \"phpenmod mailaffinity\""),
+            ),
+        };
+    }
+    let logged = messages(&finished.stderr);
+    let stdout = match finished.success() {
+        Ok(stdout) => stdout,
+        Err(error) => return both(Opinion::failed, format!("{program} {}", error.problem)),
+    };
+    let Some((facts, given)) = edge::parse::<Given>(question, &stdout) else {
+        return both(
+            Opinion::failed,
+            format!("{program} does not print an answer for each user, or something else too"),
+        );
+    };
+
+    let mut computed = edge::opinion(PART, question, &given, |_, given| {
+        edge::of_name(question, given.node.as_deref())
+    });
+    computed.problems = edge::differences("PHP", question, &facts);
+    if computed.problems.is_empty() && question.first_different(&computed).is_some() {
+        computed.problems.push(edge::cause("PHP", question, &facts));
+    }
+    let mut webmail = edge::opinion(WEBMAIL, question, &given, |index, given| match &given.host {
+        Some(host) => of_host(question, index, host),
+        None => Answer::NotAsked("without an entry in the access map, it is as mailaffinity_node()"),
+    });
+    webmail.problems = logged.into_iter().map(with_remedy).collect();
+    if webmail.problems.is_empty() && question.first_different(&webmail).is_some() {
+        let same = |other: &Opinion| other.answers == webmail.answers;
+        webmail.problems.push(match () {
+            () if same(&computed) => "it is what mailaffinity_node() says".into(),
+            () if question.first_different(access_map).is_some() => "it is what the access map has".into(),
+            () => edge::cause("PHP", question, &facts),
+        });
+    }
+    [computed, webmail]
+}
+
+/// The command line's PHP of the newest version, with the configuration that the web server
+/// gives it on Debian.
+fn web_servers_php(configuration: &Path) -> Option<Vec<OsString>> {
+    let versions = fs::read_dir(configuration).ok()?.flatten();
+    let versions = versions.filter_map(|version| version.file_name().into_string().ok());
+    let newest = versions
+        .filter(|version| Path::new(&format!("/usr/bin/php{version}")).exists())
+        .max_by_key(|version| {
+            let number = |part: &str| part.parse::<u32>().unwrap_or(0);
+            version.split('.').map(number).collect::<Vec<_>>()
+        })?;
+    let folder = SAPIS
+        .iter()
+        .map(|sapi| configuration.join(&newest).join(sapi))
+        .find(|folder| folder.join("php.ini").exists())?;
+    let mut scan = OsString::from("PHP_INI_SCAN_DIR=");
+    scan.push(folder.join("conf.d"));
+    let as_web_server = AS_WEB_SERVER.iter().filter(|_| geteuid().is_root());
+    let mut command: Vec<OsString> = as_web_server.map(OsString::from).collect();
+    command.extend([
+        "/usr/bin/env".into(),
+        scan,
+        format!("/usr/bin/php{newest}").into(),
+    ]);
+    command.extend(["-c".into(), folder.into_os_string()]);
+    Some(command)
+}
+
+/// The node that webmail would connect to: the user's own, if it has this host, which
+/// others may share. `fsockopen()` wants IPv6 in brackets.
+fn of_host(question: &Question<'_>, user: usize, host: &str) -> Answer {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    let nodes = &question.config.nodes;
+    let has_host = |node: &usize| nodes.get(*node).is_some_and(|node| node.imap_host == bare);
+    let expected = question.expected.get(user).copied().filter(has_host);
+    match expected.or_else(|| (0..nodes.len()).find(has_host)) {
+        Some(node) => Answer::Node(node),
+        None => Answer::Other(format!("host {}", host.escape_debug())),
+    }
+}
+
+fn with_remedy(message: String) -> String {
+    match message.contains("Permission denied") {
+        true => format!("{message} (let the web server's user read it, by setfacl -m u:www-data:r)"),
+        false => message,
+    }
+}
+
+/// What the module logged, each message once. Whatever else PHP says is not about it.
+fn messages(stderr: &[u8]) -> Vec<String> {
+    let mut messages = Vec::new();
+    for line in String::from_utf8_lossy(stderr).lines() {
+        if let Some((_, message)) = line.split_once("mailaffinity: ") {
+            let message = message.trim().replace(char::is_control, "?");
+            if !messages.contains(&message) {
+                messages.push(message);
+            }
+        }
+    }
+    messages
+}

@@ -1,0 +1,229 @@
+//! sendmail: the rule set `queuegroup` and the access map as sendmail itself opens it, in
+//! its address test mode (`sendmail -bt`).
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::access_map::of_queue_group;
+use super::{Answer, Opinion, Question};
+use crate::child::{self, ChildError};
+use mailaffinity::access_map::search_order;
+use mailaffinity::config::DEFAULT_SENDMAIL;
+
+const PART: &str = "sendmail";
+
+pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
+    if question.config.access_map.is_none() {
+        return Opinion::absent(PART, "the configuration has no [access_map]");
+    }
+    let sendmail = &question.config.sendmail;
+    if sendmail.command == [DEFAULT_SENDMAIL]
+        && let Some(program) = sendmail.command.first().map(Path::new)
+        && program.try_exists().is_ok_and(|exists| !exists)
+    {
+        return Opinion::absent(PART, format!("{} is not installed", program.display()));
+    }
+    match try_ask(question, access_map) {
+        Ok(opinion) => opinion,
+        Err(error) if error.problem.starts_with("did not end") => Opinion::failed(
+            PART,
+            format!("{error} (it waits for a minute at its start where the host's name has no dot)"),
+        ),
+        Err(error) => Opinion::failed(PART, error),
+    }
+}
+
+fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, ChildError> {
+    let (asked, users): (Vec<usize>, Vec<&[u8]>) = question
+        .users
+        .iter()
+        .map(Vec::as_slice)
+        .enumerate()
+        .filter(|(index, user)| is_plain(user) && without_entry(question, *index).is_none())
+        .unzip();
+    let session = test_mode(question, &lines(b"queuegroup ", &users))?;
+    if session.says("Undefined ruleset queuegroup") {
+        return Ok(Opinion::failed(
+            PART,
+            format!(
+                "{} has no rule set queuegroup: add FEATURE(`mailaffinity') to its .mc file",
+                session.command
+            ),
+        ));
+    }
+    let returned = session.returned("queuegroup");
+    if returned.len() != asked.len() {
+        return Ok(Opinion::failed(PART, session.complaint()));
+    }
+    let not_asked =
+        |index| without_entry(question, index).unwrap_or("sendmail's test mode takes no such name");
+    let mut answers: Vec<Answer> = (0..question.users.len())
+        .map(|index| Answer::NotAsked(not_asked(index)))
+        .collect();
+    for (index, group) in asked.iter().zip(&returned) {
+        if let Some(answer) = answers.get_mut(*index) {
+            *answer = match group {
+                Some(group) => of_queue_group(question, group.as_bytes()),
+                None => Answer::Other("no queue group".into()),
+            };
+        }
+    }
+    let groups: BTreeSet<&str> = returned.into_iter().flatten().collect();
+    let mut opinion = Opinion {
+        answers,
+        ..Opinion::new(PART)
+    };
+    for group in groups {
+        if let Some(problem) = unknown_queue_group(question, group)? {
+            opinion.problems.push(problem);
+        }
+    }
+    if let Some(first) = question.first_different(&opinion) {
+        let problem = cause(question, access_map, &opinion, first)?;
+        opinion.problems.push(problem);
+    }
+    Ok(opinion)
+}
+
+fn without_entry(question: &Question<'_>, index: usize) -> Option<&'static str> {
+    question.without_entry.get(index).copied().flatten()
+}
+
+/// Whether the test mode takes a name as it stands: it has syntax of its own for commas,
+/// blanks, quotes and more.
+fn is_plain(user: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-+=@'".contains(byte);
+    !user.is_empty() && user.len() < 200 && user.iter().all(plain)
+}
+
+fn lines(before: &[u8], items: &[impl AsRef<[u8]>]) -> Vec<u8> {
+    let line = |item: &_| [before, AsRef::<[u8]>::as_ref(item), b"\n"].concat();
+    items.iter().flat_map(line).collect()
+}
+
+/// What the address test mode prints.
+struct Session {
+    command: String,
+    stdout: String,
+    stderr: String,
+}
+
+fn test_mode(question: &Question<'_>, input: &[u8]) -> Result<Session, ChildError> {
+    run(question, &["-bt"], input)
+}
+
+/// sendmail's exit status says nothing here: it is that of the last lookup.
+fn run(question: &Question<'_>, arguments: &[&str], input: &[u8]) -> Result<Session, ChildError> {
+    let command = question.config.sendmail.command.iter().map(OsString::from);
+    let command: Vec<OsString> = command.chain(arguments.iter().map(OsString::from)).collect();
+    let finished = child::run(&command, input, question.config.agreement.timeout)?;
+    Ok(Session {
+        command: child::name(&command),
+        stdout: String::from_utf8_lossy(&finished.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&finished.stderr).into_owned(),
+    })
+}
+
+impl Session {
+    fn says(&self, words: &str) -> bool {
+        self.stdout.contains(words) || self.stderr.contains(words)
+    }
+
+    /// What a rule set returned, each time it was called by name: a queue group, or `None`
+    /// for something else.
+    fn returned(&self, rule_set: &str) -> Vec<Option<&str>> {
+        let mut values = Vec::new();
+        for line in self.stdout.lines() {
+            let call = line.trim_start_matches("> ").strip_prefix(rule_set);
+            if let Some(value) = call.and_then(|rest| rest.trim_start().strip_prefix("returns:")) {
+                values.push(value.trim().strip_prefix("$# ").map(str::trim));
+            }
+        }
+        values
+    }
+
+    fn complaint(&self) -> String {
+        let lines: Vec<&str> = self
+            .stderr
+            .lines()
+            .chain(self.stdout.lines())
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with("ADDRESS TEST MODE"))
+            .take(3)
+            .collect();
+        let said = lines.join("; ").replace(char::is_control, "?");
+        format!("{} does not answer for all users; it says: {said}", self.command)
+    }
+}
+
+/// sendmail ignores a queue group that it does not have, and takes the default one
+/// (`parseaddr` in sendmail 8.17). Listing the queue is what tells of it, here for a
+/// message that there is none of.
+fn unknown_queue_group(question: &Question<'_>, group: &str) -> Result<Option<String>, ChildError> {
+    let session = run(question, &["-bp", &format!("-qG{group}"), "-qInone"], b"")?;
+    Ok(session.says(&format!("Queue group {group} unknown")).then(|| {
+        format!(
+            "sendmail has no queue group {group}, and puts mail for it into the default one: add the lines of \
+             \"mailaffinity queue-groups\" to its .mc file"
+        )
+    }))
+}
+
+/// Why sendmail answers otherwise: its map, its rule set, or what all have from the map.
+fn cause(
+    question: &Question<'_>,
+    access_map: &Opinion,
+    own: &Opinion,
+    first: usize,
+) -> Result<String, ChildError> {
+    let user = question.users.get(first).map_or(b"".as_slice(), Vec::as_slice);
+    if own.answers.get(first) == access_map.answers.get(first) {
+        return Ok("it is what the access map has".into());
+    }
+    let keys = search_order::keys(user);
+    let session = test_mode(question, &lines(b"/map access ", &keys))?;
+    let spec = question.config.access_map.as_ref().map_or("", |map| map.spec());
+    if session.says("Map named \"access\" not found") {
+        return Ok(
+            "its configuration has no map named access: add FEATURE(`access_db') to its .mc file".into(),
+        );
+    }
+    // "no match (0)" is the answer of a map that has none.
+    if session.says("Map named \"access\" not open") || session.says("no match (75)") {
+        let said = session.stdout.lines().chain(session.stderr.lines());
+        let why = said
+            .filter(|line| line.contains("map \"access\":"))
+            .map(|line| line.trim_start_matches("> "));
+        return Ok(match why.map(|why| why.replace(char::is_control, "?")).next() {
+            Some(why) => format!("it cannot read its map access (the line Kaccess of its configuration): {why}"),
+            None => "it cannot read its map access (the line Kaccess of its configuration), or calls it or a folder \
+                     above it unsafe: see sendmail -d44.4 -bv postmaster"
+                .into(),
+        });
+    }
+    let entries: Vec<Answer> = session
+        .stdout
+        .lines()
+        .filter_map(|line| {
+            let (value, _status) = line.split_once(") returns ")?.1.rsplit_once(" (")?;
+            Some(of_queue_group(question, value.as_bytes()))
+        })
+        .collect();
+    Ok(match entries.first() {
+        // It is in the map that sendmail has.
+        Some(entry) if Some(entry) == access_map.answers.get(first) => "it has the same entry in its map, but its rule \
+             set queuegroup does not find it: put FEATURE(`mailaffinity') in place of FEATURE(`queuegroup') into its \
+             .mc file"
+            .into(),
+        Some(_) => format!(
+            "its map access has another entry for {} than {spec}: does its configuration name another file (the line \
+             Kaccess)?",
+            user.escape_ascii()
+        ),
+        None => format!(
+            "its map access has no entry for {}: is it {spec} (the line Kaccess of its configuration)?",
+            user.escape_ascii()
+        ),
+    })
+}

@@ -1,0 +1,5 @@
+//! The command `mailaffinity`.
+
+fn main() -> std::process::ExitCode {
+    mailaffinity_cli::mailaffinity()
+}

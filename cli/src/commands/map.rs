@@ -1,0 +1,101 @@
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::exit::{Failure, Status};
+use crate::names::{self, Users};
+use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::node_state::NodeState;
+
+/// Print the node of each user, by the Director's mapping
+///
+/// Each line of output has the user, the node, the host that webmail connects to
+/// and the queue group, with tabs between them. Nodes that the node state calls
+/// down get no users. A user for whom no node is up, and a node without a queue
+/// group, show "-".
+#[derive(Args)]
+#[command(after_long_help = "\
+Exit status:
+  0   all users have nodes
+  75  some have none
+  The others are those of mailaffinity(1).
+
+Examples:
+  The nodes of two users:
+      mailaffinity map anna bert
+  How many users each node has:
+      mailaffinity map --all | cut -f2 | sort | uniq -c")]
+pub(crate) struct Map {
+    /// Map to the nodes with this tag [default: the tag of the configuration]
+    #[arg(long, short)]
+    tag: Option<String>,
+
+    /// Map all users that the configuration's [users] lists
+    #[arg(long, short, conflicts_with = "users")]
+    all: bool,
+
+    /// Print a JSON object a line
+    #[arg(long)]
+    json: bool,
+
+    /// Users; without any, one on each line of standard input
+    users: Vec<OsString>,
+}
+
+impl Map {
+    pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
+        let cluster = config.cluster(&state).map_err(Failure::config)?;
+        let tag = self.tag.as_deref().unwrap_or(&config.tag);
+        let node_of = |user: &[u8]| config.nodes.get(cluster.index_of(user, tag)?);
+        let users = if self.all {
+            Users::Listed(all(config)?)
+        } else {
+            names::given(self.users)
+        };
+        let mut users_without_node = 0u64;
+        let mut count = |node: Option<&NodeConfig>| users_without_node += u64::from(node.is_none());
+        let printed = if self.json {
+            names::print(|out| {
+                users.try_for_each(|user| {
+                    let node = node_of(user);
+                    count(node);
+                    let fields = json!({
+                        "user": names::json_name(user),
+                        "node": node.map(|node| &node.node.name),
+                        "imap_host": node.map(|node| &node.imap_host),
+                        "queue_group": node.and_then(|node| node.queue_group.as_ref()),
+                    });
+                    writeln!(out, "{fields}")
+                })
+            })
+        } else {
+            names::write_line_for_each(users, |user| {
+                let node = node_of(user);
+                count(node);
+                let Some(node) = node else {
+                    return vec!["-".into(); 3];
+                };
+                let queue_group = node.queue_group.as_deref().unwrap_or("-");
+                vec![node.node.name.clone(), node.imap_host.clone(), queue_group.into()]
+            })
+        }?;
+        if users_without_node > 0 {
+            let message = format!(
+                "no node with the tag \"{}\" is up; users without a node: {users_without_node}",
+                tag.escape_debug()
+            );
+            return Err(Failure::new(Status::TempFail, message));
+        }
+        Ok(printed)
+    }
+}
+
+/// All users of the configuration.
+pub(crate) fn all(config: &Config) -> Result<Vec<Vec<u8>>, Failure> {
+    crate::users::list(&config.users.source, config.users.timeout)
+        .map_err(|error| Failure::new(Status::TempFail, error))
+}

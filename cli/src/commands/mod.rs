@@ -1,0 +1,147 @@
+//! The command `mailaffinity`.
+
+mod agreement;
+mod c_library;
+mod diff;
+mod drain;
+mod manual;
+mod map;
+mod nodes;
+mod queue_groups;
+mod report;
+mod shares;
+mod update;
+mod what_if;
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::{self, Failure, Status};
+use crate::node_state::ChangeError;
+use crate::update::UpdateError;
+use mailaffinity::config::{self, Config};
+
+const NAME: &str = "mailaffinity";
+
+/// User/node affinity for mail clusters
+///
+/// Gives sendmail, webmail and scripts the answer of Dovecot's Director to the question
+/// which node serves a user, and keeps sendmail's access map true to the nodes that are
+/// up.
+///
+/// Quiet on success. Exit statuses are those of sysexits.h.
+#[derive(Parser)]
+#[command(name = NAME, version, after_long_help = after_help())]
+struct Arguments {
+    /// Configuration file
+    #[arg(long, short, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn after_help() -> String {
+    use Status::{Config, DataErr, IoError, TempFail, Unavailable, Usage};
+    format!(
+        "\
+{}  diff and agreement end with 1 where there is something to tell.
+
+Files:
+  /etc/mailaffinity.toml              the configuration
+  /var/lib/mailaffinity/nodes.toml    which nodes are down
+  /var/lib/mailaffinity/status.json   how the last update and drain went, for monitoring
+  /etc/mail/access                    the access source; a block in it is written by updates
+  /etc/mail/access.db                 the access map
+
+Examples:
+  See whether the configuration is good, and which nodes are up:
+      mailaffinity nodes
+  Take a node out of service, having looked what that does:
+      mailaffinity what-if --down node2
+      mailaffinity down node2 --reason 'new disks'
+      mailaffinity update
+  And back:
+      mailaffinity auto node2
+      mailaffinity update",
+        Status::help(&[Usage, DataErr, Unavailable, IoError, TempFail, Config])
+    )
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Map(map::Map),
+    Nodes(nodes::Nodes),
+    Down(nodes::Down),
+    Up(nodes::Up),
+    Auto(nodes::Auto),
+    Update(update::Update),
+    Diff(diff::Diff),
+    Drain(drain::Drain),
+    WhatIf(what_if::WhatIf),
+    Shares(shares::Shares),
+    Agreement(agreement::Agreement),
+    QueueGroups(queue_groups::QueueGroups),
+    CLibrary(c_library::CLibrary),
+    Manual(manual::Manual),
+}
+
+/// The command `mailaffinity`.
+pub fn mailaffinity() -> ExitCode {
+    exit::run(|Arguments { config, command }: Arguments| match command {
+        Command::Map(map) => map.run(&load(&config)?),
+        Command::Nodes(nodes) => nodes.run(&load(&config)?),
+        Command::Down(down) => down.run(&load(&config)?),
+        Command::Up(up) => up.run(&load(&config)?),
+        Command::Auto(auto) => auto.run(&load(&config)?),
+        Command::Update(update) => update.run(&load(&config)?),
+        Command::Diff(diff) => diff.run(&load(&config)?),
+        Command::Drain(drain) => drain.run(&load(&config)?),
+        Command::WhatIf(what_if) => what_if.run(&load(&config)?),
+        Command::Shares(shares) => shares.run(&load(&config)?),
+        Command::QueueGroups(queue_groups) => queue_groups.run(&load(&config)?),
+        Command::Agreement(agreement) => agreement.run(&config, &load(&config)?),
+        Command::CLibrary(library) => library.run(&config),
+        Command::Manual(manual) => manual.run(),
+    })
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
+    Config::load(path).map_err(Failure::config)
+}
+
+impl From<UpdateError> for Failure {
+    fn from(error: UpdateError) -> Failure {
+        use crate::access_source::rebuild::RebuildError;
+        let status = match &error {
+            UpdateError::Change(error) => status_of(error),
+            UpdateError::State(_) | UpdateError::Cluster(..) => Status::Config,
+            UpdateError::EmptySource(_)
+            | UpdateError::NoUsers { .. }
+            | UpdateError::TooFewUsers { .. }
+            | UpdateError::Block(..) => Status::DataErr,
+            UpdateError::Rebuild(RebuildError::Makemap(_)) => Status::Unavailable,
+            UpdateError::Rebuild(RebuildError::Io { .. } | RebuildError::NoSource(_)) => Status::IoError,
+            UpdateError::Locked(error) if error.kind() != ErrorKind::WouldBlock => Status::IoError,
+            _ => Status::TempFail,
+        };
+        Failure::new(status, error)
+    }
+}
+
+impl From<ChangeError> for Failure {
+    fn from(error: ChangeError) -> Failure {
+        Failure::new(status_of(&error), error)
+    }
+}
+
+fn status_of(error: &ChangeError) -> Status {
+    match error {
+        ChangeError::Locked(error) if error.kind() == ErrorKind::WouldBlock => Status::TempFail,
+        ChangeError::Locked(_) => Status::IoError,
+        _ => Status::Config,
+    }
+}

@@ -1,0 +1,316 @@
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::NAME;
+use crate::exit::say;
+use crate::exit::{Failure, Status};
+use crate::names;
+use crate::node_state;
+use mailaffinity::config::Config;
+use mailaffinity::mapping::{Cluster, ring_label};
+use mailaffinity::node_state::{By, Mark, NodeState};
+
+/// List the nodes: which are up, since when, and their shares of the users
+///
+/// The share is that of all possible users, among the nodes with the same tag.
+#[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  The names of the nodes that are down:
+      mailaffinity nodes | awk '$2 == \"down\" { print $1 }'")]
+pub(crate) struct Nodes {
+    /// Print a JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Mark nodes down by hand, whatever the checks say
+///
+/// Their users move to the other nodes: at once for PHP and C, and for sendmail with the
+/// next update.
+#[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  Take a node out of service at once, for sendmail too:
+      mailaffinity down node2 --reason 'new disks'
+      mailaffinity update")]
+pub(crate) struct Down {
+    #[command(flatten)]
+    marking: Marking,
+}
+
+/// Mark nodes up by hand, whatever the checks say
+///
+/// They stay up, also if they die, until they are marked otherwise: see "auto".
+#[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  Trust a node that its checks cannot reach:
+      mailaffinity up node3 --reason 'its firewall drops the probe'")]
+pub(crate) struct Up {
+    #[command(flatten)]
+    marking: Marking,
+}
+
+/// Leave nodes to the checks again
+///
+/// A node that was marked down is up until a check finds it down.
+#[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  Give a node its users back:
+      mailaffinity auto node2
+      mailaffinity update")]
+pub(crate) struct Auto {
+    /// Print what would change, and change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+
+    /// Nodes, by their names in the configuration
+    #[arg(required = true)]
+    nodes: Vec<String>,
+}
+
+#[derive(Args)]
+struct Marking {
+    /// Why, for those who wonder [default: as before]
+    #[arg(long, short)]
+    reason: Option<String>,
+
+    /// Print what would change, and change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+
+    /// Nodes, by their names in the configuration
+    #[arg(required = true)]
+    nodes: Vec<String>,
+}
+
+impl Nodes {
+    pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
+        for stranger in strangers(config, &state) {
+            say(NAME, stranger);
+        }
+        let cluster = config.cluster(&state).map_err(Failure::config)?;
+        let shares = shares(&cluster);
+        let rows = config
+            .nodes
+            .iter()
+            .zip(cluster.nodes())
+            .zip(shares)
+            .map(|((node, live), share)| {
+                let name = &node.node.name;
+                let held_up = if live.up { state.up.get(name) } else { None };
+                let mark = state.down.get(name).or(held_up).cloned();
+                (node, live, mark, share)
+            });
+        if self.json {
+            return names::print(|out| {
+                for (node, live, mark, share) in rows {
+                    let row = json!({
+                        "node": live.name,
+                        "state": if live.up { "up" } else { "down" },
+                        "since": mark.as_ref().and_then(|mark| mark.since).map(|since| since.to_string()),
+                        "by": mark.as_ref().map(|mark| by(mark.by)),
+                        "reason": mark.as_ref().map(|mark| &mark.reason),
+                        "share": share,
+                        "vhost_count": live.vhost_count,
+                        "tag": live.tag,
+                        "address": ring_label(live.address),
+                        "imap_host": node.imap_host,
+                        "queue_group": node.queue_group,
+                    });
+                    writeln!(out, "{row}")?;
+                }
+                Ok(())
+            });
+        }
+        let width = config
+            .nodes
+            .iter()
+            .map(|node| node.node.name.len())
+            .max()
+            .unwrap_or(0)
+            .max(4);
+        names::print(|out| {
+            writeln!(
+                out,
+                "{:<width$}  STATE  {:<20}  {:<6}   SHARE  REASON",
+                "NODE", "SINCE", "BY"
+            )?;
+            for (_, live, mark, share) in rows {
+                let mark = mark.as_ref();
+                let since = mark
+                    .and_then(|mark| mark.since)
+                    .map(|since| format!("{since:.0}"));
+                let line = format!(
+                    "{:<width$}  {:<5}  {:<20}  {:<6}  {:>5.1}%  {}",
+                    live.name,
+                    if live.up { "up" } else { "down" },
+                    since.as_deref().unwrap_or("-"),
+                    mark.map_or("-", |mark| by(mark.by)),
+                    share * 100.0,
+                    mark.map(|mark| mark.reason.escape_debug().to_string())
+                        .unwrap_or_default(),
+                );
+                writeln!(out, "{}", line.trim_end())?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn by(by: By) -> &'static str {
+    match by {
+        By::Hand => "hand",
+        By::Checks => "checks",
+    }
+}
+
+/// Each node's part of the hashes, among the nodes with its tag.
+fn shares(cluster: &Cluster) -> Vec<f64> {
+    const SAMPLES: u32 = 1 << 17;
+    let mut counts = vec![0u32; cluster.nodes().len()];
+    let mut tags: Vec<&str> = cluster.nodes().iter().map(|node| node.tag.as_str()).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    for tag in tags {
+        for sample in 0..SAMPLES {
+            let owner = cluster.index_of_hash(sample * (u32::MAX / SAMPLES + 1), tag);
+            if let Some(count) = owner.and_then(|owner| counts.get_mut(owner)) {
+                *count += 1;
+            }
+        }
+    }
+    counts
+        .into_iter()
+        .map(|count| f64::from(count) / f64::from(SAMPLES))
+        .collect()
+}
+
+impl Down {
+    pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        self.marking.run(config, |state, node, mark| {
+            state.up.remove(node);
+            let known = state.down.remove(node).filter(|known| known.by == By::Hand);
+            state.down.insert(node.into(), mark(known));
+        })
+    }
+}
+
+impl Up {
+    pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        self.marking.run(config, |state, node, mark| {
+            state.down.remove(node);
+            let known = state.up.remove(node);
+            state.up.insert(node.into(), mark(known));
+        })
+    }
+}
+
+impl Auto {
+    pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        // Also one that the configuration no longer has.
+        let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
+        let marked: Vec<&str> = state
+            .down
+            .keys()
+            .chain(state.up.keys())
+            .map(String::as_str)
+            .collect();
+        change(config, &marked, &self.nodes, self.dry_run, |state, node| {
+            state.down.remove(node);
+            state.up.remove(node);
+        })
+    }
+}
+
+impl Marking {
+    /// Marks each node; `set` is told how to make the mark of an earlier one by hand, if
+    /// there is one: it keeps its time, and its reason where no other is given.
+    fn run(
+        self,
+        config: &Config,
+        set: impl Fn(&mut NodeState, &str, &dyn Fn(Option<Mark>) -> Mark),
+    ) -> Result<ExitCode, Failure> {
+        let now = Timestamp::now();
+        let mark = |known: Option<Mark>| {
+            let known = known.unwrap_or_else(|| Mark {
+                since: Some(now),
+                ..Mark::default()
+            });
+            Mark {
+                reason: self.reason.clone().unwrap_or(known.reason),
+                by: By::Hand,
+                since: known.since,
+            }
+        };
+        change(config, &[], &self.nodes, self.dry_run, |state, node| {
+            set(state, node, &mark)
+        })
+    }
+}
+
+/// What the node state says of nodes that the configuration does not have.
+pub(crate) fn strangers(config: &Config, state: &NodeState) -> Vec<String> {
+    let marked = state.down.keys().chain(state.up.keys());
+    marked
+        .filter(|name| config.index_of_node(name).is_none())
+        .map(|name| {
+            format!(
+                "{}: node \"{}\" is marked but not in the configuration; correct its name, or run \"mailaffinity auto\"",
+                config.node_state.display(),
+                name.escape_debug()
+            )
+        })
+        .collect()
+}
+
+/// A node on the command line that the configuration does not have.
+pub(crate) fn unknown_node(config: &Config, name: &str) -> Failure {
+    let known: Vec<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
+    let message = format!(
+        "there is no node \"{}\"; there are {}",
+        name.escape_debug(),
+        known.join(", ")
+    );
+    Failure::new(Status::Usage, message)
+}
+
+/// Changes the state of nodes, which must be those of the configuration or `others`.
+fn change(
+    config: &Config,
+    others: &[&str],
+    nodes: &[String],
+    dry_run: bool,
+    set: impl Fn(&mut NodeState, &str),
+) -> Result<ExitCode, Failure> {
+    for node in nodes {
+        if config.index_of_node(node).is_none() && !others.contains(&node.as_str()) {
+            return Err(unknown_node(config, node));
+        }
+    }
+    let set_all = |state: &mut NodeState| nodes.iter().for_each(|node| set(state, node));
+    if dry_run {
+        let before = NodeState::load(&config.node_state).map_err(Failure::config)?;
+        let mut after = before.clone();
+        set_all(&mut after);
+        return names::print(|out| {
+            for node in nodes {
+                let said = |state: &NodeState| if state.is_down(node) { "down" } else { "up" };
+                writeln!(out, "{node}\t{}\t{}", said(&before), said(&after))?;
+            }
+            Ok(())
+        });
+    }
+    let after = node_state::change(config, set_all)?;
+    if config.nodes.iter().all(|node| after.is_down(&node.node.name)) {
+        say(NAME, "all nodes are down now: nobody has a node");
+    }
+    Ok(ExitCode::SUCCESS)
+}

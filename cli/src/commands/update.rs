@@ -1,0 +1,304 @@
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::diff::print_differences;
+use super::nodes::strangers;
+use super::report::{Log, last_status, write_status};
+use crate::access_source::managed_block::Complaint;
+use crate::access_source::rebuild::RebuildError;
+use crate::exit::Failure;
+use crate::update::{self, Change, MapPlan, NodeChanges, Plan, UpdateError, name_in_key};
+use mailaffinity::config::Config;
+
+/// How many names of a kind the log and the status file show.
+const SHOWN: usize = 20;
+/// How often an update starts anew when somebody edits the access source meanwhile.
+const ATTEMPTS: u32 = 5;
+
+/// Check the nodes and bring the access map up to date
+///
+/// For cron or a timer: silent unless something fails. What was done goes to the
+/// system's log and, for monitoring, into the status file. An update that cannot find
+/// out something changes nothing.
+#[derive(Args)]
+#[command(after_long_help = "\
+Exit status:
+  0   the map is up to date
+  75  the checks failed, so that it follows marks by hand alone, or see mailaffinity(1)
+  The others are those of mailaffinity(1); nothing has changed then.
+
+Examples:
+  For cron, on every node:
+      * * * * * root /usr/bin/mailaffinity update
+  Look first:
+      mailaffinity update --dry-run
+  After many users have really left:
+      mailaffinity update --accept-loss")]
+pub(crate) struct Update {
+    /// Print what would change, and change nothing
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+
+    /// Take the list of users even if many are missing from it
+    #[arg(long)]
+    accept_loss: bool,
+
+    /// Build the map anew even if it seems to be up to date
+    #[arg(long)]
+    force: bool,
+
+    /// How long to wait for another update to finish
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait: u64,
+}
+
+/// The nodes that go up or down: name, what they are from now on, and why.
+pub(crate) fn node_changes<'c>(
+    config: &'c Config,
+    nodes: &NodeChanges,
+) -> Vec<(&'c str, &'static str, String)> {
+    let names = config.nodes.iter().map(|node| node.node.name.as_str());
+    names
+        .filter_map(|name| {
+            let down = nodes.after.is_down(name);
+            (nodes.before.is_down(name) != down).then(|| match nodes.after.down.get(name) {
+                Some(mark) => (name, "down", mark.reason.clone()),
+                None => (name, "up", String::new()),
+            })
+        })
+        .collect()
+}
+
+impl Update {
+    pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+        if self.dry_run {
+            print_differences(config, self.accept_loss, false)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let begun = Instant::now();
+        let mut log = Log::open(config);
+        let mut report = Report::after(last_status(config, "update"));
+        let result = self.update(config, &mut log, &mut report);
+        let seconds = begun.elapsed().as_secs_f64();
+        let failure = result.map_err(Failure::from).err();
+        match &failure {
+            Some(failure) => log.error(&format!("update failed after {seconds:.3} s: {failure}")),
+            None if report.wrote => log.notice(&format!("update: {report}; {seconds:.3} s")),
+            None => log.info(&format!("update: nothing to change; {report}; {seconds:.3} s")),
+        }
+        write_status(config, "update", report.status(failure.as_ref(), seconds));
+        match failure {
+            None => Ok(ExitCode::SUCCESS),
+            Some(failure) => Err(failure),
+        }
+    }
+
+    fn update(&self, config: &Config, log: &mut Log, report: &mut Report) -> Result<(), UpdateError> {
+        let _lock = update::lock_map(config, Duration::from_secs(self.wait))?;
+        let nodes = update::check_nodes(config, true)?;
+        for (node, state, reason) in node_changes(config, &nodes) {
+            let colon = if reason.is_empty() { "" } else { ": " };
+            log.warning(&format!("node {node} is {state}{colon}{}", reason.escape_debug()));
+        }
+        report.wrote = nodes.before != nodes.after;
+        for stranger in strangers(config, &nodes.after) {
+            log.warning(&stranger);
+        }
+        let down = config.nodes.iter().map(|node| &node.node.name);
+        report.nodes_down = down.filter(|name| nodes.after.is_down(name)).cloned().collect();
+        for attempt in 1.. {
+            match self.update_map(config, &nodes, log, report) {
+                Err(UpdateError::Rebuild(RebuildError::SourceChanged(_))) if attempt < ATTEMPTS => {}
+                result => {
+                    result?;
+                    break;
+                }
+            }
+        }
+        nodes
+            .problem
+            .map_or(Ok(()), |problem| Err(UpdateError::Checks(problem)))
+    }
+
+    fn update_map(
+        &self,
+        config: &Config,
+        nodes: &NodeChanges,
+        log: &mut Log,
+        report: &mut Report,
+    ) -> Result<(), UpdateError> {
+        let spinner = spinner("working out the access map");
+        let plan = match update::plan(
+            config,
+            &nodes.after,
+            self.accept_loss,
+            report.fingerprint.as_deref().filter(|_| !self.force),
+        )? {
+            Plan::NoMap | Plan::Unchanged => return Ok(()),
+            Plan::Map(plan) => plan,
+        };
+        report.take(&plan);
+        if plan.is_in_force()? && !self.force {
+            return Ok(());
+        }
+        spinner.set_message("building the access map");
+        report.count_changes(&plan.changes);
+        let complaints = plan.carry_out(self.force)?;
+        spinner.finish_and_clear();
+        report.wrote = true;
+        report.complaints = Remarks::new(complaints.iter().map(complaint));
+        for (what, remarks) in report.remarks() {
+            for line in &remarks.first {
+                log.warning(&format!("{what}: {line}"));
+            }
+            if remarks.count > SHOWN {
+                log.warning(&format!("{what}: and {} more", remarks.count - SHOWN));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A sign of life for an administrator who watches; nothing elsewhere.
+fn spinner(message: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let spinner = ProgressBar::new_spinner().with_message(message);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+fn complaint(complaint: &Complaint) -> String {
+    format!("line {}: {}", complaint.line, complaint.problem)
+}
+
+/// What an update did, and what it found. What it did not look at again is as the last
+/// one found it.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Report {
+    #[serde(skip)]
+    wrote: bool,
+    fingerprint: Option<String>,
+    nodes_down: Vec<String>,
+    users: usize,
+    entries: usize,
+    moved: usize,
+    added: usize,
+    removed: usize,
+    left_out: Remarks,
+    by_hand: Remarks,
+    complaints: Remarks,
+}
+
+/// Lines of one kind.
+#[derive(Default, Serialize, Deserialize)]
+struct Remarks {
+    count: usize,
+    first: Vec<String>,
+}
+
+impl Remarks {
+    fn new(lines: impl ExactSizeIterator<Item = String>) -> Remarks {
+        Remarks {
+            count: lines.len(),
+            first: lines.take(SHOWN).collect(),
+        }
+    }
+}
+
+impl Report {
+    fn after(last: Option<Map<String, Value>>) -> Report {
+        let last = last.and_then(|last| serde_json::from_value(Value::Object(last)).ok());
+        Report {
+            moved: 0,
+            added: 0,
+            removed: 0,
+            ..last.unwrap_or_default()
+        }
+    }
+
+    fn take(&mut self, plan: &MapPlan<'_>) {
+        self.fingerprint = Some(plan.fingerprint.clone());
+        self.users = plan.users;
+        self.entries = plan.entries();
+        let left_out = plan.left_out.iter();
+        self.left_out = Remarks::new(
+            left_out.map(|left_out| format!("{}: {}", left_out.user.escape_ascii(), left_out.reason)),
+        );
+        self.by_hand = Remarks::new(plan.by_hand.iter().map(|own| {
+            format!(
+                "line {}: {} has {}, the mapping {}",
+                own.line,
+                name_in_key(&own.key).escape_ascii(),
+                own.queue_group.escape_ascii(),
+                own.computed
+            )
+        }));
+    }
+
+    fn count_changes(&mut self, changes: &[Change]) {
+        let count = |is: fn(&&Change) -> bool| changes.iter().filter(is).count();
+        self.moved = count(|change| change.before.is_some() && change.after.is_some());
+        self.added = count(|change| change.before.is_none());
+        self.removed = count(|change| change.after.is_none());
+    }
+
+    /// What the administrator should look at.
+    fn remarks(&self) -> [(&'static str, &Remarks); 3] {
+        [
+            ("user left out of the access map", &self.left_out),
+            ("entry by hand in the access source", &self.by_hand),
+            ("access source", &self.complaints),
+        ]
+    }
+
+    fn status(mut self, failure: Option<&Failure>, seconds: f64) -> Value {
+        if failure.is_some() {
+            self.fingerprint = None;
+        }
+        let mut status = json!({
+            "finished": Timestamp::now().to_string(),
+            "result": match failure {
+                Some(_) => "failed",
+                None if self.wrote => "changed",
+                None => "unchanged",
+            },
+            "exit_status": failure.map_or(0, Failure::status),
+            "error": failure.map(Failure::to_string),
+            "seconds": seconds,
+        });
+        if let (Value::Object(status), Ok(Value::Object(found))) = (&mut status, serde_json::to_value(self)) {
+            status.extend(found);
+        }
+        status
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} users, {} moved, {} new, {} gone",
+            self.users, self.moved, self.added, self.removed
+        )?;
+        if self.left_out.count > 0 {
+            write!(f, ", {} left out", self.left_out.count)?;
+        }
+        if self.by_hand.count > 0 {
+            write!(f, ", {} by hand", self.by_hand.count)?;
+        }
+        match &self.nodes_down[..] {
+            [] => f.write_str("; all nodes up"),
+            down => write!(f, "; {} of the nodes down: {}", down.len(), down.join(", ")),
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Runs the queues of nodes that are down.
+//!
+//! Mail that waits in a dead node's queue would wait until the node is back. Of those
+//! that are up, one node runs the queue in its place: the one that the mapping gives to
+//! the dead node's name, so that all nodes agree on it without a word. It holds a lock
+//! in the queue directory meanwhile, and sendmail itself locks each message that it
+//! delivers, so a node that comes back can run its own queue at any time.
+//!
+//! sendmail is told the ids of some messages at a time and is never interrupted, which
+//! could deliver a message twice. Each message is tried once in a drain; one that cannot
+//! be delivered stays queued.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::child;
+use crate::files::lock;
+use crate::queue_group;
+use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::mapping::UsernameHash;
+use mailaffinity::node_state::{NodeState, NodeStateError};
+
+/// Messages for one sendmail: few enough that a node that comes back gets the rest.
+const BATCH: usize = 20;
+/// sendmail's own timeouts end a delivery long before.
+const SENDMAIL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// A queue that this node is to run.
+#[derive(Debug)]
+pub struct Queue<'c> {
+    /// The dead node.
+    pub node: &'c NodeConfig,
+    queue_group: &'c str,
+    path: &'c Path,
+}
+
+/// What is to be done about the queue of a node that is down.
+#[derive(Debug)]
+pub enum Duty<'c> {
+    /// This node runs it.
+    Ours(Queue<'c>),
+    /// Another node runs it.
+    Others {
+        /// The dead node.
+        node: &'c NodeConfig,
+        /// Who runs it.
+        by: &'c NodeConfig,
+    },
+    /// Nobody does, and why.
+    Nobody {
+        /// The dead node.
+        node: &'c NodeConfig,
+        /// Why.
+        why: String,
+    },
+}
+
+/// How a queue was run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Messages that waited before.
+    pub before: usize,
+    /// Messages that wait now.
+    pub after: usize,
+    /// Why not all of them were tried.
+    pub ended_early: Option<&'static str>,
+    /// What sendmails that failed or complained said, once each.
+    pub problems: Vec<String>,
+}
+
+/// Why a queue could not be run.
+#[derive(Debug)]
+pub enum DrainError {
+    /// The queue directory could not be read or locked.
+    Io(PathBuf, io::Error),
+    /// Another drain is at it.
+    Locked(io::Error),
+    /// The node state could not be read.
+    State(NodeStateError),
+}
+
+impl fmt::Display for DrainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DrainError::Io(path, error) => write!(f, "queue {}: {error}", path.display()),
+            DrainError::Locked(error) => write!(f, "another drain is at work: {error}"),
+            DrainError::State(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DrainError {}
+
+/// What is to be done about each node that is down, as seen from `this_node`.
+///
+/// # Errors
+/// When the node state cannot be read.
+pub fn duties<'c>(config: &'c Config, this_node: &NodeConfig) -> Result<Vec<Duty<'c>>, DrainError> {
+    let state = NodeState::load(&config.node_state).map_err(DrainError::State)?;
+    let down = config.nodes.iter().filter(|node| state.is_down(&node.node.name));
+    Ok(down
+        .map(|node| match chosen(config, &state, node) {
+            Err(why) => Duty::Nobody { node, why },
+            Ok(by) if by.node.name == this_node.node.name => match queue_of(node) {
+                Ok(queue) => Duty::Ours(queue),
+                Err(why) => Duty::Nobody { node, why },
+            },
+            Ok(by) => Duty::Others { node, by },
+        })
+        .collect())
+}
+
+/// Who runs the queue of a node that is down.
+fn chosen<'c>(config: &'c Config, state: &NodeState, node: &NodeConfig) -> Result<&'c NodeConfig, String> {
+    let since = state.down.get(&node.node.name).and_then(|mark| mark.since);
+    // A mark without a time was written by hand, by somebody who knew.
+    if let Some(since) = since {
+        let down_for = Timestamp::now().duration_since(since);
+        let after = config.drain.after;
+        let down_for = Duration::try_from(down_for).unwrap_or_default();
+        if down_for < after {
+            return Err(format!(
+                "it has been down for {} of the {} s of after_seconds",
+                down_for.as_secs(),
+                after.as_secs()
+            ));
+        }
+    }
+    // Without moved users: a hash that happens to be that of one must not count.
+    let state = NodeState {
+        moved: Default::default(),
+        ..state.clone()
+    };
+    let cluster = config.cluster(&state).map_err(|error| error.to_string())?;
+    let tag = state
+        .director
+        .get(&node.node.name)
+        .and_then(|host| host.tag.as_deref());
+    // Not by the configured username hash, which may look at a part of a name only.
+    let hash = UsernameHash::default().hash(node.node.name.as_bytes());
+    cluster
+        .index_of_hash(hash, tag.unwrap_or(&node.node.tag))
+        .and_then(|index| config.nodes.get(index))
+        .ok_or_else(|| "no node with its tag is up".into())
+}
+
+fn queue_of(node: &NodeConfig) -> Result<Queue<'_>, String> {
+    let queue_group = node.queue_group.as_deref().ok_or("it has no queue_group")?;
+    let path = node.queue_path.as_deref().ok_or("it has no queue_path")?;
+    Ok(Queue {
+        node,
+        queue_group,
+        path,
+    })
+}
+
+impl Queue<'_> {
+    /// The ids of the messages that wait.
+    ///
+    /// # Errors
+    /// When a directory cannot be read.
+    pub fn message_ids(&self) -> Result<Vec<String>, DrainError> {
+        let mut ids = Vec::new();
+        for directory in self.directories()? {
+            match queue_group::message_ids(&directory) {
+                Ok(found) => ids.extend(found),
+                Err(error) => return Err(DrainError::Io(directory, error)),
+            }
+        }
+        Ok(ids)
+    }
+
+    fn directories(&self) -> Result<Vec<PathBuf>, DrainError> {
+        queue_group::directories(self.path).map_err(|error| DrainError::Io(self.path.to_owned(), error))
+    }
+
+    /// Runs the queue until each message that waits now was tried once, the time of the
+    /// configuration is over, or the node is no longer this one's to run. `progress` is
+    /// told how many messages were tried, of how many.
+    ///
+    /// # Errors
+    /// When another drain is at it, or the queue cannot be read.
+    pub fn drain(
+        &self,
+        config: &Config,
+        this_node: &NodeConfig,
+        progress: impl Fn(usize, usize) + Sync,
+    ) -> Result<Drained, DrainError> {
+        let directories = self.directories()?;
+        let lock_of = directories
+            .first()
+            .map_or(self.path, PathBuf::as_path)
+            .join("mailaffinity");
+        let _lock = lock::of(&lock_of, Duration::ZERO).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => DrainError::Locked(error),
+            _ => DrainError::Io(self.path.to_owned(), error),
+        })?;
+        let ids = self.message_ids()?;
+        let begun = Instant::now();
+        let run = Mutex::new(Run {
+            batches: ids.chunks(BATCH),
+            tried: 0,
+            ended_early: None,
+            problems: Vec::new(),
+        });
+        thread::scope(|scope| {
+            for _ in 0..config.drain.runners {
+                scope.spawn(|| {
+                    while let Some(batch) = next_batch(&run, || self.reason_to_end(config, this_node, begun))
+                    {
+                        let problem = self.run_sendmail(config, batch).err();
+                        let mut run = held(&run);
+                        run.tried += batch.len();
+                        progress(run.tried, ids.len());
+                        if let Some(problem) = problem
+                            && !run.problems.contains(&problem)
+                        {
+                            run.problems.push(problem);
+                        }
+                    }
+                });
+            }
+        });
+        let run = run.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        Ok(Drained {
+            before: ids.len(),
+            after: self.message_ids()?.len(),
+            ended_early: run.ended_early,
+            problems: run.problems,
+        })
+    }
+
+    fn reason_to_end(&self, config: &Config, this_node: &NodeConfig, begun: Instant) -> Option<&'static str> {
+        if begun.elapsed() >= config.drain.limit {
+            return Some("the time for a drain was over");
+        }
+        let Ok(state) = NodeState::load(&config.node_state) else {
+            return Some("the node state cannot be read");
+        };
+        let still_ours = state.is_down(&self.node.node.name)
+            && chosen(config, &state, self.node).is_ok_and(|by| by.node.name == this_node.node.name);
+        (!still_ours).then_some("the nodes changed")
+    }
+
+    /// Has sendmail try these messages, one after the other.
+    fn run_sendmail(&self, config: &Config, ids: &[String]) -> Result<(), String> {
+        let mut command: Vec<OsString> = config.sendmail.command.iter().map(OsString::from).collect();
+        // Without -qf it would go on in the background.
+        command.push("-qf".into());
+        command.push(format!("-qG{}", self.queue_group).into());
+        let name = child::name(&command);
+        command.extend(ids.iter().map(|id| OsString::from(format!("-qI{id}"))));
+        // It succeeds also where it could do nothing, as for an unknown queue group.
+        child::run(&command, b"", SENDMAIL_TIMEOUT)
+            .and_then(child::Finished::silent_success)
+            .map_err(|error| format!("{name} {}", error.problem))
+    }
+}
+
+/// What the runners share.
+struct Run<'i> {
+    batches: std::slice::Chunks<'i, String>,
+    tried: usize,
+    ended_early: Option<&'static str>,
+    problems: Vec<String>,
+}
+
+fn next_batch<'i>(
+    run: &Mutex<Run<'i>>,
+    reason_to_end: impl FnOnce() -> Option<&'static str>,
+) -> Option<&'i [String]> {
+    let reason = reason_to_end();
+    let mut run = held(run);
+    if run.ended_early.is_some() {
+        return None;
+    }
+    let batch = run.batches.next();
+    if batch.is_some() && reason.is_some() {
+        run.ended_early = reason;
+        return None;
+    }
+    batch
+}
+
+/// A runner that panicked has left nothing half done.
+fn held<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

@@ -1,0 +1,4 @@
+//! Files that commands write: one writer at a time, and each in one step.
+
+pub(crate) mod lock;
+pub(crate) mod replace;

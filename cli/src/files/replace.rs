@@ -1,0 +1,162 @@
+//! Files that take another's place in one step.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+/// Writes a text beside the file and renames it over the file when all of it is on
+/// disk. Everybody may read it, whatever the umask. A symbolic link stays, and the file
+/// it leads to is replaced.
+///
+/// # Errors
+/// The old file then stands as it was, unless all that failed was to make the new one
+/// last through a crash of the machine.
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let staged = stage_for_all(path, text)?;
+    staged.sync()?;
+    let folder = folder_of(staged.target()).to_owned();
+    staged.put_in_force()?;
+    sync_folder(&folder)
+}
+
+/// As [`replace`], for a file that a crash of the machine may take.
+pub(crate) fn replace_for_now(path: &Path, text: &str) -> io::Result<()> {
+    stage_for_all(path, text)?.put_in_force()
+}
+
+fn stage_for_all(path: &Path, text: &str) -> io::Result<Staged> {
+    let staged = Staged::beside(path)?;
+    staged.write(text.as_bytes())?;
+    fs::set_permissions(staged.path(), Permissions::from_mode(0o644))?;
+    Ok(staged)
+}
+
+/// Waits until renames in a folder are on disk.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// A file to be, beside the one it is to replace and in a folder of its own, where
+/// nobody else reaches it. Both are gone if it is not put in force.
+pub(crate) struct Staged {
+    target: PathBuf,
+    path: PathBuf,
+    folder: TempDir,
+}
+
+impl Staged {
+    pub(crate) fn beside(target: &Path) -> io::Result<Staged> {
+        // The name that was given, since makemap insists on an extension.
+        let name = target.file_name().unwrap_or_default().to_owned();
+        let target = real_path(target);
+        let folder = tempfile::Builder::new()
+            .prefix(&prefix(&target))
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(folder_of(&target))?;
+        Ok(Staged {
+            path: folder.path().join(name),
+            target,
+            folder,
+        })
+    }
+
+    /// The file to be.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file it is to replace.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    pub(crate) fn write(&self, text: &[u8]) -> io::Result<()> {
+        File::create_new(&self.path)?.write_all(text)
+    }
+
+    /// Waits until it is on disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Lets the two change places in one step.
+    ///
+    /// # Errors
+    /// `InvalidInput` or `Unsupported` where the file system cannot do that.
+    pub(crate) fn exchange(&self) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        Ok(renameat_with(
+            CWD,
+            &self.path,
+            CWD,
+            &self.target,
+            RenameFlags::EXCHANGE,
+        )?)
+    }
+
+    /// Keeps the file under a name of its own beside the target, and says where it is.
+    pub(crate) fn keep(self) -> PathBuf {
+        let mut saved = self.target.clone().into_os_string();
+        saved.push(".mailaffinity-saved");
+        match fs::rename(&self.path, &saved) {
+            Ok(()) => saved.into(),
+            Err(_) => self.folder.keep().join(self.path.file_name().unwrap_or_default()),
+        }
+    }
+
+    pub(crate) fn put_in_force(self) -> io::Result<()> {
+        fs::rename(&self.path, &self.target)?;
+        // An empty folder that stays does no harm.
+        let _ = self.folder.close();
+        Ok(())
+    }
+}
+
+/// Removes what was left beside a file by processes that were killed before they could
+/// replace it. Only for whoever holds the file's lock.
+pub(crate) fn remove_leftovers(target: &Path) {
+    let target = real_path(target);
+    let Ok(entries) = fs::read_dir(folder_of(&target)) else {
+        return;
+    };
+    let prefix = prefix(&target);
+    for entry in entries.flatten() {
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(prefix.as_bytes())
+        {
+            // One that stays does no harm.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The file that a path leads to through symbolic links, whether or not it is there.
+pub(crate) fn real_path(path: &Path) -> PathBuf {
+    match fs::canonicalize(path) {
+        Ok(path) => path,
+        // A chain of links to nothing ends; one in a circle is another error.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_link(path) {
+            Ok(target) => real_path(&folder_of(path).join(target)),
+            Err(_) => path.to_owned(),
+        },
+        Err(_) => path.to_owned(),
+    }
+}
+
+/// The folder that a file is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn prefix(target: &Path) -> String {
+    let name = target.file_name().unwrap_or_default();
+    format!(".{}.mailaffinity-", name.to_string_lossy())
+}

@@ -1,0 +1,93 @@
+//! Usernames in, lines out. A username is bytes.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead as _, BufWriter, Write};
+use std::os::unix::ffi::OsStringExt as _;
+use std::process::ExitCode;
+
+use super::exit::Failure;
+
+/// The users of a command line.
+pub(crate) enum Users {
+    Listed(Vec<Vec<u8>>),
+    OnStdin,
+    /// `user1`, `user2` and so on: so many.
+    Generated(u64),
+}
+
+/// The users given as arguments or, without any, on the lines of standard input.
+pub(crate) fn given(arguments: Vec<OsString>) -> Users {
+    if arguments.is_empty() {
+        Users::OnStdin
+    } else {
+        Users::Listed(arguments.into_iter().map(OsString::into_vec).collect())
+    }
+}
+
+impl Users {
+    pub(crate) fn try_for_each(self, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        match self {
+            Users::Listed(users) => users.iter().try_for_each(|user| each(user)),
+            Users::OnStdin => {
+                let mut stdin = io::stdin().lock();
+                let mut line = Vec::new();
+                while stdin.read_until(b'\n', &mut line)? > 0 {
+                    each(line.strip_suffix(b"\n").unwrap_or(&line))?;
+                    line.clear();
+                }
+                Ok(())
+            }
+            Users::Generated(number) => {
+                let mut user = Vec::new();
+                (1..=number).try_for_each(|n| {
+                    user.clear();
+                    write!(user, "user{n}")?;
+                    each(&user)
+                })
+            }
+        }
+    }
+}
+
+/// Writes a line for each user: the user, and these fields.
+pub(crate) fn write_line_for_each(
+    users: Users,
+    mut fields: impl FnMut(&[u8]) -> Vec<String>,
+) -> Result<ExitCode, Failure> {
+    print(|out| users.try_for_each(|user| write_line(out, user, &fields(user))))
+}
+
+/// Prints on standard output. A reader that goes away ends it without an error.
+pub(crate) fn print(
+    write: impl FnOnce(&mut BufWriter<io::StdoutLock<'static>>) -> io::Result<()>,
+) -> Result<ExitCode, Failure> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Control characters of a username are escaped, lest they make fields and lines of
+/// their own or command a terminal.
+pub(crate) fn write_user(out: &mut impl Write, user: &[u8]) -> io::Result<()> {
+    if user.iter().any(u8::is_ascii_control) {
+        write!(out, "{}", user.escape_ascii())
+    } else {
+        out.write_all(user)
+    }
+}
+
+fn write_line(out: &mut impl Write, user: &[u8], fields: &[String]) -> io::Result<()> {
+    write_user(out, user)?;
+    for field in fields {
+        write!(out, "\t{field}")?;
+    }
+    out.write_all(b"\n")
+}
+
+/// A username as JSON has it: bytes that are not UTF-8 become replacement characters.
+pub(crate) fn json_name(user: &[u8]) -> String {
+    String::from_utf8_lossy(user).into_owned()
+}

@@ -1,0 +1,139 @@
+//! Changes of the node state file, one at a time and each in one step.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mailaffinity::config::Config;
+use mailaffinity::node_state::{NodeState, NodeStateError};
+
+use crate::files::lock;
+use crate::files::replace::{folder_of, remove_leftovers, replace};
+
+const HEADING: &str = "# The state of the nodes. Written by mailaffinity; nodes not named here are up.\n\n";
+
+/// Longer than anybody holds the lock of the node state.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Why a node state could not be changed. The old one then stands as it was.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// Another process has it locked (`WouldBlock`), or the lock cannot be taken at all.
+    Locked(io::Error),
+    /// It could not be read.
+    Read(NodeStateError),
+    /// It could not be written.
+    Write(PathBuf, io::Error),
+}
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChangeError::Locked(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                write!(f, "another update is at work: {error}")
+            }
+            ChangeError::Locked(error) => error.fmt(f),
+            ChangeError::Read(error) => error.fmt(f),
+            ChangeError::Write(path, error) => {
+                write!(f, "{}: cannot write the node state: {error}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ChangeError {}
+
+/// Changes the node state, and returns the new one.
+///
+/// # Errors
+/// When it cannot be locked, read or written.
+pub fn change(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<NodeState, ChangeError> {
+    let path = &config.node_state;
+    // If that fails, taking the lock says why.
+    let _ = fs::create_dir_all(folder_of(path));
+    let _lock = lock::of(path, LOCK_WAIT).map_err(ChangeError::Locked)?;
+    remove_leftovers(path);
+    let before = NodeState::load(path).map_err(ChangeError::Read)?;
+    let mut after = before.clone();
+    change(&mut after);
+    if after != before {
+        save(&after, path)?;
+    }
+    Ok(after)
+}
+
+/// Replaces the file in one step: readers see the old state or the new one, whole,
+/// whatever happens meanwhile. Everybody may read it, whatever the umask. A symbolic link
+/// stays, and the file it leads to is replaced.
+fn save(state: &NodeState, path: &Path) -> Result<(), ChangeError> {
+    let text = toml::to_string(state).map_err(io::Error::other);
+    text.and_then(|text| replace(path, &[HEADING, &text].concat()))
+        .map_err(|error| ChangeError::Write(path.to_owned(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use mailaffinity::node_state::Mark;
+
+    use super::*;
+
+    fn down(reason: &str) -> Mark {
+        Mark {
+            since: Some("2026-11-23T20:45:00Z".parse().unwrap()),
+            reason: reason.into(),
+            ..Mark::default()
+        }
+    }
+
+    #[test]
+    fn a_link_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, file) = (folder.path().join("link"), folder.path().join("nodes.toml"));
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let state = NodeState {
+            down: [("node2".into(), down("new disks"))].into(),
+            ..NodeState::default()
+        };
+        save(&state, &link).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(NodeState::load(&file).unwrap(), state);
+    }
+
+    #[test]
+    fn what_was_saved_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nodes.toml");
+        for reason in ["new disks", "\"quoted\"\nand [brackets]", ""] {
+            let mut state = NodeState::default();
+            state.down.insert("node 2".into(), down(reason));
+            save(&state, &path).unwrap();
+            assert_eq!(NodeState::load(&path).unwrap(), state);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        }
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
+    }
+
+    #[test]
+    fn a_failed_save_leaves_the_old_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nodes.toml");
+        fs::create_dir(&path).unwrap();
+        let error = save(&NodeState::default(), &path).unwrap_err().to_string();
+        assert!(
+            error.contains("nodes.toml: cannot write the node state: "),
+            "{error}"
+        );
+        assert!(path.is_dir());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

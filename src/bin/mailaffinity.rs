@@ -1,5 +1,0 @@
-//! The command `mailaffinity`.
-
-fn main() -> std::process::ExitCode {
-    mailaffinity::cli::mailaffinity()
-}

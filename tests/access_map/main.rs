@@ -1,0 +1,5 @@
+//! Maps that are made by the real programs, read by `access_map`.
+
+mod formats;
+mod rebuilds;
+mod sendmail;

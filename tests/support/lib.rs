@@ -1,0 +1,14 @@
+//! What integration tests share: what Cargo built, sites, and the real peers.
+
+#![expect(
+    clippy::new_without_default,
+    reason = "new() makes folders and starts programs"
+)]
+
+pub mod built;
+pub mod director;
+pub mod imap;
+pub mod maps;
+pub mod php;
+pub mod sendmail;
+pub mod site;

@@ -1,0 +1,13 @@
+//! `mailaffinity update`, with the real makemap: the ordinary life, and whatever may
+//! come in its way. The map in force and the administrator's lines take no harm.
+
+mod edits;
+mod folders;
+mod full_disk;
+mod kills;
+mod life;
+mod namespace;
+mod several;
+mod site;
+mod source;
+mod users;
