@@ -88,7 +88,7 @@ fn run(program: &str, arguments: &[&str], stdin: &[u8]) -> Output {
 }
 
 fn hash_user_group(arguments: &[&str], stdin: &[u8]) -> Output {
-    run(&*support::built::HASH_USER_GROUP, arguments, stdin)
+    run(&support::built::HASH_USER_GROUP, arguments, stdin)
 }
 
 #[track_caller]
