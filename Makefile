@@ -124,7 +124,7 @@ install-perl:
 # Manual pages go where their last letter says.
 install-doc:
 	$(MAKE_FOLDERS) $(DESTDIR)$(DOCDIR)/doc/pictures
-	install -m 644 README.md CHANGELOG.md CONTRIBUTING.md LICENSE $(DESTDIR)$(DOCDIR)
+	install -m 644 README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE $(DESTDIR)$(DOCDIR)
 	install -m 644 $(wildcard doc/*.md) $(DESTDIR)$(DOCDIR)/doc
 	install -m 644 $(wildcard doc/pictures/*.svg) $(DESTDIR)$(DOCDIR)/doc/pictures
 	for page in $(wildcard doc/man/*.[1-8]); do \

@@ -320,9 +320,9 @@ fn the_map_is_stale() {
 }
 
 #[test]
-fn the_example_of_readme_is_true() {
-    let readme = fs::read_to_string("README.md").unwrap();
-    let example = readme.split("nobody ran the update:\n\n").nth(1).unwrap();
+fn the_example_of_its_page_is_true() {
+    let page = fs::read_to_string("doc/agreement.md").unwrap();
+    let example = page.split("nobody ran the update:\n\n").nth(1).unwrap();
     let example = example
         .lines()
         .take_while(|line| line.is_empty() || line.starts_with("    "))

@@ -651,6 +651,49 @@ fn the_c_example_prints_what_its_page_shows() {
     assert_eq!(printed, output);
 }
 
+/// README's lines of C and of Perl, each in a program.
+#[test]
+fn the_lines_of_readme_print_the_host() {
+    let readme = read("README.md");
+    let site = Site::new();
+    let configuration = &toml_blocks(&readme)[0];
+    let state = site.path("nodes.toml");
+    let configuration = configuration.replace("/var/lib/mailaffinity/nodes.toml", state.to_str().unwrap());
+    fs::write(site.config(), configuration).unwrap();
+    let [c, perl] = ["```c", "```perl"].map(|begin| blocks(&readme, begin, "```").remove(0));
+    let (_, shown) = c.split_once("/* ").unwrap();
+    let shown = shown.replace(" */", "");
+
+    let c = c.replace("cluster_load(NULL,", "cluster_load(argv[1],");
+    fs::write(
+        site.path("lines.c"),
+        format!(
+            "#include <stdio.h>\n#include <mailaffinity.h>\n\
+             int main(int argc, char **argv)\n{{\n(void)argc;\n{c}return 0;\n}}\n"
+        ),
+    )
+    .unwrap();
+    let library = library("libmailaffinity.so");
+    symlink(&library, site.path(SONAME)).unwrap();
+    run(cc()
+        .arg("-Iinclude")
+        .arg("-o")
+        .arg(site.path("lines"))
+        .arg(site.path("lines.c"))
+        .arg(&library)
+        .arg(format!("-Wl,-rpath,{}", site.path("").display())));
+    assert_eq!(run(Command::new(site.path("lines")).arg(site.config())), shown);
+
+    let perl = perl.replace("->load->", "->load($ARGV[0])->");
+    assert_eq!(
+        run(Command::new("perl")
+            .env("LD_LIBRARY_PATH", site.path(""))
+            .args(["-Iperl/lib", "-we", &perl])
+            .arg(site.config())),
+        shown
+    );
+}
+
 // PHP.
 
 #[test]
