@@ -30,16 +30,33 @@ fn the_committed_header_belongs_to_the_sources() {
     );
 }
 
-#[test]
-fn the_library_exports_what_the_header_declares() {
+fn exported() -> BTreeSet<String> {
     let listed = run(tool("nm")
         .args(["-D", "--defined-only"])
         .arg(library("libmailaffinity.so")));
-    let exported: BTreeSet<String> = listed
+    listed
         .lines()
         .map(|line| line.rsplit(' ').next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn the_library_exports_what_the_header_declares() {
+    assert_eq!(exported(), declared_functions());
+}
+
+/// Of this file Debian works out which package a program needs, and since when.
+#[test]
+fn the_symbols_file_has_what_the_library_exports() {
+    let file = fs::read_to_string("dist/debian/libmailaffinity0.symbols").unwrap();
+    let mut lines = file.lines();
+    let head = format!("{SONAME} libmailaffinity{} ", SONAME.rsplit('.').next().unwrap());
+    assert!(lines.next().unwrap().starts_with(&head), "{file}");
+    let symbols: BTreeSet<String> = lines
+        .filter(|line| !line.starts_with('*'))
+        .map(|line| line.trim_start().split_once("@Base ").unwrap().0.to_owned())
         .collect();
-    assert_eq!(exported, declared_functions());
+    assert_eq!(symbols, exported());
 }
 
 #[test]

@@ -797,6 +797,35 @@ fn the_changelog_has_this_version() {
     );
 }
 
+/// Clippy holds our own code against it, and this what it depends on.
+#[test]
+fn the_oldest_rust_is_the_one_that_the_documents_name() {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let metadata = run(Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--format-version=1"])
+        .args(["--filter-platform", &target]));
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let version = |text: &str| -> Vec<u32> { text.split('.').map(|part| part.parse().unwrap()).collect() };
+    let ours = packages.iter().find(|package| package["name"] == "mailaffinity");
+    let ours = ours.unwrap()["rust_version"].as_str().unwrap();
+    let mut told = 0;
+    for package in packages {
+        let Some(theirs) = package["rust_version"].as_str() else {
+            continue;
+        };
+        assert!(
+            version(theirs) <= version(&format!("{ours}.0")),
+            "{}: {theirs}",
+            package["id"]
+        );
+        told += 1;
+    }
+    assert!(told > 50, "{told}");
+    assert!(read("README.md").contains(&format!("Rust ({ours} or later")));
+    assert!(read("CONTRIBUTING.md").contains(&format!("Rust {ours} or later")));
+}
+
 /// The map of the code names what there is.
 #[test]
 fn the_map_of_the_code_is_true() {
