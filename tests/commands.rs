@@ -309,53 +309,6 @@ fn many_mark_at_once() {
 }
 
 #[test]
-fn what_if_counts_who_moves() {
-    let (site, _log) = site_with_update();
-    let users = fs::read_to_string(site.path("users")).unwrap();
-    let node_of = |site: &Site| -> Vec<(String, String)> {
-        let text = site.must(&["map", "--all"]);
-        let fields = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
-        fields
-            .map(|fields| (fields[0].to_owned(), fields[1].to_owned()))
-            .collect()
-    };
-    let before = node_of(&site);
-    let counts = site.json(&["what-if", "--json", "--down", "node2"]);
-    let list = site.json(&["what-if", "--json", "--list", "--down", "node2"]);
-    site.must(&["down", "node2"]);
-    let after = node_of(&site);
-    assert_eq!(before.len(), users.lines().count());
-    let moved: Vec<Value> = before
-        .iter()
-        .zip(&after)
-        .filter(|(before, after)| before != after)
-        .map(|((user, from), (_, to))| serde_json::json!({"user": user, "from": from, "to": to}))
-        .collect();
-    assert!(moved.len() > 20);
-    assert_eq!(list, moved);
-    let total = |key: &str| counts.iter().filter_map(|row| row[key].as_u64()).sum::<u64>();
-    assert_eq!(counts.last().unwrap()["stay"], before.len() - moved.len());
-    assert_eq!(total("users"), (moved.len() + before.len()) as u64);
-
-    let back = site.must(&["what-if", "--up", "node2", "--list"]);
-    assert_eq!(back.lines().count(), moved.len());
-    assert!(back.lines().all(|line| line.ends_with(" -> node2")), "{back}");
-    let (first, _) = back.split_once('\t').unwrap();
-    assert_eq!(
-        site.must(&["what-if", "--up", "node2", "--", first])
-            .lines()
-            .last(),
-        Some("stay\t0\t0.0%")
-    );
-    assert_fails(&site.run(&["what-if"], b""), 64, "--down or --up");
-    assert_fails(
-        &site.run(&["what-if", "--down", "nod"], b""),
-        64,
-        "no node \"nod\"",
-    );
-}
-
-#[test]
 fn an_update_is_logged_and_leaves_a_status() {
     let (site, log) = site_with_update();
     assert_eq!(site.must(&["update"]), "");

@@ -1,4 +1,4 @@
-//! `mailaffinity shares`: its numbers, beside those counted from `mailaffinity map`, and
+//! `mailaffinity what-if`: its numbers, beside those counted from `mailaffinity map`, and
 //! its bars and pictures.
 
 use std::collections::BTreeMap;
@@ -102,7 +102,7 @@ fn shares_are_those_of_the_map() {
         let nodes = map(&site);
         let expected = counted(&nodes);
         assert_eq!(expected.len(), 2);
-        let rows = site.json(&["shares", "--json"]);
+        let rows = site.json(&["what-if", "--json"]);
         assert_eq!(
             rows.iter().map(|row| &row["node"]).collect::<Vec<_>>(),
             [&json!("node1"), &json!("node2"), &json!("node3"), &Value::Null]
@@ -123,7 +123,7 @@ fn users_come_from_anywhere() {
     let site = site("ring", THREE);
     let names: Vec<String> = (1..=300).map(|n| format!("user{n}")).collect();
     let listed = names.join("\n");
-    let generated = site.must(&["shares", "--json", "--generate", "300"]);
+    let generated = site.must(&["what-if", "--json", "--generate", "300"]);
     let output = site.run(&["map"], listed.as_bytes());
     let text = String::from_utf8(output.stdout).unwrap();
     for (node, _) in THREE {
@@ -134,12 +134,12 @@ fn users_come_from_anywhere() {
         assert!(generated.contains(&format!("\"node\":\"{node}\"")), "{generated}");
         assert!(generated.contains(&format!("\"users\":{users}}}")), "{generated}");
     }
-    let on_stdin = site.run(&["shares", "--json", "--stdin"], listed.as_bytes());
+    let on_stdin = site.run(&["what-if", "--json", "--stdin"], listed.as_bytes());
     assert_eq!(String::from_utf8(on_stdin.stdout).unwrap(), generated);
-    let mut arguments = vec!["shares", "--json", "--"];
+    let mut arguments = vec!["what-if", "--json", "--"];
     arguments.extend(names.iter().map(String::as_str));
     assert_eq!(site.must(&arguments), generated);
-    let many = site.json(&["shares", "--json", "--generate", "200000"]);
+    let many = site.json(&["what-if", "--json", "--generate", "200000"]);
     assert_eq!(many.last().unwrap()["users"], 200_000);
 }
 
@@ -217,7 +217,7 @@ fn moves_are_those_between_two_maps() {
     ] {
         let after = maps(down_after);
         let before = maps(down_before);
-        let mut arguments = vec!["shares", "--json"];
+        let mut arguments = vec!["what-if", "--json"];
         let changing: Vec<&str> = all
             .into_iter()
             .filter(|node| down_before.contains(node) != down_after.contains(node))
@@ -249,6 +249,33 @@ fn moves_are_those_between_two_maps() {
 }
 
 #[test]
+fn the_list_has_those_who_move() {
+    let site = site("ring", THREE);
+    let users = fs::read_to_string(site.path("users")).unwrap();
+    let before = map(&site);
+    let list = site.json(&["what-if", "--json", "--list", "--down", "node2"]);
+    site.must(&["down", "node2"]);
+    let moved: Vec<Value> = users
+        .lines()
+        .zip(before.iter().zip(map(&site)))
+        .filter(|(_, (from, to))| *from != to)
+        .map(|(user, (from, to))| json!({"user": user, "from": from, "to": to}))
+        .collect();
+    assert!(moved.len() > 200);
+    assert_eq!(list, moved);
+
+    let back = site.must(&["what-if", "--up", "node2", "--list"]);
+    assert_eq!(back.lines().count(), moved.len());
+    assert!(back.lines().all(|line| line.ends_with(" -> node2")), "{back}");
+    let (first, _) = back.split_once('\t').unwrap();
+    let rows = site.json(&["what-if", "--up", "node2", "--json", "--", first]);
+    assert_eq!(number(&rows, "ring", None, "users"), 1);
+    assert_eq!(number(&rows, "ring", None, "must_move"), 1);
+    let nobody = site.must(&["what-if", "--down", "node1,node2,node3", "--list", "--", "anna"]);
+    assert!(nobody.ends_with(" -> -\n"), "{nobody}");
+}
+
+#[test]
 fn what_cannot_be_shown_is_told() {
     let site = site("ring", THREE);
     let folder = site.path("");
@@ -262,6 +289,7 @@ fn what_cannot_be_shown_is_told() {
         (&["--tag", "far"], 64, "no node has the tag \"far\""),
         (&["--generate", "10", "--stdin"], 64, "cannot be used with"),
         (&["--json", "--svg", "-"], 64, "cannot be used with"),
+        (&["--list"], 64, "--down <NODE>"),
         (&["--generate", "many"], 64, "invalid value"),
         (
             &["--svg", folder.to_str().unwrap()],
@@ -274,20 +302,20 @@ fn what_cannot_be_shown_is_told() {
             "/nonexistent/x.svg: cannot write the picture: ",
         ),
     ] {
-        let output = site.run(&[&["shares"], arguments].concat(), b"");
+        let output = site.run(&[&["what-if"], arguments].concat(), b"");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(status), "{stderr}");
         assert!(stderr.contains(words), "{stderr}");
     }
     fs::remove_file(site.path("users")).unwrap();
-    assert_eq!(site.run(&["shares"], b"").status.code(), Some(75));
+    assert_eq!(site.run(&["what-if"], b"").status.code(), Some(75));
 }
 
-fn shares_in(site: &Site, locale: &str, arguments: &[&str]) -> Output {
+fn what_if_in(site: &Site, locale: &str, arguments: &[&str]) -> Output {
     Command::new(&*MAILAFFINITY)
         .arg("--config")
         .arg(site.config())
-        .arg("shares")
+        .arg("what-if")
         .args(arguments)
         .env("LC_ALL", locale)
         .output()
@@ -321,14 +349,18 @@ fn all_sorts(mut each: impl FnMut(&Site, &[&str])) {
 fn lines_fit_the_terminal() {
     all_sorts(|site, arguments| {
         for (locale, is_utf8) in [("C.UTF-8", true), ("C", false)] {
-            let output = shares_in(site, locale, arguments);
+            let output = what_if_in(site, locale, arguments);
             assert_eq!(output.status.code(), Some(0), "{output:?}");
             let text = String::from_utf8(output.stdout).unwrap();
             assert!(
                 is_utf8 || text.is_ascii() || text.contains('Ü') || text.contains('ï'),
                 "{text}"
             );
-            assert!(!is_utf8 || !text.is_ascii(), "{text}");
+            // Without users there are no bars.
+            assert!(
+                !is_utf8 || !text.is_ascii() || text.starts_with("0 users"),
+                "{text}"
+            );
             for line in text.lines() {
                 assert!(line.chars().count() <= 80, "{line}");
                 assert_eq!(line, line.trim_end());
@@ -342,7 +374,7 @@ fn bars_take_the_width_of_the_terminal() {
     let site = site("ring", THREE);
     for columns in [60, 132] {
         let command = format!(
-            "stty cols {columns}; exec {} --config {} shares --down node2",
+            "stty cols {columns}; exec {} --config {} what-if --down node2",
             *MAILAFFINITY,
             site.config().display()
         );
@@ -386,38 +418,36 @@ fn grouped(number: u64) -> String {
 #[test]
 fn pictures_have_the_numbers() {
     let site = site("ring", THREE);
-    let share = texts(&site.must(&["shares", "--svg", "-"]));
-    let rows = site.json(&["shares", "--json"]);
-    for ((node, _), by_vhosts) in THREE.into_iter().zip(["40.0%", "40.0%", "20.0%"]) {
+    let shares = texts(&site.must(&["what-if", "--svg", "-"]));
+    let rows = site.json(&["what-if", "--json"]);
+    for (node, _) in THREE {
+        assert!(shares.iter().any(|text| text == node), "{shares:?}");
         let users = number(&rows, "ring", Some(node), "users");
-        let expected = [
-            node.to_owned(),
-            grouped(users),
-            format!("{}.{}%", users / 10, users % 10),
-        ];
-        let at = share.iter().position(|text| text == node).unwrap();
-        assert_eq!(share[at..at + 3], expected);
-        assert_eq!(share[at + 3], by_vhosts);
+        let expected = format!("{} ({}.{}%)", grouped(users), users / 10, users % 10);
+        assert!(shares.contains(&expected), "{expected}: {shares:?}");
     }
 
-    let moves = texts(&site.must(&["shares", "--svg", "-", "--down", "node2"]));
+    let moves = texts(&site.must(&["what-if", "--svg", "-", "--down", "node2"]));
     assert_eq!(moves[0], "Who moves if node2 goes down");
-    let rows = site.json(&["shares", "--json", "--down", "node2"]);
-    for strategy in ["ring", "modulo"] {
-        let users = |node, key| grouped(number(&rows, strategy, node, key));
-        let moved =
-            number(&rows, strategy, None, "must_move") + number(&rows, strategy, None, "move_needlessly");
-        let sum = format!("{} move", grouped(moved));
-        let at = moves.iter().position(|text| *text == sum).expect(&sum);
-        // The numbers of the axis come between.
-        let expected: Vec<String> = THREE
-            .into_iter()
-            .flat_map(|(node, _)| ["before", "after"].map(|key| users(Some(node), key)))
-            .collect();
-        assert!(
-            moves[at..].windows(6).any(|window| window == expected),
-            "{expected:?}: {moves:?}"
+    let rows = site.json(&["what-if", "--json", "--down", "node2"]);
+    for (strategy, heading) in [("ring", "ring, as configured"), ("modulo", "modulo")] {
+        let percent = |key| {
+            let users = number(&rows, strategy, None, key);
+            format!("{}.{}%", users / 10, users % 10)
+        };
+        let heading = format!(
+            "{heading}: {} must move, {} needlessly",
+            percent("must_move"),
+            percent("move_needlessly")
         );
+        let at = moves.iter().position(|text| *text == heading).expect(&heading);
+        let users = |node, key| grouped(number(&rows, strategy, Some(node), key));
+        let mut expected: Vec<String> = THREE
+            .into_iter()
+            .flat_map(|(node, _)| ["before", "after"].map(|key| users(node, key)))
+            .collect();
+        expected[3] += ", down";
+        assert_eq!(moves[at + 1..at + 7], expected);
     }
 }
 
@@ -433,7 +463,7 @@ fn boxes(document: &Document<'_>) -> Vec<Box> {
     let elements = document.descendants().filter(|node| node.is_element());
     elements
         .filter_map(|node| match node.tag_name().name() {
-            "rect" => {
+            "rect" if node.attribute("width") != Some("100%") => {
                 let (x, y) = (number(node, "x"), number(node, "y"));
                 Some(Box {
                     x: x..x + number(node, "width"),
@@ -446,14 +476,14 @@ fn boxes(document: &Document<'_>) -> Vec<Box> {
                 let (x, y, size) = (number(node, "x"), number(node, "y"), number(node, "font-size"));
                 // Most fonts take no more than this.
                 let width = text.chars().count() as f64 * size * 0.55;
-                let x = match node.attribute("text-anchor").unwrap() {
-                    "start" => x..x + width,
-                    "end" => x - width..x,
-                    _ => x - width / 2.0..x + width / 2.0,
+                let x = match node.attribute("text-anchor") {
+                    Some("end") => x - width..x,
+                    _ => x..x + width,
                 };
                 Some(Box {
                     x,
-                    y: y - size * 0.4..y + size * 0.4,
+                    // From the top of a capital letter to the baseline.
+                    y: y - size * 0.75..y,
                     text,
                 })
             }
@@ -465,7 +495,7 @@ fn boxes(document: &Document<'_>) -> Vec<Box> {
 #[test]
 fn pictures_are_well_formed_and_nothing_overlaps() {
     all_sorts(|site, arguments| {
-        let output = shares_in(site, "C", &[&["--svg", "-"], arguments].concat());
+        let output = what_if_in(site, "C", &[&["--svg", "-"], arguments].concat());
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         assert!(output.stderr.is_empty());
         let svg = String::from_utf8(output.stdout).unwrap();
@@ -502,8 +532,8 @@ fn pictures_are_well_formed_and_nothing_overlaps() {
 fn names_are_escaped() {
     let site = site("ring", UGLY.map(|name| (name, 100)));
     for arguments in [
-        &["shares", "--svg", "-"][..],
-        &["shares", "--svg", "-", "--down", UGLY[0]],
+        &["what-if", "--svg", "-"][..],
+        &["what-if", "--svg", "-", "--down", UGLY[0]],
     ] {
         let texts = texts(&site.must(arguments));
         assert!(texts.iter().any(|text| text == UGLY[0]), "{texts:?}");
@@ -525,7 +555,7 @@ fn a_picture_takes_the_place_of_a_file() {
     let site = site("ring", THREE);
     let file = site.path("shares.svg");
     let path = file.to_str().unwrap();
-    for arguments in [&["shares"][..], &["shares", "--down", "node1,node3"]] {
+    for arguments in [&["what-if"][..], &["what-if", "--down", "node1,node3"]] {
         let printed = site.must(&[arguments, &["--svg", "-"]].concat());
         fs::write(&file, "old").unwrap();
         assert_eq!(site.must(&[arguments, &["--svg", path]].concat()), "");
