@@ -1,0 +1,4 @@
+//! The documentation beside the code: fails where they part.
+
+mod example;
+mod pages;
