@@ -200,7 +200,7 @@ test: test-packages
 # SQUIRRELMAIL names a tree of it, which Debian does not have.
 squirrelmail:
 	@if [ -n "$$SQUIRRELMAIL" ]; then \
-		$(CARGO) test --locked --test consumers -- --ignored real_squirrelmail; \
+		$(CARGO) test --locked --test webmail -- --ignored real_squirrelmail; \
 	else \
 		echo "SKIPPED: the real SquirrelMail; SQUIRRELMAIL=/path/of/its/tree runs it"; \
 	fi
