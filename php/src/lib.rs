@@ -23,7 +23,7 @@ use ext_php_rs::prelude::{ModuleBuilder, PhpResult, php_function, php_module, wr
 use ext_php_rs::types::ZendHashTable;
 use mailaffinity::config::NodeConfig;
 use mailaffinity::mapping::ring_label;
-use mailaffinity::node_state::Mark;
+use mailaffinity::node_state::{Mark, State};
 
 /// The host that webmail connects to for a user: SquirrelMail's mapping function
 /// (`$imapServerAddress = 'map:map_user_via_sendmail_access';`).
@@ -91,8 +91,11 @@ pub fn mailaffinity_hash(username: BinarySlice<u8>) -> PhpResult<i64> {
 pub fn mailaffinity_nodes() -> PhpResult<Vec<ZBox<ZendHashTable>>> {
     let nodes = site::ask_or_throw(|in_force| {
         let with_state = |node: &NodeConfig| {
-            let down = in_force.state.down.get(&node.node.name);
-            (node.clone(), down.cloned())
+            let mark = in_force.state.mark_of(&node.node.name);
+            (
+                node.clone(),
+                mark.filter(|mark| mark.state == State::Down).cloned(),
+            )
         };
         in_force.config.nodes.iter().map(with_state).collect::<Vec<_>>()
     })?;

@@ -11,7 +11,7 @@ use super::nodes::unknown_node;
 use crate::exit::{Failure, Status};
 use crate::names::{self, Users, json_name, write_user};
 use mailaffinity::config::Config;
-use mailaffinity::node_state::{Mark, NodeState};
+use mailaffinity::node_state::{Mark, NodeState, State};
 
 /// Print who would move if nodes went down or came back
 ///
@@ -132,10 +132,10 @@ impl Change {
         }
         let mut then = now.clone();
         for name in &self.up {
-            then.down.remove(name);
+            then.set_mark(name, None);
         }
         for name in &self.down {
-            then.down.insert(name.clone(), Mark::default());
+            then.set_mark(name, Some(Mark::new(State::Down)));
         }
         Ok(Some(then))
     }
