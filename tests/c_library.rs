@@ -171,11 +171,14 @@ address = "10.0.0.3"
         "mailaffinity.toml",
         &format!("tag = \"east\"\n{}{NODES}", state("nodes.toml")),
     );
-    write("nodes.toml", "[down.node2]\nsince = \"2026-11-23T20:45:00Z\"\n");
+    write(
+        "nodes.toml",
+        "[node.node2]\nstate = \"down\"\nsince = \"2026-11-23T20:45:00Z\"\n",
+    );
     write("unknown-key.toml", &format!("\nnodestate = 1\n{NODES}"));
     write("no-nodes.toml", "strategy = \"ring\"\n");
     write("broken-state.toml", &(state("broken-nodes.toml") + NODES));
-    write("broken-nodes.toml", "[down.node1");
+    write("broken-nodes.toml", "[node.node1");
     folder
 }
 

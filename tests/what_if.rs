@@ -53,7 +53,7 @@ fn configure<'n>(site: &Site, strategy: &str, nodes: impl IntoIterator<Item = (&
 fn mark_down(site: &Site, nodes: &[&str]) {
     let marks = nodes
         .iter()
-        .map(|node| format!("[down.{}]\n", Value::from(*node)));
+        .map(|node| format!("[node.{}]\nstate = \"down\"\n", Value::from(*node)));
     fs::write(site.path("nodes.toml"), marks.collect::<String>()).unwrap();
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn given_or_all(arguments: Vec<OsString>, config: &Config) -> Result<
 
 /// All users of the configuration.
 pub(crate) fn all(config: &Config) -> Result<Users, Failure> {
-    crate::users::list(&config.users.source, config.users.timeout)
+    crate::users::list(&config.users.source, *config.users.timeout)
         .map(Users::Listed)
         .map_err(|error| Failure::new(Status::TempFail, error))
 }

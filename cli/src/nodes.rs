@@ -27,7 +27,7 @@ pub(crate) fn find_node<'c>(config: &'c Config, name: &str) -> Result<&'c NodeCo
 
 /// What the node state says of nodes that the configuration does not have.
 pub(crate) fn unknown_nodes(config: &Config, state: &NodeState) -> Vec<String> {
-    let marked = state.down.keys().chain(state.up.keys());
+    let marked = state.marks().map(|(name, _)| name);
     marked
         .filter(|name| config.index_of_node(name).is_none())
         .map(|name| {

@@ -26,7 +26,7 @@ impl Log {
             pid: std::process::id(),
         };
         Log {
-            socket: syslog::unix_custom(formatter, &config.syslog).ok(),
+            socket: syslog::unix_custom(formatter, &*config.syslog).ok(),
         }
     }
 

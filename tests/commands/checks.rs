@@ -309,7 +309,12 @@ fn a_node_that_the_configuration_no_longer_has() {
     );
     site.must(&["down", "node2"]);
     site.must(&["update"]);
-    let marked = |site: &Site| site.state().down.into_keys().collect::<Vec<_>>();
+    let marked = |site: &Site| {
+        site.state()
+            .marks()
+            .map(|(name, _)| name.to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(marked(&site), ["node2", "node3"]);
     configure(&site, "command = [\"/bin/true\"]", 1);
     site.must(&["update"]);
@@ -417,12 +422,12 @@ fn changes_while_nodes_are_asked() {
     for file in ["nodes.toml", "done"] {
         fs::remove_file(site.path(file)).unwrap();
     }
-    let theirs = "[down.node2]\\nreason = \"theirs\"\\nby = \"checks\"\\n";
+    let theirs = "[node.node2]\\nstate = \"down\"\\nreason = \"theirs\"\\nby = \"checks\"\\n";
     fs::write(site.path("meanwhile"), format!("printf '{theirs}' >nodes.toml\n")).unwrap();
     site.must(&["update"]);
     assert_map_follows(&site);
     assert_node(&site, "node2", "down", Some("checks"), "theirs");
-    assert_eq!(site.state().down["node3"].by, By::Checks);
+    assert_eq!(site.state().mark_of("node3").unwrap().by, By::Checks);
     site.must(&["update"]);
     assert_node(&site, "node2", "up", None, "");
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output, Stdio};
 
 use mailaffinity::mapping::{modulo_vnode, ring_vnode};
-use mailaffinity::node_state::{By, NodeState};
+use mailaffinity::node_state::{By, NodeState, State};
 use serde_json::Value;
 use support::configuration::{Configuration, Node};
 use support::site::Site;
@@ -193,7 +193,7 @@ fn map_follows_tags_and_the_node_state() {
         "no node with the tag \"nosuch\"",
     );
 
-    let down = "[down.node2]\nsince = \"2026-11-23T20:45:00Z\"\nreason = \"test\"\n";
+    let down = "[node.node2]\nstate = \"down\"\nsince = \"2026-11-23T20:45:00Z\"\nreason = \"test\"\n";
     let users: String = (0..200).map(|n| format!("user{n}\n")).collect();
     let before = map(&site, &[], users.as_bytes());
     assert!(String::from_utf8_lossy(&before.stdout).contains("\tnode2\t"));
@@ -206,7 +206,7 @@ fn map_follows_tags_and_the_node_state() {
 #[test]
 fn map_says_what_is_wrong() {
     let site = site();
-    fs::write(site.path("nodes.toml"), "[down").unwrap();
+    fs::write(site.path("nodes.toml"), "[node").unwrap();
     assert_fails(
         &map(&site, &["user1"], b""),
         78,
@@ -237,6 +237,7 @@ fn nodes_are_marked_by_hand() {
         .sum();
     assert!((share - 1.0).abs() < 1e-9, "{share}");
 
+    let mark = || site.state().mark_of("node2").cloned();
     let dry = site.must(&["down", "--dry-run", "node2", "node3"]);
     assert_eq!(dry, "node2\tup\tdown\nnode3\tup\tdown\n");
     assert_eq!(site.state(), NodeState::default());
@@ -247,31 +248,26 @@ fn nodes_are_marked_by_hand() {
         (&row["state"], &row["by"], &row["reason"], &row["share"]),
         (&"down".into(), &"hand".into(), &"new\ndisks".into(), &0.0.into())
     );
-    let since = site.state().down["node2"].since;
+    let since = mark().unwrap().since;
     assert!(since.is_some());
     assert!(site.must(&["nodes"]).contains("new\\ndisks"), "it stays one line");
     site.must(&["down", "node2"]);
-    assert_eq!(
-        site.state().down["node2"].reason,
-        "new\ndisks",
-        "it is not forgotten"
-    );
+    assert_eq!(mark().unwrap().reason, "new\ndisks", "it is not forgotten");
 
     site.must(&["down", "node2"]);
-    assert_eq!(
-        site.state().down["node2"].reason,
-        "new\ndisks",
-        "it is not forgotten"
-    );
+    assert_eq!(mark().unwrap().reason, "new\ndisks", "it is not forgotten");
     // Another reason, the same time.
     site.must(&["down", "node2", "-r", "still"]);
-    assert_eq!(site.state().down["node2"].since, since);
-    assert_eq!(site.state().down["node2"].reason, "still");
+    assert_eq!(mark().unwrap().since, since);
+    assert_eq!(mark().unwrap().reason, "still");
 
     site.must(&["up", "node2", "node1"]);
     assert_eq!(state_of("node2")["state"], "up");
-    assert_eq!(site.state().up["node2"].by, By::Hand);
-    assert!(site.state().down.is_empty());
+    assert_eq!(
+        mark().map(|mark| (mark.state, mark.by)),
+        Some((State::Up, By::Hand))
+    );
+    assert!(!site.state().is_down("node2"));
     site.must(&["auto", "node1", "node2"]);
     assert_eq!(site.state(), NodeState::default());
 
@@ -282,7 +278,7 @@ fn nodes_are_marked_by_hand() {
     );
     assert_eq!(site.state(), NodeState::default(), "all or nothing");
     assert_fails(&site.run(&["down"], b""), 64, "NODE");
-    fs::write(site.path("nodes.toml"), "[down.gone]\n").unwrap();
+    fs::write(site.path("nodes.toml"), "[node.gone]\nstate = \"down\"\n").unwrap();
     site.must(&["auto", "gone"]);
     assert_eq!(
         site.state(),
@@ -302,8 +298,11 @@ fn many_mark_at_once() {
             scope.spawn(|| assert_quiet_success(&site.run(&["down", node], b"")));
         }
     });
-    let down = site.state().down;
-    assert_eq!(down.keys().collect::<Vec<_>>(), ["node1", "node2", "node3"]);
+    let state = site.state();
+    assert_eq!(
+        state.marks().map(|(name, _)| name).collect::<Vec<_>>(),
+        ["node1", "node2", "node3"]
+    );
 }
 
 #[test]
@@ -482,7 +481,7 @@ fn an_emptied_source_stops_an_update() {
 #[test]
 fn nodes_that_the_configuration_does_not_have_are_told() {
     let (site, log) = site_with_update();
-    fs::write(site.path("nodes.toml"), "[down.Node2]\n").unwrap();
+    fs::write(site.path("nodes.toml"), "[node.Node2]\nstate = \"down\"\n").unwrap();
     let output = site.run(&["nodes"], b"");
     assert_eq!(output.status.code(), Some(0));
     let stderr = String::from_utf8_lossy(&output.stderr);

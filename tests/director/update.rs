@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use mailaffinity::access_map::AccessMap;
 use mailaffinity::config::Config;
 use mailaffinity::mapping::UsernameHash;
-use mailaffinity::node_state::By;
+use mailaffinity::node_state::{By, NodeState};
 use mailaffinity::site;
 use mailaffinity_cli::director;
 use support::configuration::{Configuration, Node};
@@ -100,7 +100,7 @@ impl Peers {
     /// makemap, by makemap.
     fn mapped(&self) -> Vec<Option<IpAddr>> {
         let config = self.config();
-        let map = config.access_map.as_ref().unwrap();
+        let map = &config.access_map.as_ref().unwrap().map;
         let address_of = |queue_group: &[u8]| {
             let node = config.node_of_queue_group(queue_group).expect("a known group");
             config.nodes[node].node.address
@@ -397,7 +397,14 @@ fn a_moved_user_returns_when_the_move_expires() {
     }
     peers.update_and_agree("the move is over");
     assert_eq!(peers.mapped()[place], home);
-    assert!(peers.site.state().moved.is_empty());
+    assert!(
+        peers
+            .site
+            .state()
+            .nodes
+            .values()
+            .all(|entry| entry.moved.is_empty())
+    );
 }
 
 #[test]
@@ -502,7 +509,7 @@ fn users_moved_to_a_host_that_goes_down() {
     let since: Timestamp = node["since"].as_str().unwrap().parse().unwrap();
     assert!(begun <= since && since <= Timestamp::now(), "{node}");
     assert_eq!(
-        peers.site.state().down["node3"].since,
+        peers.site.state().mark_of("node3").unwrap().since,
         Some(since),
         "the Director says since when"
     );
@@ -541,7 +548,7 @@ fn marks_by_hand_win() {
             *theirs == Some(address("127.0.0.2")) || theirs == ours
         };
         assert!(all_up.iter().zip(&mapped).all(stay), "only its users leave");
-        assert_eq!(peers.site.state().down["node2"].by, By::Hand);
+        assert_eq!(peers.site.state().mark_of("node2").unwrap().by, By::Hand);
         // What the Director says of it does not count.
         peers.must(&["HOST-DOWN", "127.0.0.2"]);
         peers.must(&["HOST-UP", "127.0.0.2"]);
@@ -552,7 +559,6 @@ fn marks_by_hand_win() {
     peers.update_and_agree("auto");
 
     // Held up, whether it is marked before or after the Director has it down.
-    let held_up = "[up.node3]\nreason = \"the Director is wrong\"\n";
     for by_command in [true, false] {
         if by_command {
             peers.site.must(&["up", "node3"]);
@@ -562,7 +568,10 @@ fn marks_by_hand_win() {
         if !by_command {
             assert_eq!(peers.count_at("127.0.0.3"), 0);
             let state = fs::read_to_string(peers.site.path("nodes.toml")).unwrap();
-            fs::write(peers.site.path("nodes.toml"), state + held_up).unwrap();
+            let held_up = state
+                .replace("\"down\"", "\"up\"")
+                .replace("\"checks\"", "\"hand\"");
+            fs::write(peers.site.path("nodes.toml"), held_up).unwrap();
             peers.site.must(&["update"]);
         }
         assert_eq!(peers.mapped(), all_up);
@@ -626,5 +635,5 @@ fn a_host_with_another_tag() {
     peers.must(&["HOST-SET", "127.0.0.2"]);
     peers.must(&["HOST-SET", "127.0.0.3", "100"]);
     peers.update_and_agree("");
-    assert!(peers.site.state().director.is_empty());
+    assert_eq!(peers.site.state(), NodeState::default());
 }

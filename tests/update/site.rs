@@ -178,7 +178,7 @@ impl Site {
     }
 
     pub(crate) fn map(&self) -> AccessMap {
-        self.config().access_map.unwrap()
+        self.config().access_map.unwrap().map
     }
 
     /// What `mailaffinity map --all` says: queue groups by user.

@@ -120,7 +120,7 @@ struct Files {
 
 impl Files {
     fn read(config: &Config) -> Result<Files, Failure> {
-        let map = config.access_map.as_ref().map(|map| fs::metadata(map.path()));
+        let map = config.access_map.as_ref().map(|map| fs::metadata(map.map.path()));
         Ok(Files {
             state: NodeState::load(&config.node_state).map_err(Failure::config)?,
             map: map.and_then(Result::ok).map(|map| FileStamp::of(&map)),

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::exit::{Failure, Status};
 use crate::names;
-use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::config::{Config, NoNodeUp, NodeConfig};
 use mailaffinity::node_state::NodeState;
 
 /// Print the node of each user, by the Director's mapping
@@ -86,10 +86,8 @@ impl Map {
             })
         }?;
         if users_without_node > 0 {
-            let message = format!(
-                "no node with the tag \"{}\" is up; users without a node: {users_without_node}",
-                tag.escape_debug()
-            );
+            let no_node = NoNodeUp::with_tag(tag);
+            let message = format!("{no_node}; users without a node: {users_without_node}");
             return Err(Failure::new(Status::TempFail, message));
         }
         Ok(printed)

@@ -13,7 +13,7 @@ use crate::node_state;
 use crate::nodes::{find_node, unknown_nodes};
 use mailaffinity::config::Config;
 use mailaffinity::mapping::{Cluster, ring_label};
-use mailaffinity::node_state::{By, Mark, NodeState};
+use mailaffinity::node_state::{By, Mark, NodeState, State};
 
 /// List the nodes: which are up, since when, and their shares of the users
 ///
@@ -104,21 +104,16 @@ impl Nodes {
             .iter()
             .zip(cluster.nodes())
             .zip(shares)
-            .map(|((node, live), share)| {
-                let name = &node.node.name;
-                let held_up = if live.up { state.up.get(name) } else { None };
-                let mark = state.down.get(name).or(held_up).cloned();
-                (node, live, mark, share)
-            });
+            .map(|((node, live), share)| (node, live, state.mark_of(&live.name), share));
         if self.json {
             return names::print(|out| {
                 for (node, live, mark, share) in rows {
                     let row = json!({
                         "node": live.name,
                         "state": if live.up { "up" } else { "down" },
-                        "since": mark.as_ref().and_then(|mark| mark.since).map(|since| since.to_string()),
-                        "by": mark.as_ref().map(|mark| by(mark.by)),
-                        "reason": mark.as_ref().map(|mark| &mark.reason),
+                        "since": mark.and_then(|mark| mark.since).map(|since| since.to_string()),
+                        "by": mark.map(|mark| by(mark.by)),
+                        "reason": mark.map(|mark| &mark.reason),
                         "share": share,
                         "vhost_count": live.vhost_count,
                         "tag": live.tag,
@@ -145,7 +140,6 @@ impl Nodes {
                 "NODE", "SINCE", "BY"
             )?;
             for (_, live, mark, share) in rows {
-                let mark = mark.as_ref();
                 let since = mark
                     .and_then(|mark| mark.since)
                     .map(|since| format!("{since:.0}"));
@@ -196,21 +190,13 @@ fn shares(cluster: &Cluster) -> Vec<f64> {
 
 impl Down {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        self.marking.run(config, |state, node, mark| {
-            state.up.remove(node);
-            let known = state.down.remove(node).filter(|known| known.by == By::Hand);
-            state.down.insert(node.into(), mark(known));
-        })
+        self.marking.run(config, State::Down)
     }
 }
 
 impl Up {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        self.marking.run(config, |state, node, mark| {
-            state.down.remove(node);
-            let known = state.up.remove(node);
-            state.up.insert(node.into(), mark(known));
-        })
+        self.marking.run(config, State::Up)
     }
 }
 
@@ -218,41 +204,33 @@ impl Auto {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         // Also one that the configuration no longer has.
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
-        let marked: Vec<&str> = state
-            .down
-            .keys()
-            .chain(state.up.keys())
-            .map(String::as_str)
-            .collect();
+        let marked: Vec<&str> = state.marks().map(|(name, _)| name).collect();
         change(config, &marked, &self.nodes, self.dry_run, |state, node| {
-            state.down.remove(node);
-            state.up.remove(node);
+            state.set_mark(node, None);
         })
     }
 }
 
 impl Marking {
-    /// Marks each node; `set` is told how to make the mark of an earlier one by hand, if
-    /// there is one: it keeps its time, and its reason where no other is given.
-    fn run(
-        self,
-        config: &Config,
-        set: impl Fn(&mut NodeState, &str, &dyn Fn(Option<Mark>) -> Mark),
-    ) -> Result<ExitCode, Failure> {
+    /// Marks each node. An earlier mark by hand keeps its time, and its reason where no
+    /// other is given.
+    fn run(self, config: &Config, new: State) -> Result<ExitCode, Failure> {
         let now = Timestamp::now();
-        let mark = |known: Option<Mark>| {
+        change(config, &[], &self.nodes, self.dry_run, |state, node| {
+            let known = state
+                .mark_of(node)
+                .filter(|known| known.state == new && known.is_by_hand())
+                .cloned();
             let known = known.unwrap_or_else(|| Mark {
                 since: Some(now),
-                ..Mark::default()
+                ..Mark::new(new)
             });
-            Mark {
+            let mark = Mark {
                 reason: self.reason.clone().unwrap_or(known.reason),
                 by: By::Hand,
-                since: known.since,
-            }
-        };
-        change(config, &[], &self.nodes, self.dry_run, |state, node| {
-            set(state, node, &mark)
+                ..known
+            };
+            state.set_mark(node, Some(mark));
         })
     }
 }

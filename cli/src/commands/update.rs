@@ -68,9 +68,9 @@ pub(crate) fn node_changes<'c>(
     names
         .filter_map(|name| {
             let down = nodes.after.is_down(name);
-            (nodes.before.is_down(name) != down).then(|| match nodes.after.down.get(name) {
-                Some(mark) => (name, "down", mark.reason.clone()),
-                None => (name, "up", String::new()),
+            (nodes.before.is_down(name) != down).then(|| match nodes.after.mark_of(name) {
+                Some(mark) if down => (name, "down", mark.reason.clone()),
+                _ => (name, "up", String::new()),
             })
         })
         .collect()

@@ -23,7 +23,7 @@ use crate::names::{self, Users, json_name, write_user};
 use crate::nodes;
 use mailaffinity::config::Config;
 use mailaffinity::mapping::Strategy;
-use mailaffinity::node_state::{Mark, NodeState};
+use mailaffinity::node_state::{Mark, NodeState, State};
 
 /// Show who would move if nodes went down or came back
 ///
@@ -136,9 +136,12 @@ impl WhatIf {
             return Err(Failure::new(Status::Usage, message));
         }
         let mut then = now.clone();
-        then.down.retain(|name, _| !self.up.contains(name));
-        let down = self.down.iter().map(|name| (name.clone(), Mark::default()));
-        then.down.extend(down);
+        for name in &self.up {
+            then.set_mark(name, None);
+        }
+        for name in &self.down {
+            then.set_mark(name, Some(Mark::new(State::Down)));
+        }
         Ok(then)
     }
 }

@@ -182,7 +182,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use mailaffinity::node_state::Mark;
+    use mailaffinity::node_state::{Mark, State};
 
     /// Three nodes, and a fourth one with a tag.
     fn config() -> Config {
@@ -195,11 +195,11 @@ mod tests {
     }
 
     fn down(nodes: &[&str]) -> NodeState {
-        let marks = nodes.iter().map(|node| (node.to_string(), Mark::default()));
-        NodeState {
-            down: marks.collect(),
-            ..NodeState::default()
+        let mut state = NodeState::default();
+        for node in nodes {
+            state.set_mark(node, Some(Mark::new(State::Down)));
         }
+        state
     }
 
     fn moves(strategy: Strategy, now: &[&str], then: &[&str]) -> Moves {
