@@ -29,6 +29,7 @@ mod child;
 mod commands;
 pub mod director;
 pub mod drain;
+pub mod entries;
 mod exit;
 mod files;
 mod hash_user_group;

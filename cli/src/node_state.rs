@@ -1,6 +1,5 @@
 //! Changes of the node state file, one at a time and each in one step.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,33 +17,24 @@ const HEADING: &str = "# The state of the nodes. Written by mailaffinity; nodes 
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// Why a node state could not be changed. The old one then stands as it was.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChangeError {
     /// Another process has it locked (`WouldBlock`), or the lock cannot be taken at all.
+    #[error("{}", lock::described(.0))]
     Locked(io::Error),
     /// It could not be read.
+    #[error(transparent)]
     Read(NodeStateError),
     /// It could not be written.
-    Write(PathBuf, io::Error),
+    #[error("{}: cannot write the node state: {error}", path.display())]
+    Write {
+        /// The node state.
+        path: PathBuf,
+        /// What the system reported.
+        error: io::Error,
+    },
 }
-
-impl fmt::Display for ChangeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ChangeError::Locked(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                write!(f, "another update is at work: {error}")
-            }
-            ChangeError::Locked(error) => error.fmt(f),
-            ChangeError::Read(error) => error.fmt(f),
-            ChangeError::Write(path, error) => {
-                write!(f, "{}: cannot write the node state: {error}", path.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for ChangeError {}
 
 /// Changes the node state, and returns the new one.
 ///
@@ -71,7 +61,10 @@ pub fn change(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<No
 fn save(state: &NodeState, path: &Path) -> Result<(), ChangeError> {
     let text = toml::to_string(state).map_err(io::Error::other);
     text.and_then(|text| replace(path, &[HEADING, &text].concat()))
-        .map_err(|error| ChangeError::Write(path.to_owned(), error))
+        .map_err(|error| ChangeError::Write {
+            path: path.to_owned(),
+            error,
+        })
 }
 
 #[cfg(test)]

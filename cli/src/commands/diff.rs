@@ -7,7 +7,8 @@ use serde::{Serialize, Serializer};
 use super::update::node_changes;
 use crate::exit::Failure;
 use crate::names::{self, json_name, write_user};
-use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError, name_in_key};
+use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError};
+use mailaffinity::access_map::key;
 use mailaffinity::config::Config;
 use mailaffinity::node_state::NodeState;
 
@@ -74,7 +75,7 @@ enum Difference<'a> {
     LeftOut {
         #[serde(serialize_with = "bytes")]
         user: &'a [u8],
-        left_out: &'a str,
+        left_out: String,
     },
     /// The map is not the one of the source, which stays as it is.
     Rebuild { rebuild: String },
@@ -134,30 +135,12 @@ pub(crate) fn print_differences(config: &Config, accept_loss: bool, json: bool) 
         Plan::Map(plan) => Some(plan),
         Plan::NoMap | Plan::Unchanged => None,
     };
-    let is_in_force = match &plan {
-        Some(plan) => plan.is_in_force()?,
-        None => true,
-    };
-    let changes = plan.as_ref().map_or(&[][..], |plan| &plan.changes);
+    let is_in_force = plan.as_ref().is_none_or(|plan| plan.is_in_force());
 
     let mut differences: Vec<Difference<'_>> = node_differences(config, &nodes);
     differences.extend(director_differences(config, &nodes));
-    for change in changes {
-        let by_hand = plan.iter().flat_map(|plan| &plan.by_hand);
-        let own = by_hand
-            .filter(|_| change.after.is_none())
-            .find(|own| own.key == change.key);
-        differences.push(Difference::Entry {
-            user: name_in_key(&change.key),
-            before: change.before.as_deref(),
-            after: own
-                .map(|own| own.queue_group.as_slice())
-                .or(change.after.as_deref()),
-            by_hand: own.map(|own| own.line),
-        });
-    }
     if let Some(plan) = &plan {
-        differences.extend(plan_differences(plan, changes.is_empty() && !is_in_force));
+        differences.extend(plan_differences(plan));
     }
     names::print(|out| {
         differences.iter().try_for_each(|difference| match json {
@@ -212,13 +195,27 @@ fn director_differences(config: &Config, nodes: &NodeChanges) -> Vec<Difference<
     differences
 }
 
-fn plan_differences<'p>(plan: &'p MapPlan<'_>, rebuild_only: bool) -> impl Iterator<Item = Difference<'p>> {
-    let left_out = plan.left_out.iter().map(|left_out| Difference::LeftOut {
-        user: &left_out.user,
-        left_out: &left_out.reason,
+fn plan_differences<'p>(plan: &'p MapPlan<'_>) -> Vec<Difference<'p>> {
+    let mut by_hand = plan.by_hand.iter().peekable();
+    let entries = plan.changes().map(|change| {
+        while by_hand.next_if(|own| *own.entry.key < *change.key).is_some() {}
+        let own = by_hand.next_if(|own| change.after.is_none() && own.entry.key == change.key);
+        Difference::Entry {
+            user: key::name(change.key),
+            before: change.before,
+            after: own.map(|own| &*own.entry.value).or(change.after),
+            by_hand: own.map(|own| own.line),
+        }
     });
-    let rebuild = rebuild_only.then(|| Difference::Rebuild {
+    let mut differences: Vec<_> = entries.collect();
+    let rebuild = Difference::Rebuild {
         rebuild: plan.source().display().to_string(),
-    });
-    left_out.chain(rebuild)
+    };
+    let rebuild = (differences.is_empty() && !plan.is_in_force()).then_some(rebuild);
+    differences.extend(plan.left_out.iter().map(|left_out| Difference::LeftOut {
+        user: &left_out.user,
+        left_out: left_out.reason.to_string(),
+    }));
+    differences.extend(rebuild);
+    differences
 }

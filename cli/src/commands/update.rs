@@ -14,7 +14,8 @@ use crate::access_source::rebuild::RebuildError;
 use crate::exit::Failure;
 use crate::nodes::unknown_nodes;
 use crate::report::{Log, last_status, write_status};
-use crate::update::{self, Change, MapPlan, NodeChanges, Plan, UpdateError, name_in_key};
+use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError};
+use mailaffinity::access_map::key;
 use mailaffinity::config::Config;
 
 /// How many names of a kind the log and the status file show.
@@ -145,11 +146,11 @@ impl Update {
             Plan::Map(plan) => plan,
         };
         report.take(&plan);
-        if plan.is_in_force()? && !self.force {
+        if plan.is_in_force() && !self.force {
             return Ok(());
         }
         spinner.set_message("building the access map");
-        report.count_changes(&plan.changes);
+        report.count_changes(&plan);
         let complaints = plan.carry_out(self.force)?;
         spinner.finish_and_clear();
         report.wrote = true;
@@ -229,7 +230,7 @@ impl Report {
     fn take(&mut self, plan: &MapPlan<'_>) {
         self.fingerprint = Some(plan.fingerprint.clone());
         self.users = plan.users;
-        self.entries = plan.entries();
+        self.entries = plan.entries;
         let left_out = plan.left_out.iter();
         self.left_out = Remarks::new(
             left_out.map(|left_out| format!("{}: {}", left_out.user.escape_ascii(), left_out.reason)),
@@ -238,18 +239,21 @@ impl Report {
             format!(
                 "line {}: {} has {}, the mapping {}",
                 own.line,
-                name_in_key(&own.key).escape_ascii(),
-                own.queue_group.escape_ascii(),
+                key::name(&own.entry.key).escape_ascii(),
+                own.entry.value.escape_ascii(),
                 own.computed
             )
         }));
     }
 
-    fn count_changes(&mut self, changes: &[Change]) {
-        let count = |is: fn(&&Change) -> bool| changes.iter().filter(is).count();
-        self.moved = count(|change| change.before.is_some() && change.after.is_some());
-        self.added = count(|change| change.before.is_none());
-        self.removed = count(|change| change.after.is_none());
+    fn count_changes(&mut self, plan: &MapPlan<'_>) {
+        for change in plan.changes() {
+            *match (change.before, change.after) {
+                (None, _) => &mut self.added,
+                (_, None) => &mut self.removed,
+                _ => &mut self.moved,
+            } += 1;
+        }
     }
 
     /// What the administrator should look at.
