@@ -27,6 +27,7 @@ pub mod agreement;
 pub mod checks;
 mod child;
 mod commands;
+mod differences;
 pub mod director;
 pub mod drain;
 pub mod entries;
@@ -37,6 +38,8 @@ mod names;
 pub mod node_state;
 pub mod probe;
 pub mod queue_group;
+mod report;
+mod this_node;
 pub mod update;
 pub mod users;
 

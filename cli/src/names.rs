@@ -1,11 +1,12 @@
-//! Usernames in, lines out. A username is bytes.
+//! Names on the command line, and lines out. A username is bytes.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 
-use super::exit::Failure;
+use crate::exit::{Failure, Status};
+use mailaffinity::config::Config;
 
 /// The users of a command line.
 pub(crate) enum Users {
@@ -85,6 +86,17 @@ fn write_line(out: &mut impl Write, user: &[u8], fields: &[String]) -> io::Resul
         write!(out, "\t{field}")?;
     }
     out.write_all(b"\n")
+}
+
+/// A node on the command line that the configuration does not have.
+pub(crate) fn unknown_node(config: &Config, name: &str) -> Failure {
+    let known: Vec<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
+    let message = format!(
+        "there is no node \"{}\"; there are {}",
+        name.escape_debug(),
+        known.join(", ")
+    );
+    Failure::new(Status::Usage, message)
 }
 
 /// A username as JSON has it: bytes that are not UTF-8 become replacement characters.

@@ -1,5 +1,6 @@
 //! Changes of the node state file, one at a time and each in one step.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -53,6 +54,22 @@ pub fn change(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<No
         save(&after, path)?;
     }
     Ok(after)
+}
+
+/// What the node state says of nodes that the configuration does not have.
+pub(crate) fn unknown_nodes(config: &Config, state: &NodeState) -> Vec<String> {
+    let known: BTreeSet<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
+    let marked = state.down.keys().chain(state.up.keys());
+    marked
+        .filter(|name| !known.contains(name.as_str()))
+        .map(|name| {
+            format!(
+                "{}: node \"{}\" is marked but not in the configuration; correct its name, or run \"mailaffinity auto\"",
+                config.node_state.display(),
+                name.escape_debug()
+            )
+        })
+        .collect()
 }
 
 /// Replaces the file in one step: readers see the old state or the new one, whole,

@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::NAME;
-use super::queue_groups::ThisNode;
-use super::report::{Log, write_status};
 use crate::drain::{DrainError, Drained, Duty, Queue, duties};
 use crate::exit::{Failure, Status, say};
 use crate::names;
+use crate::report::{Log, write_status};
+use crate::this_node::ThisNode;
 use mailaffinity::config::{Config, NodeConfig};
 
 /// Run the queues of dead nodes that this node is to run in their place

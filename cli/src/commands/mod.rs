@@ -8,7 +8,6 @@ mod manual;
 mod map;
 mod nodes;
 mod queue_groups;
-mod report;
 mod shares;
 mod update;
 mod what_if;
@@ -24,7 +23,7 @@ use crate::node_state::ChangeError;
 use crate::update::UpdateError;
 use mailaffinity::config::{self, Config};
 
-const NAME: &str = "mailaffinity";
+pub(crate) const NAME: &str = "mailaffinity";
 
 /// User/node affinity for mail clusters
 ///

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::NAME;
+use crate::exit::Failure;
 use crate::exit::say;
-use crate::exit::{Failure, Status};
 use crate::names;
 use crate::node_state;
 use mailaffinity::config::Config;
@@ -93,8 +93,8 @@ struct Marking {
 impl Nodes {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
-        for stranger in strangers(config, &state) {
-            say(NAME, stranger);
+        for problem in node_state::unknown_nodes(config, &state) {
+            say(NAME, problem);
         }
         let cluster = config.cluster(&state).map_err(Failure::config)?;
         let shares = shares(&cluster);
@@ -256,32 +256,6 @@ impl Marking {
     }
 }
 
-/// What the node state says of nodes that the configuration does not have.
-pub(crate) fn strangers(config: &Config, state: &NodeState) -> Vec<String> {
-    let marked = state.down.keys().chain(state.up.keys());
-    marked
-        .filter(|name| config.index_of_node(name).is_none())
-        .map(|name| {
-            format!(
-                "{}: node \"{}\" is marked but not in the configuration; correct its name, or run \"mailaffinity auto\"",
-                config.node_state.display(),
-                name.escape_debug()
-            )
-        })
-        .collect()
-}
-
-/// A node on the command line that the configuration does not have.
-pub(crate) fn unknown_node(config: &Config, name: &str) -> Failure {
-    let known: Vec<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
-    let message = format!(
-        "there is no node \"{}\"; there are {}",
-        name.escape_debug(),
-        known.join(", ")
-    );
-    Failure::new(Status::Usage, message)
-}
-
 /// Changes the state of nodes, which must be those of the configuration or `others`.
 fn change(
     config: &Config,
@@ -292,7 +266,7 @@ fn change(
 ) -> Result<ExitCode, Failure> {
     for node in nodes {
         if config.index_of_node(node).is_none() && !others.contains(&node.as_str()) {
-            return Err(unknown_node(config, node));
+            return Err(names::unknown_node(config, node));
         }
     }
     let set_all = |state: &mut NodeState| nodes.iter().for_each(|node| set(state, node));

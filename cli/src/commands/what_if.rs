@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::map;
-use super::nodes::unknown_node;
 use crate::exit::{Failure, Status};
+use crate::names::unknown_node;
 use crate::names::{self, Users, json_name, write_user};
 use mailaffinity::config::Config;
 use mailaffinity::node_state::{Mark, NodeState};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 
-use super::NAME;
+use crate::commands::NAME;
 use crate::exit::say;
 use crate::files::{lock, replace};
 use mailaffinity::config::Config;
