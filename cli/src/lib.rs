@@ -27,6 +27,7 @@ pub mod agreement;
 pub mod checks;
 mod child;
 mod commands;
+mod differences;
 pub mod director;
 pub mod drain;
 pub mod entries;

@@ -103,6 +103,22 @@ pub struct NodeChanges {
     pub problem: Option<ChecksError>,
 }
 
+impl NodeChanges {
+    /// The nodes that go up or down: name, what they are from now on, and why.
+    pub(crate) fn up_or_down<'c>(&self, config: &'c Config) -> Vec<(&'c str, &'static str, String)> {
+        let names = config.nodes.iter().map(|node| node.node.name.as_str());
+        names
+            .filter_map(|name| {
+                let down = self.after.is_down(name);
+                (self.before.is_down(name) != down).then(|| match self.after.mark_of(name) {
+                    Some(mark) => (name, "down", mark.reason.clone()),
+                    None => (name, "up", String::new()),
+                })
+            })
+            .collect()
+    }
+}
+
 /// Checks the nodes and, if `save`, writes down what is new.
 ///
 /// # Errors
@@ -220,7 +236,7 @@ pub fn plan<'c>(
     if known.is_some_and(|known| known == fingerprint(&source.content)) && is_current(&source.content) {
         return Ok(Plan::Unchanged);
     }
-    let before = source.content.entries().len();
+    let before = source.content.entries().count();
     let mut entries = Entries::of(config, &cluster, &list).map_err(UpdateError::Users)?;
     let by_hand = entries.take_out(&source.content.by_hand());
     let (users, left_out) = (entries.users, std::mem::take(&mut entries.left_out));
@@ -289,8 +305,8 @@ impl MapPlan<'_> {
 
     /// The entries that change in the block, in order of their keys.
     pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
-        let mut old = self.source.content.entries().into_iter().peekable();
-        let mut new = self.new.entries().into_iter().peekable();
+        let mut old = self.source.content.entries().peekable();
+        let mut new = self.new.entries().peekable();
         let changes = iter::from_fn(move || {
             let order = match (old.peek(), new.peek()) {
                 (Some(old), Some(new)) => key::compare(old.key, new.key),

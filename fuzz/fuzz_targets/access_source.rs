@@ -27,7 +27,7 @@ fuzz_target!(|text: &[u8]| {
     assert_eq!(again, filled);
     assert_eq!(again.with_entries([]).text(), empty.text());
     assert_eq!(again.with_entries(entry), filled);
-    assert_eq!(again.entries(), Vec::from_iter(entry));
+    assert!(again.entries().eq(entry));
 
     // makemap has nothing to complain about.
     let (parts, _) = filled.for_makemap();

@@ -9,7 +9,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
@@ -139,7 +139,7 @@ impl SourceFile {
             }
             Err(error) => return Err(at(&self.path)(error)),
         }
-        if fs::read(staged.path()).is_ok_and(|old| old == self.content.text()) {
+        if has_content(staged.path(), self.content.text()).is_ok_and(|same| same) {
             return Ok(());
         }
         match staged.exchange() {
@@ -154,6 +154,22 @@ fn check_unchanged(path: &Path, stamp: &FileStamp) -> Result<(), RebuildError> {
     match FileStamp::of(&fs::metadata(path).map_err(at(path))?) == *stamp {
         true => Ok(()),
         false => Err(RebuildError::SourceChanged(path.to_owned())),
+    }
+}
+
+fn has_content(path: &Path, text: &[u8]) -> io::Result<bool> {
+    let mut file = BufReader::with_capacity(1 << 16, fs::File::open(path)?);
+    let mut rest = text;
+    loop {
+        let buffer = file.fill_buf()?;
+        match rest.split_at_checked(buffer.len()) {
+            Some((start, _)) if start != buffer => return Ok(false),
+            None => return Ok(false),
+            Some(_) if buffer.is_empty() => return Ok(rest.is_empty()),
+            Some((_, after)) => rest = after,
+        }
+        let read = buffer.len();
+        file.consume(read);
     }
 }
 

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::diff::print_differences;
 use crate::access_source::managed_block::Complaint;
 use crate::access_source::rebuild::RebuildError;
+use crate::differences::print_differences;
 use crate::exit::Failure;
 use crate::nodes::unknown_nodes;
 use crate::report::{Log, last_status, write_status};
@@ -60,23 +60,6 @@ pub(crate) struct Update {
     wait: u64,
 }
 
-/// The nodes that go up or down: name, what they are from now on, and why.
-pub(crate) fn node_changes<'c>(
-    config: &'c Config,
-    nodes: &NodeChanges,
-) -> Vec<(&'c str, &'static str, String)> {
-    let names = config.nodes.iter().map(|node| node.node.name.as_str());
-    names
-        .filter_map(|name| {
-            let down = nodes.after.is_down(name);
-            (nodes.before.is_down(name) != down).then(|| match nodes.after.mark_of(name) {
-                Some(mark) if down => (name, "down", mark.reason.clone()),
-                _ => (name, "up", String::new()),
-            })
-        })
-        .collect()
-}
-
 impl Update {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         if self.dry_run {
@@ -104,7 +87,7 @@ impl Update {
     fn update(&self, config: &Config, log: &mut Log, report: &mut Report) -> Result<(), UpdateError> {
         let _lock = update::lock_map(config, Duration::from_secs(self.wait))?;
         let nodes = update::check_nodes(config, true)?;
-        for (node, state, reason) in node_changes(config, &nodes) {
+        for (node, state, reason) in nodes.up_or_down(config) {
             let colon = if reason.is_empty() { "" } else { ": " };
             log.warning(&format!("node {node} is {state}{colon}{}", reason.escape_debug()));
         }
