@@ -111,8 +111,8 @@ impl NodeChanges {
             .filter_map(|name| {
                 let down = self.after.is_down(name);
                 (self.before.is_down(name) != down).then(|| match self.after.mark_of(name) {
-                    Some(mark) => (name, "down", mark.reason.clone()),
-                    None => (name, "up", String::new()),
+                    Some(mark) if down => (name, "down", mark.reason.clone()),
+                    _ => (name, "up", String::new()),
                 })
             })
             .collect()
