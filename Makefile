@@ -14,7 +14,7 @@
 # make deny             licenses, duplicates, sources and advisories of what this depends on
 # make semver           what changed of the Rust API since SEMVER_BASELINE, the last release
 # make fuzz             each fuzz target for FUZZ_SECONDS
-# make bench            the mapping beside Dovecot's, the update beside a script
+# make bench            the mapping beside OpenSSL and Dovecot, the update beside a script
 
 CARGO ?= cargo
 PHP ?= php
@@ -200,7 +200,7 @@ test: test-packages
 # SQUIRRELMAIL names a tree of it, which Debian does not have.
 squirrelmail:
 	@if [ -n "$$SQUIRRELMAIL" ]; then \
-		$(CARGO) test --locked --test consumers -- --ignored real_squirrelmail; \
+		$(CARGO) test --locked --test webmail -- --ignored real_squirrelmail; \
 	else \
 		echo "SKIPPED: the real SquirrelMail; SQUIRRELMAIL=/path/of/its/tree runs it"; \
 	fi
@@ -266,9 +266,9 @@ fuzz:
 	done
 
 bench: library
-	dist/install-packages.sh gcc libc6-dev dovecot-core perl sendmail-bin
+	dist/install-packages.sh gcc libc6-dev libssl-dev dovecot-core perl sendmail-bin
 	$(CC) -std=c99 -O2 -Wall -Wextra -Werror -Iinclude -o $(TARGET)/bench benches/mapping.c \
-		-L$(TARGET) -Wl,-rpath,$(TARGET) -lmailaffinity -ldl
+		-L$(TARGET) -Wl,-rpath,$(TARGET) -lmailaffinity -lcrypto -ldl
 	$(TARGET)/bench
 	$(CC) -std=gnu99 -O2 -Wall -Wextra -Werror -o $(TARGET)/bench-update benches/update.c
 	rm -rf $(TARGET)/bench-update.d && mkdir $(TARGET)/bench-update.d

@@ -66,7 +66,8 @@ if [ -s "$folder/php.log" ]; then
 fi
 
 cat >"$folder/nodes.toml" <<STATE
-[down.node2]
+[node.node2]
+state = "down"
 since = "2026-01-01T00:00:00Z"
 reason = "demonstration"
 STATE

@@ -5,19 +5,19 @@
 //! else reads. A node that it does not name is up, and so are all without the file.
 //!
 //! ```toml
-//! [down.node2]
+//! [node.node1]                 # what the Director has otherwise than the configuration
+//! vhost_count = 50
+//! moved = [620355934]          # users by their hash, as after `doveadm director move`
+//!
+//! [node.node2]
+//! state = "down"
 //! since = "2026-11-23T20:45:00Z"
 //! reason = "new disks"
 //! by = "hand"                  # or "checks", which end what they began
 //!
-//! [up.node3]                   # held up, whatever the checks say
+//! [node.node3]
+//! state = "up"                 # held up, whatever the checks say
 //! reason = "its firewall drops the probe"
-//!
-//! [director.node1]             # what the Director has otherwise than the configuration
-//! vhost_count = 50
-//!
-//! [moved]                      # users by their hash, as after `doveadm director move`
-//! node1 = [620355934]
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,32 +36,35 @@ use crate::toml_error::line_and_problem;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeState {
-    /// The nodes that are down.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub down: BTreeMap<String, Mark>,
-    /// The nodes that an administrator holds up, whatever checks say. A node that is
-    /// in both is down.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub up: BTreeMap<String, Mark>,
-    /// What the Director has otherwise than the configuration.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub director: BTreeMap<String, DirectorHost>,
-    /// The users, by username hash, whom the Director has on a node that is not the
-    /// computed one.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub moved: BTreeMap<String, BTreeSet<u32>>,
+    /// The nodes of which there is something to say.
+    #[serde(default, rename = "node", skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<String, NodeEntry>,
 }
 
-/// What the Director has of a node otherwise than the configuration.
+/// What there is to say of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DirectorHost {
-    /// Its vhost count, as after `doveadm director add`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+#[serde(try_from = "NodeTable", into = "NodeTable")]
+pub struct NodeEntry {
+    /// Whether it is down or held up; without a mark it is up until checks find it down.
+    pub mark: Option<Mark>,
+    /// Its vhost count in the Director, where the configuration has another, as after
+    /// `doveadm director add`.
     pub vhost_count: Option<u32>,
-    /// Its tag.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Its tag in the Director, where the configuration has another.
     pub tag: Option<String>,
+    /// The users, by username hash, whom the Director has on it, though the mapping gives
+    /// another node.
+    pub moved: BTreeSet<u32>,
+}
+
+/// What a mark makes of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It gets no users.
+    Down,
+    /// It is up, whatever the checks say.
+    Up,
 }
 
 /// Who says that a node is up or down.
@@ -75,45 +78,140 @@ pub enum By {
     Checks,
 }
 
-/// Since when a node is up or down, and why.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// That a node is down or held up, since when, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Since when (RFC 3339), where that is known. It may be written as text or as a
-    /// date of TOML's own.
-    #[serde(
-        default,
-        deserialize_with = "timestamp",
-        skip_serializing_if = "Option::is_none"
-    )]
+    /// What the node is.
+    pub state: State,
+    /// Since when, where that is known.
     pub since: Option<Timestamp>,
     /// In the words of whoever, or whatever, marked it.
-    #[serde(default)]
     pub reason: String,
     /// Who marked it; a file that does not say was written by hand.
-    #[serde(default)]
     pub by: By,
 }
 
+impl Mark {
+    /// One by hand that says no more.
+    pub fn new(state: State) -> Mark {
+        Mark {
+            state,
+            since: None,
+            reason: String::new(),
+            by: By::Hand,
+        }
+    }
+
+    /// Whether checks leave it alone: they find nodes down, and hold none up.
+    pub fn is_by_hand(&self) -> bool {
+        self.by == By::Hand || self.state == State::Up
+    }
+}
+
+/// An entry as the file has it.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct NodeTable {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<State>,
+    /// As RFC 3339 has it, written as text or as a date of TOML's own.
+    #[serde(deserialize_with = "timestamp", skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<By>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vhost_count: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<String>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    moved: BTreeSet<u32>,
+}
+
+impl TryFrom<NodeTable> for NodeEntry {
+    type Error = &'static str;
+
+    fn try_from(table: NodeTable) -> Result<NodeEntry, &'static str> {
+        let says_why = table.since.is_some() || table.reason.is_some() || table.by.is_some();
+        if table.state.is_none() && says_why {
+            return Err("since, reason and by are of a state: say whether it is \"down\" or \"up\"");
+        }
+        Ok(NodeEntry {
+            mark: table.state.map(|state| Mark {
+                state,
+                since: table.since,
+                reason: table.reason.unwrap_or_default(),
+                by: table.by.unwrap_or_default(),
+            }),
+            vhost_count: table.vhost_count,
+            tag: table.tag,
+            moved: table.moved,
+        })
+    }
+}
+
+impl From<NodeEntry> for NodeTable {
+    fn from(entry: NodeEntry) -> NodeTable {
+        let marked = entry.mark.map(|mark| NodeTable {
+            state: Some(mark.state),
+            since: mark.since,
+            reason: Some(mark.reason),
+            by: Some(mark.by),
+            ..NodeTable::default()
+        });
+        NodeTable {
+            vhost_count: entry.vhost_count,
+            tag: entry.tag,
+            moved: entry.moved,
+            ..marked.unwrap_or_default()
+        }
+    }
+}
+
 /// A node state file that cannot be read, understood or written.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
 pub struct NodeStateError {
     path: PathBuf,
     problem: String,
 }
 
-impl std::fmt::Display for NodeStateError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.problem)
-    }
-}
-
-impl std::error::Error for NodeStateError {}
-
 impl NodeState {
     /// Whether a node is down.
     pub fn is_down(&self, node: &str) -> bool {
-        self.down.contains_key(node)
+        self.mark_of(node).is_some_and(|mark| mark.state == State::Down)
+    }
+
+    /// Whether a node is held up, whatever checks say.
+    pub fn is_held_up(&self, node: &str) -> bool {
+        self.mark_of(node).is_some_and(|mark| mark.state == State::Up)
+    }
+
+    /// The mark of a node, if it has one.
+    pub fn mark_of(&self, node: &str) -> Option<&Mark> {
+        self.nodes.get(node)?.mark.as_ref()
+    }
+
+    /// The nodes that are marked.
+    pub fn marks(&self) -> impl Iterator<Item = (&str, &Mark)> {
+        self.nodes
+            .iter()
+            .filter_map(|(name, entry)| Some((name.as_str(), entry.mark.as_ref()?)))
+    }
+
+    /// The entry of a node, to be changed; one that says nothing if it had none.
+    pub fn entry(&mut self, node: &str) -> &mut NodeEntry {
+        self.nodes.entry(node.to_owned()).or_default()
+    }
+
+    /// Marks a node, or takes its mark away.
+    pub fn set_mark(&mut self, node: &str, mark: Option<Mark>) {
+        let mut entry = self.nodes.remove(node).unwrap_or_default();
+        entry.mark = mark;
+        if entry != NodeEntry::default() {
+            self.nodes.insert(node.to_owned(), entry);
+        }
     }
 
     /// Reads the file; without one, all nodes are up.
@@ -172,28 +270,27 @@ mod tests {
 
     use proptest::prelude::{Strategy, any, prop, prop_assert_eq, proptest};
 
-    fn down(reason: &str) -> Mark {
-        Mark {
-            since: Some("2026-11-23T20:45:00Z".parse().unwrap()),
-            reason: reason.into(),
-            by: By::Hand,
-        }
-    }
-
     #[test]
     fn dates_as_administrators_write_them() {
+        let down = Mark::new(State::Down);
         for since in [
             "\"2026-11-23T20:45:00Z\"",
             "2026-11-23T20:45:00Z",
             "2026-11-23 21:45:00+01:00",
         ] {
-            let state = NodeState::parse(&format!("[down.node2]\nsince = {since}\n")).unwrap();
-            assert_eq!(state.down["node2"], down(""), "{since}");
+            let text = format!("[node.node2]\nstate = \"down\"\nsince = {since}\n");
+            let expected = Mark {
+                since: Some("2026-11-23T20:45:00Z".parse().unwrap()),
+                ..down.clone()
+            };
+            assert_eq!(
+                NodeState::parse(&text).unwrap().mark_of("node2"),
+                Some(&expected),
+                "{since}"
+            );
         }
-        assert_eq!(
-            NodeState::parse("[down.node2]\n").unwrap().down["node2"],
-            Mark::default()
-        );
+        let bare = NodeState::parse("[node.node2]\nstate = \"down\"\n").unwrap();
+        assert_eq!(bare.mark_of("node2"), Some(&down));
     }
 
     #[test]
@@ -204,18 +301,41 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_that_goes_leaves_what_the_director_has() {
+        let text = "[node.a]\nstate = \"down\"\nvhost_count = 50\n[node.b]\nstate = \"up\"\n";
+        let mut state = NodeState::parse(text).unwrap();
+        assert!(state.is_down("a") && !state.is_held_up("a"));
+        assert!(state.is_held_up("b") && !state.is_down("b"));
+        state.set_mark("a", None);
+        state.set_mark("b", None);
+        assert_eq!(state, NodeState::parse("[node.a]\nvhost_count = 50\n").unwrap());
+    }
+
+    #[test]
     fn broken_files_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nodes.toml");
-        for text in [
-            "[down.node2]\nsince = 2026-11-23\n",
-            "[down.node2]\nsince = \"yesterday\"\n",
-            "[sideways]\n",
-            "[down.no",
+        for (text, problem) in [
+            (
+                "[node.node2]\nstate = \"down\"\nsince = 2026-11-23\n",
+                "line 3: since",
+            ),
+            (
+                "[node.node2]\nstate = \"down\"\nsince = \"yesterday\"\n",
+                "line 3: since",
+            ),
+            ("[node.node2]\nstate = \"sideways\"\n", "line 2: "),
+            (
+                "\n[node.node2]\nreason = \"new disks\"\n",
+                "line 2: since, reason and by are of a state",
+            ),
+            ("[sideways]\n", "line 1: "),
+            ("[node.no", "line 1: "),
         ] {
             fs::write(&path, text).unwrap();
             let error = NodeState::load(&path).expect_err(text).to_string();
-            assert!(error.contains("nodes.toml: not a node state: line "), "{error}");
+            let expected = format!("nodes.toml: not a node state: {problem}");
+            assert!(error.contains(&expected), "{error}");
         }
         fs::write(&path, b"\xff").unwrap();
         assert!(NodeState::load(&path).is_err());
@@ -223,27 +343,37 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_state_survives(
-            down in marks(), up in marks(),
-            director in prop::collection::btree_map(any::<String>(), (any::<Option<u32>>(), any::<Option<String>>()), 0..3),
-            moved in prop::collection::btree_map(any::<String>(), prop::collection::btree_set(any::<u32>(), 0..5), 0..3),
-        ) {
-            let host = |(vhost_count, tag)| DirectorHost { vhost_count, tag };
-            let director = director.into_iter().map(|(name, values)| (name, host(values))).collect();
-            let state = NodeState { down, up, director, moved };
+        fn any_state_survives(nodes in prop::collection::btree_map(any::<String>(), entry(), 0..4)) {
+            let state = NodeState { nodes };
             prop_assert_eq!(NodeState::parse(&toml::to_string(&state).unwrap()).unwrap(), state);
         }
     }
 
-    fn marks() -> impl Strategy<Value = BTreeMap<String, Mark>> {
-        let mark =
-            (any::<Option<u32>>(), any::<String>(), any::<bool>()).prop_map(|(second, reason, by_hand)| {
-                Mark {
-                    since: second.map(|second| Timestamp::from_second(second.into()).unwrap()),
-                    reason,
-                    by: if by_hand { By::Hand } else { By::Checks },
-                }
+    fn entry() -> impl Strategy<Value = NodeEntry> {
+        let mark = (
+            any::<bool>(),
+            any::<Option<u32>>(),
+            any::<String>(),
+            any::<bool>(),
+        )
+            .prop_map(|(is_down, second, reason, by_hand)| Mark {
+                state: if is_down { State::Down } else { State::Up },
+                since: second.map(|second| Timestamp::from_second(second.into()).unwrap()),
+                reason,
+                by: if by_hand { By::Hand } else { By::Checks },
             });
-        prop::collection::btree_map(any::<String>(), mark, 0..4)
+        let moved = prop::collection::btree_set(any::<u32>(), 0..5);
+        (
+            prop::option::of(mark),
+            any::<Option<u32>>(),
+            any::<Option<String>>(),
+            moved,
+        )
+            .prop_map(|(mark, vhost_count, tag, moved)| NodeEntry {
+                mark,
+                vhost_count,
+                tag,
+                moved,
+            })
     }
 }

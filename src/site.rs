@@ -1,15 +1,15 @@
 //! A site as it stands on disk: its configuration, node state and access map,
 //! followed while they change, and the host that a user's webmail connects to.
 
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::{Config, NodeConfig};
+use crate::access_map::AccessMap;
+use crate::config::{AccessMapConfig, Config, NoNodeUp, NodeConfig};
 use crate::files::file_stamp::{FileStamp, SETTLE};
 use crate::mapping::Cluster;
-use crate::node_state::NodeState;
+use crate::node_state::{NodeState, State};
 
 /// A configuration file, followed over the life of a process.
 ///
@@ -37,114 +37,15 @@ pub struct InForce {
 
 /// Something the administrator should know. The text names the file and the cause,
 /// never a user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Notice {
-    /// The configuration is broken; an earlier one is in force, or none.
-    ConfigBroken {
-        /// What is wrong, with file and line.
-        problem: String,
-        /// Whether an earlier configuration is in force.
-        earlier_in_force: bool,
-    },
-    /// The node state is broken; an earlier one is in force, or all nodes count as up.
-    StateBroken {
-        /// What is wrong, with the file.
-        problem: String,
-        /// Whether an earlier node state is in force.
-        earlier_in_force: bool,
-    },
-    /// The node state names a node that the configuration does not have.
-    UnknownNodeDown {
-        /// The node state file.
-        path: PathBuf,
-        /// The node as the file names it.
-        node: String,
-    },
-    /// The access map could not be asked; the computed node is used.
-    MapUnavailable {
-        /// What is wrong, with the file.
-        problem: String,
-    },
-    /// The access map has no entry for a user; the computed node is used.
-    NoEntry {
-        /// The map's file.
-        path: PathBuf,
-    },
-    /// The access map names a queue group that no node has; the computed node is used.
-    UnknownQueueGroup {
-        /// The map's file.
-        path: PathBuf,
-        /// The queue group, escaped.
-        queue_group: String,
-    },
-    /// The access map names a node that is down; the computed node is used.
-    MappedNodeDown {
-        /// The map's file.
-        path: PathBuf,
-        /// The node.
-        node: String,
-    },
-    /// No node with the tag is up: there is no host.
-    NoNodeUp {
-        /// The tag, empty for none.
-        tag: String,
-    },
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Notice::ConfigBroken {
-                problem,
-                earlier_in_force,
-            } => {
-                let then = if *earlier_in_force {
-                    "the last good configuration stays in force"
-                } else {
-                    "there is no good configuration to use"
-                };
-                write!(f, "{problem}; {then}")
-            }
-            Notice::StateBroken {
-                problem,
-                earlier_in_force,
-            } => {
-                let then = if *earlier_in_force {
-                    "the last good node state stays in force"
-                } else {
-                    "all nodes count as up"
-                };
-                write!(f, "{problem}; {then}")
-            }
-            Notice::UnknownNodeDown { path, node } => write!(
-                f,
-                "{}: node \"{}\" is down but not in the configuration; correct its name or remove it",
-                path.display(),
-                node.escape_debug()
-            ),
-            Notice::MapUnavailable { problem } => write!(f, "{problem}; using the computed node"),
-            Notice::NoEntry { path } => {
-                write!(
-                    f,
-                    "{}: no entry for a user; using the computed node",
-                    path.display()
-                )
-            }
-            Notice::UnknownQueueGroup { path, queue_group } => write!(
-                f,
-                "{}: no node has the queue group \"{queue_group}\"; using the computed node",
-                path.display()
-            ),
-            Notice::MappedNodeDown { path, node } => write!(
-                f,
-                "{}: node \"{node}\" is down, but a user is mapped to it; using the computed node",
-                path.display()
-            ),
-            Notice::NoNodeUp { tag } if tag.is_empty() => write!(f, "no node without a tag is up"),
-            Notice::NoNodeUp { tag } => write!(f, "no node with the tag \"{}\" is up", tag.escape_debug()),
-        }
-    }
+    /// The access map is behind: it names a node that is down.
+    #[error("{0}")]
+    MappedNodeDown(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
 }
 
 impl Site {
@@ -169,10 +70,11 @@ impl Site {
         self.refresh_config();
         let mut notices = Vec::new();
         if let Some(problem) = &self.file.problem {
-            notices.push(Notice::ConfigBroken {
-                problem: problem.clone(),
-                earlier_in_force: self.in_force.is_some(),
-            });
+            let then = match self.in_force {
+                Some(_) => "the last good configuration stays in force",
+                None => "there is no good configuration to use",
+            };
+            notices.push(Notice::Other(format!("{problem}; {then}")));
         }
         if let Some(in_force) = &mut self.in_force {
             in_force.refresh_state();
@@ -236,16 +138,25 @@ impl InForce {
     }
 
     fn state_notices(&self) -> impl Iterator<Item = Notice> + '_ {
-        let broken = self.state_file.problem.iter().map(|problem| Notice::StateBroken {
-            problem: problem.clone(),
-            earlier_in_force: self.state_file.was_good,
+        let broken = self.state_file.problem.iter().map(|problem| {
+            let then = match self.state_file.was_good {
+                true => "the last good node state stays in force",
+                false => "all nodes count as up",
+            };
+            format!("{problem}; {then}")
         });
-        let known = |name: &str| self.config.nodes.iter().any(|node| node.node.name == name);
-        let unknown = self.state.down.keys().filter(move |name| !known(name));
-        broken.chain(unknown.map(|name| Notice::UnknownNodeDown {
-            path: self.config.node_state.clone(),
-            node: name.clone(),
-        }))
+        let unknown = self
+            .state
+            .marks()
+            .filter(|(name, mark)| mark.state == State::Down && self.config.index_of_node(name).is_none())
+            .map(|(name, _)| {
+                format!(
+                    "{}: node \"{}\" is down but not in the configuration; correct its name or remove it",
+                    self.config.node_state.display(),
+                    name.escape_debug()
+                )
+            });
+        broken.chain(unknown).map(Notice::Other)
     }
 
     /// The node that serves a user: the one the access map names, unless it is
@@ -255,16 +166,19 @@ impl InForce {
     pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(Notice)) -> Option<&NodeConfig> {
         let computed = self.computed_node(user, &self.config.tag);
         match self.mapped_node(user) {
-            Ok(Some(node)) => return Some(node),
             Ok(None) => {}
+            Ok(Some((_, node))) if !self.state.is_down(&node.node.name) => return Some(node),
             // Users whom the Director has on a node that is down belong there.
-            Err(Notice::MappedNodeDown { node, .. }) if computed.is_some_and(|c| c.node.name == node) => {}
-            Err(notice) => notify(notice),
+            Ok(Some((_, node))) if computed.is_some_and(|computed| std::ptr::eq(computed, node)) => {}
+            Ok(Some((map, node))) => notify(Notice::MappedNodeDown(format!(
+                "{}: node \"{}\" is down, but a user is mapped to it; using the computed node",
+                map.path().display(),
+                node.node.name
+            ))),
+            Err(problem) => notify(Notice::Other(format!("{problem}; using the computed node"))),
         }
         if computed.is_none() {
-            notify(Notice::NoNodeUp {
-                tag: self.config.tag.clone(),
-            });
+            notify(Notice::Other(NoNodeUp::with_tag(&self.config.tag).to_string()));
         }
         computed
     }
@@ -272,36 +186,33 @@ impl InForce {
     /// The node that the mapping alone gives to a user; `None` when none with the
     /// tag is up.
     pub fn computed_node(&self, user: &[u8], tag: &str) -> Option<&NodeConfig> {
-        self.config.nodes.get(self.cluster.index_of(user, tag)?)
+        let index = self.cluster.index_of(user, tag)?;
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "the cluster has the nodes of the configuration, in its order"
+        )]
+        Some(&self.config.nodes[index])
     }
 
-    /// The node that the access map gives to a user; `Ok(None)` without a map.
-    fn mapped_node(&self, user: &[u8]) -> Result<Option<&NodeConfig>, Notice> {
-        let Some(map) = &self.config.access_map else {
+    /// The map, and the node that it gives to a user; `Ok(None)` without a map.
+    fn mapped_node(&self, user: &[u8]) -> Result<Option<(&AccessMap, &NodeConfig)>, String> {
+        let Some(AccessMapConfig { map, .. }) = &self.config.access_map else {
             return Ok(None);
         };
-        let path = || map.path().to_owned();
+        let path = map.path().display();
         let entry = map
             .queue_group(user)
-            .map_err(|error| Notice::MapUnavailable {
-                problem: error.to_string(),
-            })?
-            .ok_or_else(|| Notice::NoEntry { path: path() })?;
+            .map_err(|error| error.to_string())?
+            .ok_or_else(|| format!("{path}: no entry for a user"))?;
         let node = self
             .config
             .node_of_queue_group(&entry.value)
             .and_then(|index| self.config.nodes.get(index))
-            .ok_or_else(|| Notice::UnknownQueueGroup {
-                path: path(),
-                queue_group: entry.value.escape_ascii().to_string(),
+            .ok_or_else(|| {
+                let queue_group = entry.value.escape_ascii();
+                format!("{path}: no node has the queue group \"{queue_group}\"")
             })?;
-        if self.state.is_down(&node.node.name) {
-            return Err(Notice::MappedNodeDown {
-                path: path(),
-                node: node.node.name.clone(),
-            });
-        }
-        Ok(Some(node))
+        Ok(Some((map, node)))
     }
 }
 
@@ -373,6 +284,7 @@ fn is_settled(stamp: &FileStamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::file_stamp::StoppedClock;
     use tempfile::TempDir;
 
     const NODES: &str = r#"
@@ -423,7 +335,9 @@ imap_host = "node2.example.org"
         }
 
         fn mark_down(&self, nodes: &[&str]) {
-            let down = nodes.iter().map(|node| format!("[down.{node}]\n"));
+            let down = nodes
+                .iter()
+                .map(|node| format!("[node.{node}]\nstate = \"down\"\n"));
             self.replace("nodes.toml", &down.collect::<String>());
         }
 
@@ -536,7 +450,7 @@ imap_host = "node2.example.org"
         assert_eq!(site.host_of("user1").0.as_deref(), Some("node2.example.org"));
 
         site.write_config(NODES);
-        site.replace("nodes.toml", "[down");
+        site.replace("nodes.toml", "[node");
         let (host, notices) = site.host_of("user1");
         assert_eq!(
             host.as_deref(),
@@ -555,16 +469,12 @@ imap_host = "node2.example.org"
         site.mark_down(&["node1"]);
         let node2 = Some("node2.example.org".to_owned());
         assert_eq!(site.host_of("user1").0, node2);
-        // As an editor begins: the file is empty, which would mean that all are up. On a
-        // busy machine the test may look too late for that.
-        let held = (0..100).any(|_| {
-            site.mark_down(&["node1"]);
-            assert_eq!(site.host_of("user1").0, node2);
-            fs::write(site.path("nodes.toml"), "").unwrap();
-            site.host_of("user1").0 == node2
-        });
-        assert!(held);
-        std::thread::sleep(SETTLE);
+        // As an editor begins: the file is empty, which would mean that all are up.
+        fs::write(site.path("nodes.toml"), "").unwrap();
+        let clock = StoppedClock::at_age(&site.path("nodes.toml"), SETTLE - Duration::from_millis(1));
+        assert_eq!(site.host_of("user1").0, node2);
+        drop(clock);
+        let _clock = StoppedClock::at_age(&site.path("nodes.toml"), SETTLE);
         assert_eq!(site.host_of("user1"), (Some("node1.example.org".into()), vec![]));
     }
 
@@ -608,7 +518,7 @@ imap_host = "node2.example.org"
     #[test]
     fn a_state_that_was_never_good_leaves_all_up() {
         let mut site = Fixture::new("QGRP:user1@ node1group\n");
-        site.replace("nodes.toml", "[down");
+        site.replace("nodes.toml", "[node");
         let (host, notices) = site.host_of("user1");
         assert_eq!(host.as_deref(), Some("node1.example.org"));
         assert!(notices[0].ends_with("; all nodes count as up"), "{notices:?}");
@@ -619,13 +529,7 @@ imap_host = "node2.example.org"
         let mut site = Site::new("/nonexistent/mailaffinity.toml");
         let notices = site.refresh();
         assert!(
-            matches!(
-                &notices[..],
-                [Notice::ConfigBroken {
-                    earlier_in_force: false,
-                    ..
-                }]
-            ),
+            matches!(&notices[..], [one] if one.to_string().ends_with("there is no good configuration to use")),
             "{notices:?}"
         );
         assert!(site.in_force().is_none());

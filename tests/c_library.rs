@@ -18,6 +18,8 @@ mod build_script;
 
 use build_script::capi::{HEADER, SONAME};
 use support::built::{declared_functions, library};
+use support::captures::{LOOKUPS, captures};
+use support::sendmail::run_well;
 
 // Header, symbols and SONAME.
 
@@ -124,21 +126,17 @@ fn static_library() {
 fn captured_answers_agree() {
     let program = SHARED.build("director.c");
     let mut checked = 0;
-    for entry in fs::read_dir("tests/director").unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "tsv") {
-            continue;
-        }
-        let capture = fs::read_to_string(&path).unwrap();
+    for (name, capture) in captures() {
         let expected: Vec<&str> = capture.lines().filter(|line| !line.starts_with("# ")).collect();
-        let answers = run(Command::new(&program).stdin(File::open(&path).unwrap()));
+        let output = run_well(&mut Command::new(&program), capture.as_bytes());
+        let answers = String::from_utf8(output.stdout).unwrap();
         for (answer, expected) in answers.lines().zip(&expected) {
-            assert_eq!(answer, *expected, "{}", path.display());
+            assert_eq!(answer, *expected, "{name}");
         }
-        assert_eq!(answers.lines().count(), expected.len(), "{}", path.display());
+        assert_eq!(answers.lines().count(), expected.len(), "{name}");
         checked += expected.len();
     }
-    assert!(checked > 15_000, "only {checked} lookups in tests/director");
+    assert_eq!(checked, LOOKUPS);
     run(valgrind(&program).stdin(File::open("tests/director/ring-tags.tsv").unwrap()));
 }
 
@@ -173,11 +171,14 @@ address = "10.0.0.3"
         "mailaffinity.toml",
         &format!("tag = \"east\"\n{}{NODES}", state("nodes.toml")),
     );
-    write("nodes.toml", "[down.node2]\nsince = \"2026-11-23T20:45:00Z\"\n");
+    write(
+        "nodes.toml",
+        "[node.node2]\nstate = \"down\"\nsince = \"2026-11-23T20:45:00Z\"\n",
+    );
     write("unknown-key.toml", &format!("\nnodestate = 1\n{NODES}"));
     write("no-nodes.toml", "strategy = \"ring\"\n");
     write("broken-state.toml", &(state("broken-nodes.toml") + NODES));
-    write("broken-nodes.toml", "[down.node1");
+    write("broken-nodes.toml", "[node.node1");
     folder
 }
 

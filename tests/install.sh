@@ -165,7 +165,7 @@ found=$(LD_LIBRARY_PATH=$root/usr/local/lib "${PERL:-perl}" -I"$root$perl_librar
 [ "$found" = "$version" ] || fail "Perl has version $found"
 
 # Nothing is left but what is the administrator's, and no shared folder is gone.
-echo '[down.node1]' >"$root/var/lib/mailaffinity/nodes.toml"
+printf '[node.node1]\nstate = "down"\n' >"$root/var/lib/mailaffinity/nodes.toml"
 touch "$root/usr/local/bin/other"
 run_make uninstall DESTDIR="$root"
 printf '%s\n' '-rw-r--r-- usr/local/bin/other' '-rw-r--r-- var/lib/mailaffinity/nodes.toml' >"$folder/expected"

@@ -5,7 +5,6 @@
 //! once, it is whoever asks that has failed, and nothing changes.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,7 +18,7 @@ use crate::director::{self, DirectorError, Snapshot};
 use crate::probe::probe;
 use mailaffinity::config::{Check, Checks, Config, NodeConfig};
 use mailaffinity::mapping::{Node, ring_label};
-use mailaffinity::node_state::{By, DirectorHost, Mark, NodeState};
+use mailaffinity::node_state::{By, Mark, NodeEntry, NodeState, State};
 
 /// What was found out.
 #[derive(Debug)]
@@ -84,7 +83,7 @@ pub fn observe(config: &Config, state: &NodeState) -> Result<Observation, Checks
         Check::Director(socket) => ask_director(config, socket, checks).map(Observation::Director),
         Check::Probe(kind, port) => {
             let answers = ask_all(config, state, checks, |node| {
-                probe(SocketAddr::new(node.address, *port), *kind, checks.timeout)
+                probe(SocketAddr::new(node.address, *port), *kind, *checks.timeout)
             });
             changes(config, state, answers, "the probe")
         }
@@ -92,7 +91,7 @@ pub fn observe(config: &Config, state: &NodeState) -> Result<Observation, Checks
             let answers = ask_all(config, state, checks, |node| {
                 let arguments = [&node.name, &ring_label(node.address)].map(OsString::from);
                 let command: Vec<OsString> = command.iter().map(OsString::from).chain(arguments).collect();
-                child::run(&command, b"", checks.timeout)
+                child::run(&command, b"", *checks.timeout)
                     .and_then(child::Finished::success)
                     .map(drop)
                     .map_err(|error| error.to_string())
@@ -103,7 +102,7 @@ pub fn observe(config: &Config, state: &NodeState) -> Result<Observation, Checks
 }
 
 fn ask_director(config: &Config, socket: &Path, checks: &Checks) -> Result<Snapshot, ChecksError> {
-    let snapshot = director::snapshot(socket, checks.timeout).map_err(ChecksError::Director)?;
+    let snapshot = director::snapshot(socket, *checks.timeout).map_err(ChecksError::Director)?;
     let usable = |host: &director::Host| host.up && host.vhost_count > 0;
     let now = Timestamp::now();
     let has_users = |host: &director::Host| {
@@ -163,10 +162,7 @@ fn ask_all(
     checks: &Checks,
     ask: impl Fn(&Node) -> Result<(), String> + Sync,
 ) -> Vec<Option<Result<(), String>>> {
-    let is_asked = |node: &Node| {
-        let down = state.down.get(&node.name);
-        down.is_none_or(|mark| mark.by == By::Checks) && !state.up.contains_key(&node.name)
-    };
+    let is_asked = |node: &Node| !state.mark_of(&node.name).is_some_and(Mark::is_by_hand);
     let mut answers: Vec<Option<Result<(), String>>> = config.nodes.iter().map(|_| None).collect();
     let mut asked: Vec<(usize, &Node)> = config.nodes.iter().map(|node| &node.node).enumerate().collect();
     asked.retain(|(_, node)| is_asked(node));
@@ -191,8 +187,8 @@ fn ask_all(
         let mut again = Vec::new();
         for ((index, node), answer) in asked.into_iter().zip(answered) {
             let needed = match (&answer, state.is_down(&node.name)) {
-                (Ok(()), true) => checks.rise,
-                (Err(_), false) => checks.fall,
+                (Ok(()), true) => *checks.rise,
+                (Err(_), false) => *checks.fall,
                 // As it was: if the answer was another one before, the node is flapping.
                 _ => 1,
             };
@@ -206,7 +202,7 @@ fn ask_all(
             break;
         }
         asked = again;
-        thread::sleep(checks.interval);
+        thread::sleep(*checks.interval);
     }
     answers
 }
@@ -219,7 +215,7 @@ fn changes(
 ) -> Result<Observation, ChecksError> {
     let given: Vec<_> = answers.iter().flatten().collect();
     // A single node that fails may be the only one that is asked, where others are held up.
-    let may_be_true = given.len() == 1 && !state.up.is_empty();
+    let may_be_true = given.len() == 1 && state.marks().any(|(_, mark)| mark.state == State::Up);
     if let Some(Err(example)) = given.first()
         && given.iter().all(|answer| answer.is_err())
         && !may_be_true
@@ -245,12 +241,19 @@ impl Observation {
         if let Observation::None = self {
             return new;
         }
-        new.director = BTreeMap::new();
-        new.moved = BTreeMap::new();
         // Of what checks began, they end what they no longer decide.
-        new.down.retain(|name, mark| {
-            mark.by == By::Hand || config.index_of_node(name).is_some() && !state.up.contains_key(name)
-        });
+        let stays = |name: &str, mark: &Mark| mark.is_by_hand() || config.index_of_node(name).is_some();
+        new.nodes = state
+            .marks()
+            .filter(|(name, mark)| stays(name, mark))
+            .map(|(name, mark)| {
+                let entry = NodeEntry {
+                    mark: Some(mark.clone()),
+                    ..NodeEntry::default()
+                };
+                (name.to_owned(), entry)
+            })
+            .collect();
         match self {
             Observation::None => {}
             Observation::Answers(changes) => {
@@ -271,21 +274,18 @@ impl Observation {
 /// Marks a node as the checks have it, down since when and why, unless it is marked by
 /// hand. A node that stays down keeps its mark.
 fn mark(state: &mut NodeState, node: &str, down: Option<(Timestamp, &str)>) {
-    let by_hand = state.up.contains_key(node) || state.down.get(node).is_some_and(|mark| mark.by == By::Hand);
-    if by_hand {
-        return;
-    }
-    match down {
-        None => {
-            state.down.remove(node);
-        }
-        Some((since, reason)) => {
-            state.down.entry(node.into()).or_insert_with(|| Mark {
+    match (state.mark_of(node), down) {
+        (Some(known), None) if !known.is_by_hand() => state.set_mark(node, None),
+        (None, Some((since, reason))) => {
+            let mark = Mark {
+                state: State::Down,
                 since: Some(since),
                 reason: reason.into(),
                 by: By::Checks,
-            });
+            };
+            state.set_mark(node, Some(mark));
         }
+        _ => {}
     }
 }
 
@@ -302,12 +302,11 @@ fn apply_director(snapshot: &Snapshot, config: &Config, state: &mut NodeState, n
             &node.name,
             (!host.up).then_some((since, "the Director has it down")),
         );
-        let differs = DirectorHost {
-            vhost_count: (host.vhost_count != node.vhost_count).then_some(host.vhost_count),
-            tag: (host.tag != node.tag).then(|| host.tag.clone()),
-        };
-        if differs != DirectorHost::default() {
-            state.director.insert(node.name.clone(), differs);
+        if host.vhost_count != node.vhost_count {
+            state.entry(&node.name).vhost_count = Some(host.vhost_count);
+        }
+        if host.tag != node.tag {
+            state.entry(&node.name).tag = Some(host.tag.clone());
         }
     }
     let Ok(cluster) = config.cluster(state) else {
@@ -327,7 +326,7 @@ fn apply_director(snapshot: &Snapshot, config: &Config, state: &mut NodeState, n
                 .index_of_hash(hash, tag)
                 .and_then(|index| cluster.nodes().get(index));
             if computed.is_none_or(|computed| computed.name != node.name) {
-                state.moved.entry(node.name.clone()).or_default().insert(hash);
+                state.entry(&node.name).moved.insert(hash);
             }
         }
     }

@@ -119,11 +119,11 @@ pub fn duties<'c>(config: &'c Config, this_node: &NodeConfig) -> Result<Vec<Duty
 
 /// Who runs the queue of a node that is down.
 fn chosen<'c>(config: &'c Config, state: &NodeState, node: &NodeConfig) -> Result<&'c NodeConfig, String> {
-    let since = state.down.get(&node.node.name).and_then(|mark| mark.since);
+    let since = state.mark_of(&node.node.name).and_then(|mark| mark.since);
     // A mark without a time was written by hand, by somebody who knew.
     if let Some(since) = since {
         let down_for = Timestamp::now().duration_since(since);
-        let after = config.drain.after;
+        let after = *config.drain.after;
         let down_for = Duration::try_from(down_for).unwrap_or_default();
         if down_for < after {
             return Err(format!(
@@ -134,15 +134,13 @@ fn chosen<'c>(config: &'c Config, state: &NodeState, node: &NodeConfig) -> Resul
         }
     }
     // Without moved users: a hash that happens to be that of one must not count.
-    let state = NodeState {
-        moved: Default::default(),
-        ..state.clone()
-    };
+    let mut state = state.clone();
+    state.nodes.values_mut().for_each(|entry| entry.moved.clear());
     let cluster = config.cluster(&state).map_err(|error| error.to_string())?;
     let tag = state
-        .director
+        .nodes
         .get(&node.node.name)
-        .and_then(|host| host.tag.as_deref());
+        .and_then(|entry| entry.tag.as_deref());
     // Not by the configured username hash, which may look at a part of a name only.
     let hash = UsernameHash::default().hash(node.node.name.as_bytes());
     cluster
@@ -211,7 +209,7 @@ impl Queue<'_> {
             problems: Vec::new(),
         });
         thread::scope(|scope| {
-            for _ in 0..config.drain.runners {
+            for _ in 0..*config.drain.runners {
                 scope.spawn(|| {
                     while let Some(batch) = next_batch(&run, || self.reason_to_end(config, this_node, begun))
                     {
@@ -238,7 +236,7 @@ impl Queue<'_> {
     }
 
     fn reason_to_end(&self, config: &Config, this_node: &NodeConfig, begun: Instant) -> Option<&'static str> {
-        if begun.elapsed() >= config.drain.limit {
+        if begun.elapsed() >= *config.drain.limit {
             return Some("the time for a drain was over");
         }
         let Ok(state) = NodeState::load(&config.node_state) else {

@@ -78,7 +78,7 @@ fn save(state: &NodeState, path: &Path) -> Result<(), ChangeError> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use mailaffinity::node_state::Mark;
+    use mailaffinity::node_state::{Mark, State};
 
     use super::*;
 
@@ -86,7 +86,7 @@ mod tests {
         Mark {
             since: Some("2026-11-23T20:45:00Z".parse().unwrap()),
             reason: reason.into(),
-            ..Mark::default()
+            ..Mark::new(State::Down)
         }
     }
 
@@ -96,10 +96,8 @@ mod tests {
         let (link, file) = (folder.path().join("link"), folder.path().join("nodes.toml"));
         fs::write(&file, "").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let state = NodeState {
-            down: [("node2".into(), down("new disks"))].into(),
-            ..NodeState::default()
-        };
+        let mut state = NodeState::default();
+        state.set_mark("node2", Some(down("new disks")));
         save(&state, &link).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(NodeState::load(&file).unwrap(), state);
@@ -111,7 +109,7 @@ mod tests {
         let path = folder.path().join("nodes.toml");
         for reason in ["new disks", "\"quoted\"\nand [brackets]", ""] {
             let mut state = NodeState::default();
-            state.down.insert("node 2".into(), down(reason));
+            state.set_mark("node 2", Some(down(reason)));
             save(&state, &path).unwrap();
             assert_eq!(NodeState::load(&path).unwrap(), state);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);

@@ -6,17 +6,13 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::files::replace::folder_of;
-use mailaffinity::config::{Config, NodeConfig, Sendmail};
+use mailaffinity::config::{Config, NodeConfig};
 
 /// The `QUEUE_GROUP` lines of a node's `.mc` file, one for each node that has a queue
 /// group and path: its own group has queue runners there, the others none.
 pub fn mc_lines(config: &Config, this_node: &NodeConfig) -> String {
-    let Sendmail {
-        runners,
-        interval,
-        flags,
-        ..
-    } = &config.sendmail;
+    let sendmail = &config.sendmail;
+    let (runners, interval, flags) = (*sendmail.runners, &*sendmail.interval, &*sendmail.flags);
     let mut lines = String::new();
     for node in &config.nodes {
         let (Some(group), Some(path)) = (&node.queue_group, &node.queue_path) else {

@@ -21,10 +21,10 @@ use crate::files::lock;
 use crate::files::replace::remove_leftovers;
 use crate::node_state::{self, ChangeError};
 use crate::users::{self, UserList, UsersError};
-use mailaffinity::access_map::{AccessMap, MapBuild};
-use mailaffinity::config::Config;
+use mailaffinity::access_map::AccessMap;
+use mailaffinity::config::{AccessMapConfig, Config, MapBuild, NoNodeUp};
 use mailaffinity::mapping::{Cluster, ClusterError};
-use mailaffinity::node_state::{NodeState, NodeStateError};
+use mailaffinity::node_state::{Mark, NodeState, NodeStateError};
 
 /// Why an update stopped. What was in force before still is, but for a new node state
 /// where only the map could not follow.
@@ -40,10 +40,7 @@ pub enum UpdateError {
     /// The node state makes no cluster.
     Cluster(PathBuf, ClusterError),
     /// No node with the tag of the configuration is up.
-    NobodyUp {
-        /// The tag, empty for none.
-        tag: String,
-    },
+    NobodyUp(NoNodeUp),
     /// The users could not be listed.
     Users(UsersError),
     /// The access source is empty, and the map was built of one that was not.
@@ -78,14 +75,9 @@ impl fmt::Display for UpdateError {
             UpdateError::State(error) => error.fmt(f),
             UpdateError::Change(error) => error.fmt(f),
             UpdateError::Cluster(path, error) => write!(f, "{}: {error}", path.display()),
-            UpdateError::NobodyUp { tag } if tag.is_empty() => {
-                f.write_str("no node without a tag is up and has vhosts; the access map stays as it is")
+            UpdateError::NobodyUp(error) => {
+                write!(f, "{error} and has vhosts; the access map stays as it is")
             }
-            UpdateError::NobodyUp { tag } => write!(
-                f,
-                "no node with the tag \"{}\" is up and has vhosts; the access map stays as it is",
-                tag.escape_debug()
-            ),
             UpdateError::Users(error) => write!(f, "{error}; the access map stays as it is"),
             UpdateError::EmptySource(path) => write!(
                 f,
@@ -244,16 +236,14 @@ pub fn plan<'c>(
     accept_loss: bool,
     known: Option<&str>,
 ) -> Result<Plan<'c>, UpdateError> {
-    let (Some(map), Some(build)) = (&config.access_map, &config.map_build) else {
+    let Some(AccessMapConfig { map, build }) = &config.access_map else {
         return Ok(Plan::NoMap);
     };
     let cluster = config
         .cluster(state)
-        .map_err(|error| UpdateError::Cluster(config.node_state.clone(), error))?;
+        .map_err(|error| UpdateError::Cluster(config.node_state.to_path_buf(), error))?;
     if cluster.index_of_hash(0, &config.tag).is_none() {
-        return Err(UpdateError::NobodyUp {
-            tag: config.tag.clone(),
-        });
+        return Err(UpdateError::NobodyUp(NoNodeUp::with_tag(&config.tag)));
     }
     let source = SourceFile::read(&build.source)?;
     let block =
@@ -261,7 +251,7 @@ pub fn plan<'c>(
     if source.text.is_empty() && !accept_loss && matches!(map.get(DIGEST_KEY), Ok(Some(_))) {
         return Err(UpdateError::EmptySource(build.source.clone()));
     }
-    let users = users::read(&config.users.source, config.users.timeout).map_err(UpdateError::Users)?;
+    let users = users::read(&config.users.source, *config.users.timeout).map_err(UpdateError::Users)?;
     let made_of = made_of(config, state, &cluster, &users);
     if known.is_some()
         && let Some(digest) = block.digest()
@@ -309,7 +299,7 @@ pub fn plan<'c>(
     let by_hand = take_out_entries_by_hand(&mut entries, &block.by_hand());
     let (before, after) = (block.managed_count(), entries.len() + by_hand.len());
     // Rounded up: where there are few users, one of them may still leave.
-    let may_leave = (before * usize::from(config.users.max_loss_percent)).div_ceil(100);
+    let may_leave = (before * *config.users.max_loss_percent as usize).div_ceil(100);
     if after == 0 {
         return Err(UpdateError::NoUsers {
             users: users.len(),
@@ -344,17 +334,20 @@ pub fn plan<'c>(
 fn made_of(config: &Config, state: &NodeState, cluster: &Cluster, users: &UserList<'_>) -> String {
     let queue_groups: Vec<_> = config.nodes.iter().map(|node| &node.queue_group).collect();
     // Who marked a node decides on the users moved to it.
-    let down: Vec<_> = state.down.iter().map(|(node, mark)| (node, mark.by)).collect();
+    let by_hand = |name: &str| state.mark_of(name).map(Mark::is_by_hand);
+    let moved = state.nodes.iter().filter(|(_, entry)| !entry.moved.is_empty());
+    let moved: Vec<_> = moved
+        .map(|(name, entry)| (name, by_hand(name), &entry.moved))
+        .collect();
     let rules = format!(
-        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         env!("CARGO_PKG_VERSION"),
         cluster.strategy(),
         cluster.username_hash().format(),
         config.tag,
         cluster.nodes(),
         queue_groups,
-        state.moved,
-        down,
+        moved,
         config.users.source,
     );
     digest(&[rules.as_bytes(), users.text()])
@@ -463,7 +456,7 @@ pub struct MapLock {
 /// # Errors
 /// When another update holds it for longer than `wait`, or it cannot be taken.
 pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError> {
-    let (Some(map), Some(build)) = (&config.access_map, &config.map_build) else {
+    let Some(AccessMapConfig { map, build }) = &config.access_map else {
         return Ok(MapLock { _lock: None });
     };
     let lock = lock::of(&build.source, wait).map_err(UpdateError::Locked)?;
@@ -477,8 +470,10 @@ pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError>
 /// # Errors
 /// When one is for longer than `wait`, or it cannot be told.
 pub fn wait_until_done(config: &Config, wait: Duration) -> Result<(), UpdateError> {
-    match &config.map_build {
-        Some(build) => lock::wait_until_free(&build.source, wait).map_err(UpdateError::Locked),
+    match &config.access_map {
+        Some(AccessMapConfig { build, .. }) => {
+            lock::wait_until_free(&build.source, wait).map_err(UpdateError::Locked)
+        }
         None => Ok(()),
     }
 }

@@ -6,6 +6,10 @@ use mailaffinity::node_state::NodeState;
 
 fuzz_target!(|text: &str| {
     if let Ok(state) = NodeState::parse(text) {
-        assert!(state.down.keys().all(|node| state.is_down(node)));
+        assert!(
+            state
+                .marks()
+                .all(|(node, _)| state.is_down(node) != state.is_held_up(node))
+        );
     }
 });

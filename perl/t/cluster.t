@@ -13,7 +13,7 @@ use Mail::Affinity qw(hash_user_group_modulo hash_user_group_ring library_versio
 # Of a configuration.
 
 my $file = configure(qq(tag = ""\n));
-write_file('nodes.toml', qq([down.node2]\nreason = "new disks"\n));
+write_file('nodes.toml', qq([node.node2]\nstate = "down"\nreason = "new disks"\n));
 my $cluster = Mail::Affinity->load($file);
 is_deeply([map { $_->name } $cluster->nodes], [qw(node1 node2 node3)]);
 my $node1 = ($cluster->nodes)[0];

@@ -23,7 +23,7 @@ makemap = "$makemap"
 [users]
 file = "$folder/users"
 MORE
-write_file('nodes.toml', qq([down.node2]\nreason = "new disks"\n));
+write_file('nodes.toml', qq([node.node2]\nstate = "down"\nreason = "new disks"\n));
 write_file('access', '');
 
 # What it prints, what it warns of, and its exit status.
@@ -77,7 +77,7 @@ cmp_ok($status, '>', 0);
 is(read_file($output), $out);
 is_deeply([glob "$folder/.output*"], [], 'nothing is left behind');
 
-write_file('nodes.toml', qq([down.node1]\n[down.node2]\n[down.node3]\n));
+write_file('nodes.toml', join '', map {qq([node.node$_]\nstate = "down"\n)} 1 .. 3);
 like((construct_qgroups('--config', $config, "$folder/users"))[1], qr/^left out user1: no node is up$/m);
 like((construct_qgroups('--config', "$folder/missing", "$folder/users"))[1], qr{^\Q$folder\E/missing: cannot read});
 write_file('nodes.toml', '');

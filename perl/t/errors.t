@@ -22,7 +22,7 @@ my $folder  = quotemeta folder();
 throws("$folder/missing.toml: cannot read .*", sub { Mail::Affinity->load(folder() . '/missing.toml') });
 write_file('unknown-key.toml', "\nnodestate = 1\n");
 throws("$folder/unknown-key.toml:2: .*", sub { Mail::Affinity->load(folder() . '/unknown-key.toml') });
-write_file('nodes.toml', '[down.node1');
+write_file('nodes.toml', '[node.node1');
 throws("$folder/nodes.toml: not a node state.*", sub { Mail::Affinity->load(folder() . '/mailaffinity.toml') });
 throws('file has a NUL', sub { Mail::Affinity->load("\0") });
 

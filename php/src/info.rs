@@ -46,7 +46,7 @@ fn site_rows(in_force: &InForce) -> Vec<Row> {
         .iter()
         .map(|node| node.node.name.as_str())
         .partition(|name| in_force.state.is_down(name));
-    let map = config.access_map.as_ref().map_or("none", |map| map.spec());
+    let map = config.access_map.as_ref().map_or("none", |map| map.map.spec());
     vec![
         ("Strategy", config.strategy.to_string()),
         (

@@ -2,9 +2,10 @@
 //!
 //! `mailaffinity.stub.php` documents it for those who write PHP.
 //!
-//! - `site`: the configuration, node state and access map, followed from one
+//! - `kept`: the configurations, node states and access maps, followed from one
 //!   request to the next.
-//! - `log`: what the administrator is told, through PHP's error log.
+//! - `site`: questions to them.
+//! - `log`, `rate_limit`: what the administrator is told, through PHP's error log.
 //! - `ini`: the two directives of `php.ini`.
 //! - `exception`, `info`: `MailaffinityException`, and the table in `phpinfo()`.
 //! - `panic`: no bug in here ends a login.
@@ -13,8 +14,10 @@ mod exception;
 mod ffi;
 mod info;
 mod ini;
+mod kept;
 mod log;
 mod panic;
+mod rate_limit;
 mod site;
 
 use ext_php_rs::binary_slice::BinarySlice;
@@ -23,7 +26,7 @@ use ext_php_rs::prelude::{ModuleBuilder, PhpResult, php_function, php_module, wr
 use ext_php_rs::types::ZendHashTable;
 use mailaffinity::config::NodeConfig;
 use mailaffinity::mapping::ring_label;
-use mailaffinity::node_state::Mark;
+use mailaffinity::node_state::{Mark, State};
 
 /// The host that webmail connects to for a user: SquirrelMail's mapping function
 /// (`$imapServerAddress = 'map:map_user_via_sendmail_access';`).
@@ -91,8 +94,11 @@ pub fn mailaffinity_hash(username: BinarySlice<u8>) -> PhpResult<i64> {
 pub fn mailaffinity_nodes() -> PhpResult<Vec<ZBox<ZendHashTable>>> {
     let nodes = site::ask_or_throw(|in_force| {
         let with_state = |node: &NodeConfig| {
-            let down = in_force.state.down.get(&node.node.name);
-            (node.clone(), down.cloned())
+            let mark = in_force.state.mark_of(&node.node.name);
+            (
+                node.clone(),
+                mark.filter(|mark| mark.state == State::Down).cloned(),
+            )
         };
         in_force.config.nodes.iter().map(with_state).collect::<Vec<_>>()
     })?;
@@ -128,7 +134,7 @@ fn node_and_state_array(node: &NodeConfig, down: Option<&Mark>) -> PhpResult<ZBo
 pub fn module(module: ModuleBuilder) -> ModuleBuilder {
     module
         .name("mailaffinity")
-        .globals(&site::KEPT)
+        .globals(&kept::KEPT)
         .info_function(info::print)
         .function(wrap_function!(map_user_via_sendmail_access))
         .function(wrap_function!(mailaffinity_node))

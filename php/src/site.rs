@@ -1,32 +1,11 @@
-//! The site, followed from one request to the next.
-
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+//! Questions to the site as it stands on disk now.
 
 use ext_php_rs::prelude::PhpResult;
-use ext_php_rs::zend::{ModuleGlobal, ModuleGlobals};
 use mailaffinity::site::{InForce, Notice, Site};
 
 use crate::exception::exception;
-use crate::log::RateLimit;
+use crate::kept::KEPT;
 use crate::{ini, log, panic};
-
-/// What is kept from one request to the next.
-///
-/// PHP has one of these for each thread that serves requests, and frees it: no
-/// locks are needed, with or without thread safety (ZTS). Nothing in it is
-/// borrowed while PHP is called, since PHP may leave by `longjmp`.
-#[derive(Default)]
-pub(crate) struct Kept {
-    /// By configuration file: Apache may have one for each virtual host.
-    sites: RefCell<BTreeMap<PathBuf, Site>>,
-    pub(crate) log: RefCell<RateLimit>,
-}
-
-impl ModuleGlobal for Kept {}
-
-pub(crate) static KEPT: ModuleGlobals<Kept> = ModuleGlobals::new();
 
 /// An answer from a site, and what the administrator should know.
 pub(crate) struct Answer<T> {
@@ -37,7 +16,7 @@ pub(crate) struct Answer<T> {
 
 /// Asks the site as it stands on disk now. The question may send notices.
 ///
-/// The question must not call PHP; see [`Kept`].
+/// The question must not call PHP; see [`KEPT`].
 pub(crate) fn ask<T>(question: impl FnOnce(&InForce, &mut dyn FnMut(Notice)) -> T) -> Answer<T> {
     let mut problems = Vec::new();
     let value = panic::guarded(|| {

@@ -18,7 +18,7 @@ foreach (['ring-3', 'ring-down', 'ring-unequal', 'ring-tags', 'ring-ipv6', 'dire
             [, $address, $vhosts, $tag, $up] = $match;
             $tag = $tag === '-' ? '' : $tag;
             $config .= "[[node]]\nname = \"$address@$tag\"\naddress = \"$address\"\nvhost_count = $vhosts\ntag = \"$tag\"\n";
-            $state .= $up === 'down' ? "[down.\"$address@$tag\"]\nsince = \"2026-11-23T20:45:00Z\"\n" : '';
+            $state .= $up === 'down' ? "[node.\"$address@$tag\"]\nstate = \"down\"\nsince = \"2026-11-23T20:45:00Z\"\n" : '';
         } elseif ($line !== '' && $line[0] !== '#') {
             if ($users++ === 0) {
                 // The state only once: a file that stays as it is need not be read again.

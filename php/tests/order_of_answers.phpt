@@ -42,7 +42,7 @@ show('the mapped node is down', 'user1');
 echo "  computed: ", mailaffinity_node('user1')['host'], "\n";
 mark_down('node1', 'node4');
 show('a stranger is down', 'user1');
-replace('nodes.toml', "[down\n");
+replace('nodes.toml', "[node\n");
 show('broken state, the last one stays', 'user1');
 mark_down();
 show('up again', 'user1');

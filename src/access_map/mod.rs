@@ -46,17 +46,6 @@ enum Kind {
     Text,
 }
 
-/// How the access map is built from its source (`[access_map]`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapBuild {
-    /// The administrator's file (`source`), of which a block is managed.
-    pub source: PathBuf,
-    /// sendmail's makemap (`makemap`).
-    pub makemap: PathBuf,
-    /// Options for it (`makemap_options`), none of which changes what a line means.
-    pub makemap_options: Vec<String>,
-}
-
 /// An entry of the map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

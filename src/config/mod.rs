@@ -19,17 +19,26 @@
 //! Unknown keys and impossible values are errors that name the line.
 //! mailaffinity.toml(5) has all keys.
 
-mod file;
+mod nodes;
+mod values;
 
-use std::fmt;
-use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::access_map::{AccessMap, MapBuild};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use toml::Spanned;
+
+use crate::access_map::AccessMap;
 use crate::files::regular_file;
 use crate::mapping::{Cluster, ClusterError, Node, Strategy, UsernameHash};
-use crate::node_state::{By, NodeState};
+use crate::node_state::{Mark, NodeEntry, NodeState, State};
+use crate::toml_error::{line_and_problem, line_of};
+pub use nodes::{NodeConfig, Nodes};
+pub use values::{
+    AbsolutePath, CommandLine, Interval, LibraryName, MakemapOptions, Millis, Number, QueueFlags, Seconds,
+    check_host,
+};
+use values::{MapSpec, StrategyName};
 
 /// Where the configuration is unless one is named.
 pub const DEFAULT_PATH: &str = "/etc/mailaffinity.toml";
@@ -37,48 +46,146 @@ pub const DEFAULT_PATH: &str = "/etc/mailaffinity.toml";
 /// sendmail's program, where `[sendmail]` names none.
 pub const DEFAULT_SENDMAIL: &str = "/usr/sbin/sendmail";
 
-/// A configuration that was read and found to be consistent.
-#[derive(Clone, Debug)]
+/// adduser's FIRST_UID and LAST_UID on Debian.
+const UIDS: (u32, u32) = (1000, 59_999);
+/// Longer than this, and a web page would seem to hang.
+const MINUTE_MS: u32 = 60_000;
+const HOUR_MS: u32 = 3_600_000;
+const DAY: u32 = 86_400;
+
+/// A configuration. [`load`](Config::load) and [`parse`](Config::parse) give one that was
+/// found to be consistent.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// How the nodes share out the users (`strategy`).
+    #[serde(default, with = "StrategyName")]
     pub strategy: Strategy,
     /// How usernames are hashed (`username_hash`).
+    #[serde(default)]
     pub username_hash: UsernameHash,
     /// The tag of lookups that name none (`tag`).
+    #[serde(default)]
     pub tag: String,
     /// The file that says which nodes are down (`node_state`).
-    pub node_state: PathBuf,
+    #[serde(default = "default_node_state")]
+    pub node_state: AbsolutePath,
     /// The file that tells monitoring how the last update and drain went (`status`).
-    pub status: PathBuf,
+    #[serde(default = "default_status")]
+    pub status: AbsolutePath,
     /// The socket of the system's log (`syslog`).
-    pub syslog: PathBuf,
+    #[serde(default = "default_syslog")]
+    pub syslog: AbsolutePath,
     /// sendmail's access map (`[access_map]`), where there is one.
-    pub access_map: Option<AccessMap>,
-    /// How the access map is built, where there is one.
-    pub map_build: Option<MapBuild>,
+    pub access_map: Option<AccessMapConfig>,
     /// The users whom the access map lists (`[users]`).
+    #[serde(default)]
     pub users: Users,
     /// How nodes are found to be up (`[checks]`); without it, by hand only.
     pub checks: Option<Checks>,
     /// How sendmail is called and its queue groups are run (`[sendmail]`).
+    #[serde(default)]
     pub sendmail: Sendmail,
     /// When and how the queues of dead nodes are run (`[drain]`).
+    #[serde(default)]
     pub drain: Drain,
     /// What is compared with the configuration (`[agreement]`).
+    #[serde(default)]
     pub agreement: Agreement,
     /// The nodes (`[[node]]`), in the order of the file.
-    pub nodes: Vec<NodeConfig>,
+    #[serde(default, rename = "node")]
+    pub nodes: Nodes,
+}
+
+fn default_node_state() -> AbsolutePath {
+    AbsolutePath("/var/lib/mailaffinity/nodes.toml".into())
+}
+
+fn default_status() -> AbsolutePath {
+    AbsolutePath("/var/lib/mailaffinity/status.json".into())
+}
+
+fn default_syslog() -> AbsolutePath {
+    AbsolutePath("/dev/log".into())
+}
+
+/// The access map, and how it is built (`[access_map]`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "AccessMapTable")]
+pub struct AccessMapConfig {
+    /// The map (`map`, `busy_timeout_ms`).
+    pub map: AccessMap,
+    /// How it is built.
+    pub build: MapBuild,
+}
+
+/// How the access map is built from its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapBuild {
+    /// The administrator's file (`source`), of which a block is managed.
+    pub source: PathBuf,
+    /// sendmail's makemap (`makemap`).
+    pub makemap: PathBuf,
+    /// Options for it (`makemap_options`).
+    pub makemap_options: MakemapOptions,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccessMapTable {
+    map: MapSpec,
+    #[serde(default)]
+    busy_timeout_ms: Millis<0, MINUTE_MS, 500>,
+    source: Option<AbsolutePath>,
+    makemap: Option<AbsolutePath>,
+    makemap_options: Option<MakemapOptions>,
+}
+
+impl TryFrom<AccessMapTable> for AccessMapConfig {
+    type Error = String;
+
+    fn try_from(table: AccessMapTable) -> Result<AccessMapConfig, String> {
+        let map = AccessMap::new(&table.map, *table.busy_timeout_ms).map_err(|error| error.to_string())?;
+        let source = table.source.map_or_else(|| map.source_path(), PathBuf::from);
+        if map.is_built() == (source == map.path()) {
+            return Err(format!(
+                "the source of {map} must {}be {}",
+                if map.is_built() { "not " } else { "" },
+                map.path().display()
+            ));
+        }
+        let build = MapBuild {
+            source,
+            makemap: table
+                .makemap
+                .map_or_else(|| "/usr/sbin/makemap".into(), PathBuf::from),
+            makemap_options: table.makemap_options.unwrap_or(MakemapOptions(Vec::new())),
+        };
+        Ok(AccessMapConfig { map, build })
+    }
 }
 
 /// Which users the access map lists (`[users]`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "UsersTable")]
 pub struct Users {
     /// Where their names are from.
     pub source: UserSource,
     /// How many of them may be missing from one update to the next (`max_loss_percent`).
-    pub max_loss_percent: u8,
+    pub max_loss_percent: Number<0, 100, 10>,
     /// How long asking for them may take (`timeout_seconds`).
-    pub timeout: Duration,
+    pub timeout: Seconds<1, DAY, 60>,
+}
+
+impl Default for Users {
+    fn default() -> Users {
+        let (uid_min, uid_max) = UIDS;
+        Users {
+            source: UserSource::Nss { uid_min, uid_max },
+            max_loss_percent: Number::default(),
+            timeout: Seconds::default(),
+        }
+    }
 }
 
 /// Where the names of users are from.
@@ -99,19 +206,57 @@ pub enum UserSource {
     Command(Vec<String>),
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsersTable {
+    uid_min: Option<u32>,
+    uid_max: Option<u32>,
+    file: Option<AbsolutePath>,
+    command: Option<CommandLine>,
+    #[serde(default)]
+    max_loss_percent: Number<0, 100, 10>,
+    #[serde(default)]
+    timeout_seconds: Seconds<1, DAY, 60>,
+}
+
+impl TryFrom<UsersTable> for Users {
+    type Error = &'static str;
+
+    fn try_from(table: UsersTable) -> Result<Users, &'static str> {
+        let uid_min = table.uid_min.unwrap_or(UIDS.0);
+        let uid_max = table.uid_max.unwrap_or(UIDS.1);
+        if uid_min > uid_max {
+            return Err("uid_min is greater than uid_max");
+        }
+        Ok(Users {
+            source: match (table.file, table.command) {
+                (Some(_), Some(_)) => {
+                    return Err("the users are from a file or from a command; leave one out");
+                }
+                (Some(file), None) => UserSource::File(file.into()),
+                (None, Some(command)) => UserSource::Command(command.into()),
+                (None, None) => UserSource::Nss { uid_min, uid_max },
+            },
+            max_loss_percent: table.max_loss_percent,
+            timeout: table.timeout_seconds,
+        })
+    }
+}
+
 /// How nodes are found to be up (`[checks]`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "ChecksTable")]
 pub struct Checks {
     /// What is asked.
     pub check: Check,
     /// How long one question may take (`timeout_ms`).
-    pub timeout: Duration,
+    pub timeout: Millis<1, HOUR_MS, 5000>,
     /// So many failures in a row make a node down (`fall`).
-    pub fall: u32,
+    pub fall: Number<1, 100, 3>,
     /// So many successes in a row make it up again (`rise`).
-    pub rise: u32,
+    pub rise: Number<1, 100, 2>,
     /// The time between them (`interval_ms`).
-    pub interval: Duration,
+    pub interval: Millis<0, HOUR_MS, 1000>,
 }
 
 /// What is asked whether a node is up.
@@ -119,16 +264,17 @@ pub struct Checks {
 pub enum Check {
     /// The Director, by its `director-admin` socket (`director`). Its word counts at
     /// once: who keeps it informed has thresholds of his own.
-    Director(PathBuf),
+    Director(AbsolutePath),
     /// The node's service (`probe`, `port`).
     Probe(Probe, u16),
     /// A program (`command`), with the node's name and address as further arguments; it
     /// ends with status 0 for a node that is up.
-    Command(Vec<String>),
+    Command(CommandLine),
 }
 
 /// What a service must do to be up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Probe {
     /// Take a TCP connection.
     Tcp,
@@ -138,79 +284,145 @@ pub enum Probe {
     Lmtp,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChecksTable {
+    director: Option<AbsolutePath>,
+    probe: Option<Probe>,
+    port: Option<u16>,
+    command: Option<CommandLine>,
+    #[serde(default)]
+    timeout_ms: Millis<1, HOUR_MS, 5000>,
+    #[serde(default)]
+    fall: Number<1, 100, 3>,
+    #[serde(default)]
+    rise: Number<1, 100, 2>,
+    #[serde(default)]
+    interval_ms: Millis<0, HOUR_MS, 1000>,
+}
+
+impl TryFrom<ChecksTable> for Checks {
+    type Error = &'static str;
+
+    fn try_from(table: ChecksTable) -> Result<Checks, &'static str> {
+        let check = match (table.director, table.probe, table.command) {
+            (Some(director), None, None) => Check::Director(director),
+            (None, Some(probe), None) => {
+                let usual_port = match probe {
+                    Probe::Tcp => None,
+                    Probe::Imap => Some(143),
+                    Probe::Lmtp => Some(24),
+                };
+                let port = table.port.or(usual_port).filter(|port| *port > 0);
+                Check::Probe(probe, port.ok_or("a tcp probe needs a port")?)
+            }
+            (None, None, Some(command)) => Check::Command(command),
+            _ => return Err("checks need exactly one of director, probe and command"),
+        };
+        Ok(Checks {
+            check,
+            timeout: table.timeout_ms,
+            fall: table.fall,
+            rise: table.rise,
+            interval: table.interval_ms,
+        })
+    }
+}
+
 /// How sendmail is called and its queue groups are run (`[sendmail]`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Sendmail {
     /// The program and its first arguments (`command`).
-    pub command: Vec<String>,
+    pub command: CommandLine,
     /// The queue runners of a node for its own queue group (`runners`).
-    pub runners: u32,
-    /// The time between two queue runs, in sendmail's notation (`interval`).
-    pub interval: String,
+    pub runners: Number<1, 1000, 4>,
+    /// The time between two queue runs (`interval`).
+    pub interval: Interval,
     /// The flags of the queue groups (`flags`).
-    pub flags: String,
+    pub flags: QueueFlags,
+}
+
+impl Default for Sendmail {
+    fn default() -> Sendmail {
+        Sendmail {
+            command: CommandLine(vec![DEFAULT_SENDMAIL.into()]),
+            runners: Number::default(),
+            interval: Interval("1m".into()),
+            flags: QueueFlags("f".into()),
+        }
+    }
 }
 
 /// When and how the queues of dead nodes are run (`[drain]`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Drain {
     /// How long a node must have been down (`after_seconds`).
-    pub after: Duration,
+    #[serde(rename = "after_seconds")]
+    pub after: Seconds<0, DAY, 120>,
     /// No further batch of messages is begun after this time (`limit_seconds`).
-    pub limit: Duration,
+    #[serde(rename = "limit_seconds")]
+    pub limit: Seconds<1, DAY, 240>,
     /// How many sendmails work on one queue at once (`runners`).
-    pub runners: u32,
+    pub runners: Number<1, 100, 4>,
 }
 
 /// What is compared with the configuration, besides sendmail and its access map
 /// (`[agreement]`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Agreement {
     /// The Director's `director-admin` socket (`director`); that of [`Checks`] if there is
     /// none.
-    pub director: Option<PathBuf>,
+    pub director: Option<AbsolutePath>,
     /// The C library, as the program loader finds it (`c_library`).
-    pub c_library: Option<String>,
+    pub c_library: Option<LibraryName>,
     /// PHP's command line program, run as the web server's user (`php`).
-    pub php: Option<Vec<String>>,
+    pub php: Option<CommandLine>,
     /// How long each of them may take (`timeout_seconds`).
-    pub timeout: Duration,
-}
-
-/// A node as the configuration describes it.
-#[derive(Clone, Debug)]
-pub struct NodeConfig {
-    /// What the mapping knows of it; up, since the node state alone says otherwise.
-    pub node: Node,
-    /// The sendmail queue group of its users.
-    pub queue_group: Option<String>,
-    /// The directory of that queue group, as sendmail's `Path=` has it: with a `*` at its
-    /// end it stands for all directories whose names begin so.
-    pub queue_path: Option<PathBuf>,
-    /// The host that webmail connects to: a bare name or address. The node's
-    /// address unless it says otherwise.
-    pub imap_host: String,
+    #[serde(rename = "timeout_seconds")]
+    pub timeout: Seconds<1, DAY, 90>,
 }
 
 /// What is wrong with a configuration, and where.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{}:{} {problem}", path.display(), line.map(|line| format!("{line}:")).unwrap_or_default())]
 pub struct ConfigError {
     path: PathBuf,
     line: Option<usize>,
     problem: String,
 }
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.path.display())?;
-        if let Some(line) = self.line {
-            write!(f, "{line}:")?;
-        }
-        write!(f, " {}", self.problem)
+/// No node with a tag can take a user: they are all down or without vhosts, or there are
+/// none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no node {} is up", if tag.is_empty() { "without a tag".into() } else { format!("with the tag \"{}\"", tag.escape_debug()) })]
+pub struct NoNodeUp {
+    tag: String,
+}
+
+impl NoNodeUp {
+    /// That of a tag, which is empty for none.
+    pub fn with_tag(tag: &str) -> NoNodeUp {
+        NoNodeUp { tag: tag.to_owned() }
     }
 }
 
-impl std::error::Error for ConfigError {}
+/// What in the file a problem is with.
+enum Place {
+    File,
+    Tag,
+    Node(usize),
+}
+
+/// Where things are in the file, for errors that only the whole file can have.
+#[derive(Deserialize)]
+struct Places {
+    tag: Option<Spanned<IgnoredAny>>,
+    #[serde(default)]
+    node: Vec<Spanned<IgnoredAny>>,
+}
 
 impl Config {
     /// Reads a configuration file.
@@ -231,10 +443,42 @@ impl Config {
     /// # Errors
     /// When the text says something impossible.
     pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
-        file::parse(text).map_err(|file::Problem { line, message }| ConfigError {
+        let error = |line, problem| ConfigError {
             path: path.to_owned(),
             line,
-            problem: message,
+            problem,
+        };
+        let config: Config = toml::from_str(text).map_err(|wrong| {
+            let (line, problem) = line_and_problem(&wrong, text);
+            error(line, problem)
+        })?;
+        config.check().map_err(|(place, problem)| {
+            let places = toml::from_str::<Places>(text).ok();
+            let span = places.and_then(|places| match place {
+                Place::File => None,
+                Place::Tag => Some(places.tag?.span()),
+                Place::Node(index) => Some(places.node.get(index)?.span()),
+            });
+            error(span.map(|span| line_of(text, span.start)), problem)
+        })?;
+        Ok(config)
+    }
+
+    /// Checks what only the whole file can get wrong.
+    fn check(&self) -> Result<(), (Place, String)> {
+        self.nodes
+            .check()
+            .map_err(|(index, problem)| (Place::Node(index), problem))?;
+        if !self.tag.is_empty() && !self.nodes.iter().any(|node| node.node.tag == self.tag) {
+            let problem = format!("no node has the tag \"{}\"", self.tag.escape_debug());
+            return Err((Place::Tag, problem));
+        }
+        Cluster::check(self.nodes.iter().map(|node| &node.node)).map_err(|error| {
+            let problem = match error {
+                ClusterError::NoNodes => "there are no nodes; describe each one in a [[node]] table".into(),
+                other => other.to_string(),
+            };
+            (Place::File, problem)
         })
     }
 
@@ -246,65 +490,35 @@ impl Config {
     /// # Errors
     /// When the node state has too many vhosts; see [`Cluster::new`].
     pub fn cluster(&self, state: &NodeState) -> Result<Cluster, ClusterError> {
-        let nodes = self.nodes.iter().map(|NodeConfig { node, .. }| {
-            let director = state.director.get(&node.name).cloned().unwrap_or_default();
-            Node {
+        let (mut nodes, mut moved) = (Vec::with_capacity(self.nodes.len()), Vec::new());
+        let nothing = NodeEntry::default();
+        for (index, NodeConfig { node, .. }) in self.nodes.iter().enumerate() {
+            let entry = state.nodes.get(&node.name).unwrap_or(&nothing);
+            nodes.push(Node {
                 up: !state.is_down(&node.name),
-                vhost_count: director.vhost_count.unwrap_or(node.vhost_count),
-                tag: director.tag.unwrap_or_else(|| node.tag.clone()),
+                vhost_count: entry.vhost_count.unwrap_or(node.vhost_count),
+                tag: entry.tag.as_ref().unwrap_or(&node.tag).clone(),
                 ..node.clone()
+            });
+            let down_by_hand = |mark: &Mark| mark.state == State::Down && mark.is_by_hand();
+            if !entry.mark.as_ref().is_some_and(down_by_hand) {
+                moved.extend(entry.moved.iter().map(|hash| (*hash, index)));
             }
-        });
-        let cluster = Cluster::new(self.strategy, self.username_hash.clone(), nodes.collect())?;
-        let down_by_hand = |name: &str| state.down.get(name).is_some_and(|mark| mark.by == By::Hand);
-        let moved = state
-            .moved
-            .iter()
-            .filter(|(name, _)| !down_by_hand(name))
-            .filter_map(|(name, hashes)| Some((self.index_of_node(name)?, hashes)))
-            .flat_map(|(node, hashes)| hashes.iter().map(move |hash| (*hash, node)));
+        }
+        let cluster = Cluster::new(self.strategy, self.username_hash.clone(), nodes)?;
         Ok(cluster.with_moved(moved))
     }
 
     /// The place in [`nodes`](Config::nodes) of the node with this name.
     pub fn index_of_node(&self, name: &str) -> Option<usize> {
-        self.nodes.iter().position(|node| node.node.name == name)
+        self.nodes.index_of(name)
     }
 
     /// The place in [`nodes`](Config::nodes) of the node that has the queue group which
     /// the access map gives. As in sendmail, neither its case nor blanks around it
     /// matter; makemap keeps those at the end of a line, a carriage return included.
     pub fn node_of_queue_group(&self, queue_group: &[u8]) -> Option<usize> {
-        let queue_group = queue_group.trim_ascii();
-        self.nodes.iter().position(|node| {
-            node.queue_group
-                .as_ref()
-                .is_some_and(|own| own.as_bytes().eq_ignore_ascii_case(queue_group))
-        })
-    }
-}
-
-/// Checks that a host is what an IMAP client can connect to: a bare host name or
-/// address, without a port, blanks or control characters.
-///
-/// # Errors
-/// A sentence that says what is wrong.
-pub fn check_host(host: &str) -> Result<(), String> {
-    let is_label = |label: &str| {
-        let sound = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-        (1..=63).contains(&label.len())
-            && label.bytes().all(sound)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let is_name = host.len() <= 253 && host.split('.').all(is_label);
-    if is_name || host.parse::<Ipv6Addr>().is_ok() {
-        Ok(())
-    } else {
-        Err(format!(
-            "\"{}\" is not a bare host name or address (without port, blanks or brackets)",
-            host.escape_debug()
-        ))
+        self.nodes.index_of_queue_group(queue_group)
     }
 }
 
@@ -348,7 +562,7 @@ address = "2001:DB8::2"
         assert_eq!(config.strategy, Strategy::Modulo);
         assert_eq!(config.username_hash.format(), b"%Ln");
         assert_eq!(config.tag, "east");
-        assert_eq!(config.node_state, Path::new("/var/lib/x/nodes.toml"));
+        assert_eq!(&*config.node_state, Path::new("/var/lib/x/nodes.toml"));
         let [one, two] = &config.nodes[..] else { panic!() };
         assert_eq!(one.node.address, IpAddr::from([10, 0, 0, 1]));
         assert_eq!((one.node.vhost_count, one.node.tag.as_str()), (50, "east"));
@@ -366,7 +580,7 @@ address = "2001:DB8::2"
         let config = parse("[[node]]\nname = \"a\"\naddress = \"10.0.0.1\"\n").unwrap();
         assert_eq!(config.strategy, Strategy::Ring);
         assert_eq!(config.username_hash.format(), b"%Lu");
-        assert_eq!(config.node_state, Path::new("/var/lib/mailaffinity/nodes.toml"));
+        assert_eq!(&*config.node_state, Path::new("/var/lib/mailaffinity/nodes.toml"));
         assert!(config.access_map.is_none());
     }
 
@@ -385,12 +599,12 @@ address = "2001:DB8::2"
              [drain]\nafter_seconds = 0\n"
         );
         let config = parse(&text).unwrap();
-        assert_eq!(config.status, Path::new("/run/x.json"));
-        assert_eq!(config.syslog, Path::new("/run/log"));
-        let build = config.map_build.unwrap();
+        assert_eq!(&*config.status, Path::new("/run/x.json"));
+        assert_eq!(&*config.syslog, Path::new("/run/log"));
+        let build = config.access_map.unwrap().build;
         assert_eq!(build.source, Path::new("/srv/access"));
         assert_eq!(build.makemap, Path::new("/opt/makemap"));
-        assert_eq!(build.makemap_options, ["-N", "-c", "9"]);
+        assert_eq!(*build.makemap_options, ["-N", "-c", "9"]);
         assert_eq!(
             config.nodes[1].queue_path.as_deref(),
             Some(Path::new("/mnt/gfs2/mqueue/q2*"))
@@ -398,13 +612,13 @@ address = "2001:DB8::2"
         let command = ["/usr/bin/doveadm", "user", "*"].map(String::from);
         assert_eq!(config.users.source, UserSource::Command(command.into()));
         assert_eq!(
-            (config.users.max_loss_percent, config.users.timeout.as_secs()),
+            (*config.users.max_loss_percent, config.users.timeout.as_secs()),
             (5, 7)
         );
         let checks = config.checks.unwrap();
         assert_eq!(checks.check, Check::Probe(Probe::Imap, 143));
-        assert_eq!((checks.fall, checks.rise), (4, 2));
-        assert_eq!(config.sendmail.interval, "1h30m");
+        assert_eq!((*checks.fall, *checks.rise), (4, 2));
+        assert_eq!(&*config.sendmail.interval, "1h30m");
         assert_eq!(
             (config.drain.after.as_secs(), config.drain.limit.as_secs()),
             (0, 240)
@@ -465,11 +679,14 @@ address = "2001:DB8::2"
             cluster.node_of(b"user1", "").map(|node| node.name.clone())
         };
         assert_eq!(node("").as_deref(), Some("b"));
-        assert_eq!(node("[down.b]\n").as_deref(), Some("a"));
-        assert_eq!(node("[director.b]\nvhost_count = 0\n").as_deref(), Some("a"));
-        assert_eq!(node("[director.b]\ntag = \"x\"\n").as_deref(), Some("a"));
-        assert_eq!(node("[moved]\na = [617210206]\nz = [1]\n").as_deref(), Some("a"));
-        let huge = NodeState::parse("[director.b]\nvhost_count = 4000000000\n").unwrap();
+        assert_eq!(node("[node.b]\nstate = \"down\"\n").as_deref(), Some("a"));
+        assert_eq!(node("[node.b]\nvhost_count = 0\n").as_deref(), Some("a"));
+        assert_eq!(node("[node.b]\ntag = \"x\"\n").as_deref(), Some("a"));
+        assert_eq!(
+            node("[node.a]\nmoved = [617210206]\n[node.z]\nmoved = [1]\n").as_deref(),
+            Some("a")
+        );
+        let huge = NodeState::parse("[node.b]\nvhost_count = 4000000000\n").unwrap();
         assert!(config.cluster(&huge).is_err());
     }
 
@@ -510,6 +727,41 @@ address = "2001:DB8::2"
         }
     }
 
+    /// Looking at each pair of them would take a minute.
+    #[test]
+    fn many_nodes_load_at_once() {
+        const MANY: usize = 20_000;
+        let table = |n: usize| {
+            format!(
+                "[[node]]\nname = \"node{n}\"\naddress = \"10.0.{}.{}\"\nvhost_count = 1\n\
+                 queue_group = \"group{n}\"\nqueue_path = \"/q/{n}\"\n",
+                n / 250,
+                n % 250
+            )
+        };
+        let text: String = (0..MANY).map(table).collect();
+        let mut state = NodeState::default();
+        for n in 0..MANY {
+            state.entry(&format!("node{n}")).moved.insert(7);
+        }
+        let config = parse(&text).unwrap();
+        let cluster = config.cluster(&state).unwrap();
+        assert_eq!(cluster.nodes().len(), MANY);
+        for n in 0..MANY {
+            assert_eq!(config.index_of_node(&format!("node{n}")), Some(n));
+            assert_eq!(
+                config.node_of_queue_group(format!("GROUP{n}").as_bytes()),
+                Some(n)
+            );
+        }
+        let error = parse(&(text + &table(MANY - 1))).unwrap_err().to_string();
+        let line = 1 + 6 * MANY;
+        assert!(
+            error.starts_with(&format!("/etc/x.toml:{line}: node \"node19999\" has the name")),
+            "{error}"
+        );
+    }
+
     #[test]
     fn errors_without_a_line() {
         let message = parse("strategy = \"ring\"\n").unwrap_err().to_string();
@@ -526,32 +778,6 @@ address = "2001:DB8::2"
             missing.starts_with("/nonexistent/x.toml: cannot read"),
             "{missing}"
         );
-    }
-
-    #[test]
-    fn hosts() {
-        for host in ["node1", "node1.example.org", "192.0.2.1", "2001:db8::1", "a_b-c"] {
-            assert_eq!(check_host(host), Ok(()), "{host}");
-        }
-        for host in [
-            "",
-            " node1",
-            "node1\n",
-            "node1:143",
-            "[::1]",
-            "a b",
-            "a\0",
-            "tls://x",
-            "ä",
-            ".",
-            "a..b",
-            "a.",
-            "-",
-            "-a",
-            "a-",
-        ] {
-            assert!(check_host(host).is_err(), "{host:?}");
-        }
     }
 
     proptest! {

@@ -125,11 +125,11 @@ fn a_node_state_that_says_nonsense() {
     site.update();
     let state = site.path("lib/nodes.toml");
     for (text, problem) in [
-        (&b"[down.node2]\nsince = 1\n"[..], "not a node state: line 2: "),
-        (b"[down", "not a node state: line 1: "),
-        (b"[down.node2]\nreason = \"\xff\"\n", "line 2 is not UTF-8"),
+        (&b"[node.node2]\nsince = 1\n"[..], "not a node state: line 2: "),
+        (b"[node", "not a node state: line 1: "),
+        (b"[node.node2]\nreason = \"\xff\"\n", "line 2 is not UTF-8"),
         (
-            b"[director.node1]\nvhost_count = 4000000000\n",
+            b"[node.node1]\nvhost_count = 4000000000\n",
             "", // Too many for a ring.
         ),
     ] {

@@ -78,7 +78,11 @@ impl Disk<'_> {
         let mut counts = Counts::default();
         let mut untroubled = 0;
         for left in 0..500 {
-            let node_state = if left % 2 == 0 { "[down.node2]\n" } else { "" };
+            let node_state = if left % 2 == 0 {
+                "[node.node2]\nstate = \"down\"\n"
+            } else {
+                ""
+            };
             self.site.write("lib/nodes.toml", node_state.as_bytes());
             let before = in_force(self.site);
             (self.fill)(&disk, left);

@@ -64,7 +64,7 @@ fn leave_a_whole_map() {
 fn kill_updates(kill_all: bool, counts: &Mutex<Counts>) {
     let site = Site::hash();
     site.write("users", &user_list(0..USERS));
-    let states = ["", "[down.node2]\n"].map(|node_state| {
+    let states = ["", "[node.node2]\nstate = \"down\"\n"].map(|node_state| {
         site.write("lib/nodes.toml", node_state.as_bytes());
         site.update();
         site.assert_agrees();

@@ -19,7 +19,8 @@ use std::time::Duration;
 use super::managed_block::{AccessSource, DIGEST_KEY};
 use crate::child;
 use crate::files::replace::{Staged, folder_of, real_path, sync_folder};
-use mailaffinity::access_map::{AccessMap, Error, MapBuild};
+use mailaffinity::access_map::{AccessMap, Error};
+use mailaffinity::config::MapBuild;
 use mailaffinity::files::file_stamp::{FileStamp, SETTLE};
 use mailaffinity::files::regular_file;
 

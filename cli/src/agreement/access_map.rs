@@ -6,11 +6,12 @@ use super::{Answer, Opinion, Question};
 use crate::update::{self, Override, Plan};
 use crate::users::access_map_key;
 use mailaffinity::access_map::{AccessMap, Error};
+use mailaffinity::config::AccessMapConfig;
 
 const PART: &str = "access map";
 
 pub(crate) fn ask(question: &Question<'_>) -> Opinion {
-    let Some(map) = &question.config.access_map else {
+    let Some(AccessMapConfig { map, .. }) = &question.config.access_map else {
         return Opinion::absent(PART, "the configuration has no [access_map]");
     };
     let mut answers = Vec::with_capacity(question.users.len());

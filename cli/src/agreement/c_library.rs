@@ -25,7 +25,7 @@ pub(crate) fn ask(question: &Question<'_>) -> Opinion {
     let library = configured.as_deref().unwrap_or(SONAME);
     let mut command = question.c_library_command.to_vec();
     command.push(library.into());
-    let timeout = question.config.agreement.timeout;
+    let timeout = *question.config.agreement.timeout;
     let stdout = match child::run(&command, &edge::input(question, |_| ""), timeout)
         .and_then(child::Finished::success)
     {

@@ -28,7 +28,7 @@ pub(crate) fn ask(question: &Question<'_>) -> Opinion {
 }
 
 fn try_ask(question: &Question<'_>, socket: &Path) -> Result<Opinion, director::DirectorError> {
-    let timeout = question.config.agreement.timeout;
+    let timeout = *question.config.agreement.timeout;
     let snapshot = director::snapshot(socket, timeout)?;
     let lines: Vec<Option<Vec<u8>>> = question.users.iter().map(|user| line(question, user)).collect();
     let asked: Vec<Vec<u8>> = lines.iter().flatten().cloned().collect();

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::users::access_map_key;
-use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::config::{Config, NoNodeUp, NodeConfig};
 use mailaffinity::mapping::{Cluster, ClusterError};
 use mailaffinity::node_state::NodeState;
 
@@ -47,24 +47,14 @@ pub enum QuestionError {
     /// The node state makes no cluster.
     Cluster(ClusterError),
     /// No node with the tag of the configuration is up.
-    NobodyUp {
-        /// The tag, empty for none.
-        tag: String,
-    },
+    NobodyUp(NoNodeUp),
 }
 
 impl fmt::Display for QuestionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             QuestionError::Cluster(error) => error.fmt(f),
-            QuestionError::NobodyUp { tag } if tag.is_empty() => {
-                f.write_str("no node without a tag is up: there is no answer to compare with")
-            }
-            QuestionError::NobodyUp { tag } => write!(
-                f,
-                "no node with the tag \"{}\" is up: there is no answer to compare with",
-                tag.escape_debug()
-            ),
+            QuestionError::NobodyUp(error) => write!(f, "{error}: there is no answer to compare with"),
         }
     }
 }
@@ -127,9 +117,7 @@ impl<'q> Question<'q> {
             .iter()
             .map(|user| cluster.index_of(user, &config.tag))
             .collect();
-        let nobody_up = || QuestionError::NobodyUp {
-            tag: config.tag.clone(),
-        };
+        let nobody_up = || QuestionError::NobodyUp(NoNodeUp::with_tag(&config.tag));
         let expected = expected.ok_or_else(nobody_up)?;
         let has_group = |node: &usize| {
             config

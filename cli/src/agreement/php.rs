@@ -85,7 +85,7 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2]
     };
     let program = child::name(&command);
     command.extend(OPTIONS.iter().chain(&["-r", SCRIPT]).map(OsString::from));
-    let timeout = question.config.agreement.timeout;
+    let timeout = *question.config.agreement.timeout;
     let has_map = question.config.access_map.is_some();
     let mark = |index: usize| match question.without_entry.get(index) {
         Some(Some(_)) if has_map => "-",

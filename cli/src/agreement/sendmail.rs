@@ -18,7 +18,7 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
         return Opinion::absent(PART, "the configuration has no [access_map]");
     }
     let sendmail = &question.config.sendmail;
-    if sendmail.command == [DEFAULT_SENDMAIL]
+    if *sendmail.command == [DEFAULT_SENDMAIL]
         && let Some(program) = sendmail.command.first().map(Path::new)
         && program.try_exists().is_ok_and(|exists| !exists)
     {
@@ -117,7 +117,7 @@ fn test_mode(question: &Question<'_>, input: &[u8]) -> Result<Session, ChildErro
 fn run(question: &Question<'_>, arguments: &[&str], input: &[u8]) -> Result<Session, ChildError> {
     let command = question.config.sendmail.command.iter().map(OsString::from);
     let command: Vec<OsString> = command.chain(arguments.iter().map(OsString::from)).collect();
-    let finished = child::run(&command, input, question.config.agreement.timeout)?;
+    let finished = child::run(&command, input, *question.config.agreement.timeout)?;
     Ok(Session {
         command: child::name(&command),
         stdout: String::from_utf8_lossy(&finished.stdout).into_owned(),
@@ -183,7 +183,11 @@ fn cause(
     }
     let keys = search_order::keys(user);
     let session = test_mode(question, &lines(b"/map access ", &keys))?;
-    let spec = question.config.access_map.as_ref().map_or("", |map| map.spec());
+    let spec = question
+        .config
+        .access_map
+        .as_ref()
+        .map_or("", |map| map.map.spec());
     if session.says("Map named \"access\" not found") {
         return Ok(
             "its configuration has no map named access: add FEATURE(`access_db') to its .mc file".into(),

@@ -197,7 +197,7 @@ fn director_differences(config: &Config, nodes: &NodeChanges) -> Vec<Difference<
         }
     };
     for node in config.nodes.iter().map(|node| &node.node) {
-        let of = |state: &NodeState| state.director.get(&node.name).cloned().unwrap_or_default();
+        let of = |state: &NodeState| state.nodes.get(&node.name).cloned().unwrap_or_default();
         compare(format!("{} vhost_count", node.name), &|state| {
             of(state).vhost_count.unwrap_or(node.vhost_count).to_string()
         });
@@ -206,11 +206,7 @@ fn director_differences(config: &Config, nodes: &NodeChanges) -> Vec<Difference<
             format!("\"{}\"", tag.escape_debug())
         });
         compare(format!("users moved to {}", node.name), &|state| {
-            state
-                .moved
-                .get(&node.name)
-                .map_or(0, |users| users.len())
-                .to_string()
+            of(state).moved.len().to_string()
         });
     }
     differences

@@ -1,3 +1,5 @@
+//! `mailaffinity map`: the node of each user.
+
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -6,8 +8,8 @@ use clap::Args;
 use serde_json::json;
 
 use crate::exit::{Failure, Status};
-use crate::names::{self, Users};
-use mailaffinity::config::{Config, NodeConfig};
+use crate::names;
+use mailaffinity::config::{Config, NoNodeUp, NodeConfig};
 use mailaffinity::node_state::NodeState;
 
 /// Print the node of each user, by the Director's mapping
@@ -52,7 +54,7 @@ impl Map {
         let tag = self.tag.as_deref().unwrap_or(&config.tag);
         let node_of = |user: &[u8]| config.nodes.get(cluster.index_of(user, tag)?);
         let users = if self.all {
-            Users::Listed(all(config)?)
+            names::all(config)?
         } else {
             names::given(self.users)
         };
@@ -84,18 +86,10 @@ impl Map {
             })
         }?;
         if users_without_node > 0 {
-            let message = format!(
-                "no node with the tag \"{}\" is up; users without a node: {users_without_node}",
-                tag.escape_debug()
-            );
+            let no_node = NoNodeUp::with_tag(tag);
+            let message = format!("{no_node}; users without a node: {users_without_node}");
             return Err(Failure::new(Status::TempFail, message));
         }
         Ok(printed)
     }
-}
-
-/// All users of the configuration.
-pub(crate) fn all(config: &Config) -> Result<Vec<Vec<u8>>, Failure> {
-    crate::users::list(&config.users.source, config.users.timeout)
-        .map_err(|error| Failure::new(Status::TempFail, error))
 }

@@ -1,3 +1,5 @@
+//! `mailaffinity nodes`, `down`, `up` and `auto`: the node state, read and marked by hand.
+
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -5,14 +7,13 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::NAME;
-use crate::exit::say;
-use crate::exit::{Failure, Status};
+use crate::exit::{Failure, NAME, say};
 use crate::names;
 use crate::node_state;
+use crate::nodes::{find_node, unknown_nodes};
 use mailaffinity::config::Config;
 use mailaffinity::mapping::{Cluster, ring_label};
-use mailaffinity::node_state::{By, Mark, NodeState};
+use mailaffinity::node_state::{By, Mark, NodeState, State};
 
 /// List the nodes: which are up, since when, and their shares of the users
 ///
@@ -93,8 +94,8 @@ struct Marking {
 impl Nodes {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
-        for stranger in strangers(config, &state) {
-            say(NAME, stranger);
+        for unknown in unknown_nodes(config, &state) {
+            say(NAME, unknown);
         }
         let cluster = config.cluster(&state).map_err(Failure::config)?;
         let shares = shares(&cluster);
@@ -103,21 +104,16 @@ impl Nodes {
             .iter()
             .zip(cluster.nodes())
             .zip(shares)
-            .map(|((node, live), share)| {
-                let name = &node.node.name;
-                let held_up = if live.up { state.up.get(name) } else { None };
-                let mark = state.down.get(name).or(held_up).cloned();
-                (node, live, mark, share)
-            });
+            .map(|((node, live), share)| (node, live, state.mark_of(&live.name), share));
         if self.json {
             return names::print(|out| {
                 for (node, live, mark, share) in rows {
                     let row = json!({
                         "node": live.name,
                         "state": if live.up { "up" } else { "down" },
-                        "since": mark.as_ref().and_then(|mark| mark.since).map(|since| since.to_string()),
-                        "by": mark.as_ref().map(|mark| by(mark.by)),
-                        "reason": mark.as_ref().map(|mark| &mark.reason),
+                        "since": mark.and_then(|mark| mark.since).map(|since| since.to_string()),
+                        "by": mark.map(|mark| by(mark.by)),
+                        "reason": mark.map(|mark| &mark.reason),
                         "share": share,
                         "vhost_count": live.vhost_count,
                         "tag": live.tag,
@@ -144,7 +140,6 @@ impl Nodes {
                 "NODE", "SINCE", "BY"
             )?;
             for (_, live, mark, share) in rows {
-                let mark = mark.as_ref();
                 let since = mark
                     .and_then(|mark| mark.since)
                     .map(|since| format!("{since:.0}"));
@@ -195,21 +190,13 @@ fn shares(cluster: &Cluster) -> Vec<f64> {
 
 impl Down {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        self.marking.run(config, |state, node, mark| {
-            state.up.remove(node);
-            let known = state.down.remove(node).filter(|known| known.by == By::Hand);
-            state.down.insert(node.into(), mark(known));
-        })
+        self.marking.run(config, State::Down)
     }
 }
 
 impl Up {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        self.marking.run(config, |state, node, mark| {
-            state.down.remove(node);
-            let known = state.up.remove(node);
-            state.up.insert(node.into(), mark(known));
-        })
+        self.marking.run(config, State::Up)
     }
 }
 
@@ -217,69 +204,35 @@ impl Auto {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         // Also one that the configuration no longer has.
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
-        let marked: Vec<&str> = state
-            .down
-            .keys()
-            .chain(state.up.keys())
-            .map(String::as_str)
-            .collect();
+        let marked: Vec<&str> = state.marks().map(|(name, _)| name).collect();
         change(config, &marked, &self.nodes, self.dry_run, |state, node| {
-            state.down.remove(node);
-            state.up.remove(node);
+            state.set_mark(node, None);
         })
     }
 }
 
 impl Marking {
-    /// Marks each node; `set` is told how to make the mark of an earlier one by hand, if
-    /// there is one: it keeps its time, and its reason where no other is given.
-    fn run(
-        self,
-        config: &Config,
-        set: impl Fn(&mut NodeState, &str, &dyn Fn(Option<Mark>) -> Mark),
-    ) -> Result<ExitCode, Failure> {
+    /// Marks each node. An earlier mark by hand keeps its time, and its reason where no
+    /// other is given.
+    fn run(self, config: &Config, new: State) -> Result<ExitCode, Failure> {
         let now = Timestamp::now();
-        let mark = |known: Option<Mark>| {
+        change(config, &[], &self.nodes, self.dry_run, |state, node| {
+            let known = state
+                .mark_of(node)
+                .filter(|known| known.state == new && known.is_by_hand())
+                .cloned();
             let known = known.unwrap_or_else(|| Mark {
                 since: Some(now),
-                ..Mark::default()
+                ..Mark::new(new)
             });
-            Mark {
+            let mark = Mark {
                 reason: self.reason.clone().unwrap_or(known.reason),
                 by: By::Hand,
-                since: known.since,
-            }
-        };
-        change(config, &[], &self.nodes, self.dry_run, |state, node| {
-            set(state, node, &mark)
+                ..known
+            };
+            state.set_mark(node, Some(mark));
         })
     }
-}
-
-/// What the node state says of nodes that the configuration does not have.
-pub(crate) fn strangers(config: &Config, state: &NodeState) -> Vec<String> {
-    let marked = state.down.keys().chain(state.up.keys());
-    marked
-        .filter(|name| config.index_of_node(name).is_none())
-        .map(|name| {
-            format!(
-                "{}: node \"{}\" is marked but not in the configuration; correct its name, or run \"mailaffinity auto\"",
-                config.node_state.display(),
-                name.escape_debug()
-            )
-        })
-        .collect()
-}
-
-/// A node on the command line that the configuration does not have.
-pub(crate) fn unknown_node(config: &Config, name: &str) -> Failure {
-    let known: Vec<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
-    let message = format!(
-        "there is no node \"{}\"; there are {}",
-        name.escape_debug(),
-        known.join(", ")
-    );
-    Failure::new(Status::Usage, message)
 }
 
 /// Changes the state of nodes, which must be those of the configuration or `others`.
@@ -291,8 +244,8 @@ fn change(
     set: impl Fn(&mut NodeState, &str),
 ) -> Result<ExitCode, Failure> {
     for node in nodes {
-        if config.index_of_node(node).is_none() && !others.contains(&node.as_str()) {
-            return Err(unknown_node(config, node));
+        if !others.contains(&node.as_str()) {
+            find_node(config, node)?;
         }
     }
     let set_all = |state: &mut NodeState| nodes.iter().for_each(|node| set(state, node));
