@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use mailaffinity::mapping::{modulo_vnode, ring_vnode};
 use mailaffinity::node_state::{By, NodeState, State};
 use serde_json::Value;
-use support::configuration::{Configuration, Node};
+use support::configuration::{Configuration, Node, node_state};
 use support::site::Site;
 
 /// A site of three nodes, and a fourth one with a tag.
@@ -278,7 +278,7 @@ fn nodes_are_marked_by_hand() {
     );
     assert_eq!(site.state(), NodeState::default(), "all or nothing");
     assert_fails(&site.run(&["down"], b""), 64, "NODE");
-    fs::write(site.path("nodes.toml"), "[node.gone]\nstate = \"down\"\n").unwrap();
+    fs::write(site.path("nodes.toml"), node_state(&["gone"])).unwrap();
     site.must(&["auto", "gone"]);
     assert_eq!(
         site.state(),
@@ -481,7 +481,7 @@ fn an_emptied_source_stops_an_update() {
 #[test]
 fn nodes_that_the_configuration_does_not_have_are_told() {
     let (site, log) = site_with_update();
-    fs::write(site.path("nodes.toml"), "[node.Node2]\nstate = \"down\"\n").unwrap();
+    fs::write(site.path("nodes.toml"), node_state(&["Node2"])).unwrap();
     let output = site.run(&["nodes"], b"");
     assert_eq!(output.status.code(), Some(0));
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -13,7 +13,7 @@ use std::process::{Command, Output, Stdio};
 use mailaffinity::config::Config;
 use mailaffinity::node_state::NodeState;
 use support::built::{declared_functions, library};
-use support::configuration::{Configuration, Node};
+use support::configuration::{Configuration, Node, node_state};
 use support::site::Site;
 
 const CONFIGURATION: &str = "doc/man/mailaffinity.toml.5";
@@ -427,7 +427,7 @@ fn the_status_file_is_documented() {
     fs::create_dir(site.path("queue")).unwrap();
     fs::write(site.path("access"), "").unwrap();
     fs::write(site.path("users"), "anna\n").unwrap();
-    fs::write(site.path("nodes.toml"), "[node.a]\nstate = \"down\"\n").unwrap();
+    fs::write(site.path("nodes.toml"), node_state(&["a"])).unwrap();
     site.must(&["update"]);
     site.must(&["drain", "--node", "b"]);
     let page = rendered(Path::new(CONFIGURATION));

@@ -59,8 +59,22 @@ impl Configuration {
     /// A file of users.
     #[must_use]
     pub fn users(self, file: impl AsRef<Path>) -> Configuration {
-        self.set_path("users.file", file)
+        self.set("users", Table::new()).set_path("users.file", file)
     }
+
+    /// A command that lists the users.
+    #[must_use]
+    pub fn users_of<const N: usize>(self, command: [&str; N]) -> Configuration {
+        self.set("users", Table::new())
+            .set("users.command", command.to_vec())
+    }
+}
+
+/// A node state file in which these nodes are down, and nothing else is said.
+pub fn node_state(down: &[&str]) -> String {
+    down.iter()
+        .map(|node| format!("[node.{}]\nstate = \"down\"\n", Value::from(*node)))
+        .collect()
 }
 
 impl fmt::Display for Configuration {

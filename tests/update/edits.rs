@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mailaffinity::access_map::SETTLE;
 
-use crate::site::{ADMINISTRATORS, Setup, Site, outside, script};
+use crate::site::{ADMINISTRATORS, Site, outside, script};
 
 /// A site whose users and map are made by scripts that run the script `edit` first: in
 /// the middle of an update, when the source has been read.
@@ -26,11 +26,11 @@ fn site_with_edits() -> Site {
         &list,
         &format!("{edit:?} list || exit\ncat {:?}", site.path("users")),
     );
-    site.configure(&Setup {
-        access_map: &format!("makemap = {makemap:?}"),
-        users: &format!("command = [{list:?}]"),
-        ..Setup::default()
-    });
+    site.configure(
+        site.configuration()
+            .set_path("access_map.makemap", makemap)
+            .users_of([list.to_str().unwrap()]),
+    );
     site
 }
 

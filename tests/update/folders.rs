@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::namespace;
-use crate::site::{Setup, Site, assert_fails, script, set_mode};
+use crate::site::{Site, assert_fails, script, set_mode};
 use support::maps;
 
 /// Runs an update, as one for whom modes count, that must fail and change nothing.
@@ -82,11 +82,10 @@ fn a_state_folder_that_may_not_be_written() {
     script(&check, "[ \"$1\" != node2 ]");
     // Else makemap gives a new map to the TrustedUser of sendmail.cf, and then needs the
     // rights that it does not have here.
-    let options = "makemap_options = [\"-C\", \"/dev/null\"]";
-    site.configure(&Setup {
-        access_map: options,
-        ..Setup::default()
-    });
+    let configuration = site
+        .configuration()
+        .set("access_map.makemap_options", vec!["-C", "/dev/null"]);
+    site.configure(configuration.clone());
     site.update();
     fs::remove_file(site.path("lib/.status.json.lock")).unwrap();
     set_mode(&site.path("lib"), 0o555);
@@ -99,11 +98,7 @@ fn a_state_folder_that_may_not_be_written() {
     site.assert_agrees();
 
     // A node that is found to be down cannot be marked.
-    site.configure(&Setup {
-        access_map: options,
-        more: &format!("[checks]\ncommand = [{check:?}]\nfall = 1\n"),
-        ..Setup::default()
-    });
+    site.configure(configuration.with(&format!("[checks]\ncommand = [{check:?}]\nfall = 1\n")));
     let lock = format!(
         "cannot lock {}: Permission denied",
         site.path("lib/.nodes.toml.lock").display()
@@ -158,13 +153,20 @@ fn a_configuration_that_says_nonsense() {
     let config = site.path("mailaffinity.toml");
     let good = String::from_utf8(site.read("mailaffinity.toml")).unwrap();
     let status = site.read("lib/status.json");
-    for (text, line) in [
-        (format!("nonsense = 1\n{good}"), ":1: "),
-        (good.replace("[access_map]", "[access_map]\nmap ="), ":6: "),
-        (good.replace("hash:", "btree:"), ":6: "),
-        (good.replace("192.0.2.2", "nowhere"), ""),
-        (String::new(), ": there are no nodes"),
+    for (text, wrong, message) in [
+        (format!("nonsense = 1\n{good}"), "nonsense", ""),
+        (good.replace("[access_map]", "[access_map]\nmap ="), "map =", ""),
+        (good.replace("hash:", "btree:"), "btree:", ""),
+        (
+            good.replace("192.0.2.2", "nowhere"),
+            "nowhere",
+            "\"nowhere\" is not",
+        ),
+        (String::new(), "", "there are no nodes"),
     ] {
+        let number = text.lines().position(|line| line.contains(wrong));
+        let line = number.map_or(String::new(), |number| format!(":{}", number + 1));
+        let line = format!("{line}: {message}");
         site.write("mailaffinity.toml", text.as_bytes());
         site.update_fails(&[], 78, &format!("{}{line}", config.display()));
         assert_eq!(site.run(&["diff"]).status.code(), Some(78));

@@ -5,7 +5,9 @@ use std::io::Write as _;
 use std::path::Path;
 
 use crate::namespace;
-use crate::site::{ADMINISTRATORS, Entries, Setup, Site, assert_fails, outside, user_list};
+use support::configuration::node_state;
+
+use crate::site::{ADMINISTRATORS, Entries, Site, assert_fails, outside, user_list};
 
 const PAGE: u64 = 4096;
 
@@ -52,10 +54,7 @@ fn free(folder: &Path) {
 
 /// Some of a site's folders on a small file system of their own.
 fn on_a_disk(kind: &str, options: &str, folders: &[&str], body: impl FnOnce(&Site)) {
-    let site = Site::new(&Setup {
-        kind,
-        ..Setup::default()
-    });
+    let site = Site::with_map(kind);
     let disk = site.path("disk");
     fs::create_dir(&disk).unwrap();
     namespace::mount(&["-t", "tmpfs", "-o", options, "tmpfs"], &disk);
@@ -78,12 +77,8 @@ impl Disk<'_> {
         let mut counts = Counts::default();
         let mut untroubled = 0;
         for left in 0..500 {
-            let node_state = if left % 2 == 0 {
-                "[node.node2]\nstate = \"down\"\n"
-            } else {
-                ""
-            };
-            self.site.write("lib/nodes.toml", node_state.as_bytes());
+            let down: &[&str] = if left % 2 == 0 { &["node2"] } else { &[] };
+            self.site.write("lib/nodes.toml", node_state(down).as_bytes());
             let before = in_force(self.site);
             (self.fill)(&disk, left);
             let output = self.site.run(&["update"]);

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use mailaffinity::access_map::AccessMap;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
 
+use support::configuration::node_state;
+
 use crate::site::{Entries, Site, user_list};
 
 const USERS: usize = 2000;
@@ -43,7 +45,7 @@ impl Counts {
 
 /// The two states between which the map goes to and fro.
 struct State {
-    node_state: &'static str,
+    node_state: String,
     source: Vec<u8>,
     entries: Entries,
 }
@@ -64,7 +66,8 @@ fn leave_a_whole_map() {
 fn kill_updates(kill_all: bool, counts: &Mutex<Counts>) {
     let site = Site::hash();
     site.write("users", &user_list(0..USERS));
-    let states = ["", "[node.node2]\nstate = \"down\"\n"].map(|node_state| {
+    let states = [&[][..], &["node2"]].map(|down| {
+        let node_state = node_state(down);
         site.write("lib/nodes.toml", node_state.as_bytes());
         site.update();
         site.assert_agrees();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::site::{ADMINISTRATORS, Setup, Site, Stamp, assert_fails, key, outside, set_mode};
+use crate::site::{ADMINISTRATORS, Site, Stamp, assert_fails, key, outside, set_mode};
 use support::maps;
 
 /// What `diff` prints: what is, and what would be, by node or user.
@@ -59,10 +59,9 @@ fn assert_idle(site: &Site) {
     assert_eq!(site.status()["result"], "unchanged");
 }
 
-fn ordinary_life(setup: &Setup<'_>) {
-    let site = Site::new(setup);
+fn ordinary_life(site: &Site) {
     let folder = (site.files(""), Stamp::of(&site.path("etc")));
-    let first = diff(&site, 1);
+    let first = diff(site, 1);
     assert_eq!(first.len(), 500);
     for (user, group) in utf8(&site.computed()) {
         assert_eq!(first[&user], ("-".into(), group));
@@ -77,12 +76,12 @@ fn ordinary_life(setup: &Setup<'_>) {
     assert_eq!(status["result"], "changed", "{status}");
     assert_eq!((&status["added"], &status["users"]), (&500.into(), &500.into()));
     assert_eq!(outside(&site.source()), (ADMINISTRATORS, &b""[..]));
-    assert_idle(&site);
+    assert_idle(site);
 
     let (source, all_up) = (site.source(), utf8(&site.computed()));
     site.well(&["down", "node2", "--reason", "new disks"]);
     let files = site.files("");
-    let changes = diff(&site, 1);
+    let changes = diff(site, 1);
     assert_eq!(site.files(""), files);
     let two_up = utf8(&site.computed());
     let of_node2: Vec<&String> = all_up
@@ -105,29 +104,30 @@ fn ordinary_life(setup: &Setup<'_>) {
         (&of_node2.len().into(), &0.into())
     );
     assert_eq!(status["nodes_down"], serde_json::json!(["node2"]));
-    assert_idle(&site);
+    assert_idle(site);
 
     site.well(&["auto", "node2"]);
     site.update();
     site.assert_agrees();
     assert!(site.source() == source, "byte for byte");
-    assert_idle(&site);
+    assert_idle(site);
     site.assert_tidy();
 }
 
 #[test]
 fn of_a_hash() {
-    ordinary_life(&Setup::default());
+    ordinary_life(&Site::hash());
 }
 
 #[test]
 fn of_a_hash_with_nul_bytes() {
-    let setup = Setup {
-        access_map: "makemap_options = [\"-N\"]",
-        ..Setup::default()
+    let site = || {
+        let site = Site::hash();
+        site.configure(site.configuration().set("access_map.makemap_options", vec!["-N"]));
+        site
     };
-    ordinary_life(&setup);
-    let site = Site::new(&setup);
+    ordinary_life(&site());
+    let site = site();
     site.update();
     let raw = maps::db_dump(&site.path("etc/access.db"));
     assert!(raw.contains(&(b"connect:192.0.2\0".to_vec(), b"RELAY\0".to_vec())));
@@ -135,27 +135,20 @@ fn of_a_hash_with_nul_bytes() {
 
 #[test]
 fn of_a_text() {
-    ordinary_life(&Setup {
-        kind: "text",
-        ..Setup::default()
-    });
+    ordinary_life(&Site::with_map("text"));
 }
 
 #[test]
 fn of_a_cdb() {
-    let setup = Setup {
-        kind: "cdb",
-        ..Setup::default()
-    };
+    let site = Site::with_map("cdb");
     let types = maps::run(maps::makemap().arg("-l"), b"").stdout;
     if types
         .split(|byte| byte.is_ascii_whitespace())
         .any(|kind| kind == b"cdb")
     {
-        return ordinary_life(&setup);
+        return ordinary_life(&site);
     }
     // Debian's has none.
-    let site = Site::new(&setup);
     site.update_fails(&[], 69, "-DCDB for cdb support");
     assert_eq!(site.source(), ADMINISTRATORS);
     assert_eq!(
@@ -331,10 +324,8 @@ fn a_check_moves_the_users_of_a_dead_node() {
     let site = Site::hash();
     let check = site.path("check");
     crate::site::script(&check, "[ ! -e \"$0.$1\" ]");
-    site.configure(&Setup {
-        more: &format!("[checks]\ncommand = [{check:?}]\nfall = 1\nrise = 1\n"),
-        ..Setup::default()
-    });
+    let checks = format!("[checks]\ncommand = [{check:?}]\nfall = 1\nrise = 1\n");
+    site.configure(site.configuration().with(&checks));
     site.update();
     site.assert_agrees();
     let source = site.source();

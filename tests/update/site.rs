@@ -26,38 +26,14 @@ pub(crate) struct Site {
     root: PathBuf,
 }
 
-/// What [`Site::new`] may be told; each part has a default.
-pub(crate) struct Setup<'a> {
-    /// The kind of the map.
-    pub kind: &'a str,
-    /// Further lines of `[access_map]`.
-    pub access_map: &'a str,
-    /// The lines of `[users]`; the file `users` if empty.
-    pub users: &'a str,
-    /// All else.
-    pub more: &'a str,
-}
-
-impl Default for Setup<'_> {
-    fn default() -> Self {
-        Setup {
-            kind: "hash",
-            access_map: "",
-            users: "",
-            more: "",
-        }
-    }
-}
-
 impl Site {
-    /// A site with a map of the kind hash.
     pub(crate) fn hash() -> Site {
-        Site::new(&Setup::default())
+        Site::with_map("hash")
     }
 
     /// A site with a configuration, users and an access source, in `etc`. What is
     /// written in its course is in `etc` and `lib`.
-    pub(crate) fn new(setup: &Setup<'_>) -> Site {
+    pub(crate) fn with_map(kind: &str) -> Site {
         let folder = maps::directory();
         let root = folder.path().canonicalize().unwrap();
         let site = Site {
@@ -66,36 +42,28 @@ impl Site {
         };
         fs::create_dir(site.path("etc")).unwrap();
         fs::create_dir(site.path("lib")).unwrap();
-        site.configure(setup);
+        site.configure(site.configuration().access_map(kind, site.path("etc/access")));
         site.write("etc/access", ADMINISTRATORS);
         site.write("users", &user_list(0..500));
         site
     }
 
-    pub(crate) fn configure(&self, setup: &Setup<'_>) {
-        let Setup {
-            kind,
-            access_map,
-            users,
-            more,
-        } = setup;
-        let mut configuration = Configuration::of_three_nodes("192.0.2")
+    /// That of a map of the kind hash.
+    pub(crate) fn configuration(&self) -> Configuration {
+        Configuration::of_three_nodes("192.0.2")
             .set_path("node_state", self.path("lib/nodes.toml"))
             .set_path("status", self.path("lib/status.json"))
             .set_path("syslog", self.path("no-log"))
-            .access_map(kind, self.path("etc/access"))
+            .access_map("hash", self.path("etc/access"))
             .set("access_map.busy_timeout_ms", 60_000)
             .set_path(
                 "access_map.makemap",
                 sendmail::program(&["makemap"], "sendmail-bin"),
-            );
-        if users.is_empty() {
-            configuration = configuration.users(self.path("users"));
-        }
-        let configuration = configuration
-            .with(more)
-            .with(&format!("[access_map]\n{access_map}"))
-            .with(&format!("[users]\n{users}"));
+            )
+            .users(self.path("users"))
+    }
+
+    pub(crate) fn configure(&self, configuration: Configuration) {
         self.write("mailaffinity.toml", configuration.to_string().as_bytes());
     }
 

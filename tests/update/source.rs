@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::site::{ADMINISTRATORS, Setup, Site, Stamp, key, outside};
+use crate::site::{ADMINISTRATORS, Site, Stamp, key, outside};
 use support::maps;
 
 fn group_of(site: &Site, user: &str) -> String {
@@ -237,10 +237,10 @@ fn sources_that_are_none() {
     site.update();
     assert_eq!(Stamp::of(&site.path("etc/access.db")), stamp);
 
-    site.configure(&Setup {
-        access_map: "source = \"/nonexistent/access\"",
-        ..Setup::default()
-    });
+    site.configure(
+        site.configuration()
+            .set("access_map.source", "/nonexistent/access"),
+    );
     site.update_fails(
         &[],
         74,
@@ -272,16 +272,13 @@ fn a_makemap_that_fails_changes_nothing() {
         ),
     ] {
         crate::site::script(&makemap, &body);
-        site.configure(&Setup {
-            access_map: &format!("makemap = {makemap:?}"),
-            ..Setup::default()
-        });
+        site.configure(site.configuration().set_path("access_map.makemap", &makemap));
         site.update_fails(&[], 69, message);
         site.assert_tidy();
     }
     fs::remove_file(&makemap).unwrap();
     site.update_fails(&[], 69, "cannot be run: No such file or directory");
-    site.configure(&Setup::default());
+    site.configure(site.configuration());
     site.update();
     site.assert_agrees();
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::site::{Setup, Site, assert_fails, key, set_mode, user_list};
+use crate::site::{Site, assert_fails, key, set_mode, user_list};
 use support::maps;
 
 #[test]
@@ -68,13 +68,9 @@ fn many_that_vanish_stop_it() {
 fn the_loss_that_is_plausible_is_configurable() {
     let site = Site::hash();
     site.update();
-    let file = format!("file = {:?}", site.path("users"));
     for (percent, count, goes_through) in [(0, 499, false), (1, 495, true), (100, 1, true)] {
         site.write("users", &user_list(0..count));
-        site.configure(&Setup {
-            users: &format!("{file}\nmax_loss_percent = {percent}"),
-            ..Setup::default()
-        });
+        site.configure(site.configuration().set("users.max_loss_percent", percent));
         if goes_through {
             site.update();
         } else {
@@ -142,10 +138,8 @@ fn names_that_cannot_be_keys_are_left_out() {
 
 #[test]
 fn names_that_differ_in_case_only() {
-    let site = Site::new(&Setup {
-        more: "username_hash = \"%u\"",
-        ..Setup::default()
-    });
+    let site = Site::hash();
+    site.configure(site.configuration().set("username_hash", "%u"));
     let pairs: String = (0..50).map(|n| format!("user{n}\nUSER{n}\n")).collect();
     site.write("users", pairs.as_bytes());
     site.update();
@@ -166,7 +160,7 @@ fn names_that_differ_in_case_only() {
     }
 
     // Where the mapping folds case too, they are one.
-    site.configure(&Setup::default());
+    site.configure(site.configuration());
     site.update();
     assert_eq!(site.status()["left_out"]["count"], 0);
     assert_eq!(site.entries().len(), 50 + 2 + 1);
@@ -178,10 +172,11 @@ fn programs_that_list_users() {
     site.update();
     site.well(&["down", "node3"]);
     let run = |script: &str| {
-        site.configure(&Setup {
-            users: &format!("command = [\"/bin/sh\", \"-c\", '{script}']\ntimeout_seconds = 1"),
-            ..Setup::default()
-        });
+        site.configure(
+            site.configuration()
+                .users_of(["/bin/sh", "-c", script])
+                .set("users.timeout_seconds", 1),
+        );
     };
     for (script, message) in [
         (
@@ -214,10 +209,7 @@ fn programs_that_list_users() {
     site.update();
     site.assert_agrees();
 
-    site.configure(&Setup {
-        users: "command = [\"/nonexistent/list\"]",
-        ..Setup::default()
-    });
+    site.configure(site.configuration().users_of(["/nonexistent/list"]));
     site.update_fails(
         &[],
         75,
