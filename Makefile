@@ -70,7 +70,7 @@ php:
 	touch $(PHP_TARGET)/.php
 
 # What is installed depends on these: after `make`, `sudo make install` builds nothing as root.
-SOURCES = $(shell find Cargo.toml Cargo.lock build.rs cbindgen.toml src -type f)
+SOURCES = $(shell find Cargo.toml Cargo.lock build.rs src -type f)
 $(TARGET)/.library: $(SOURCES)
 	$(MAKE) library
 $(PHP_TARGET)/.php: $(SOURCES) $(shell find php/Cargo.toml php/Cargo.lock php/src -type f)
@@ -214,8 +214,8 @@ lint:
 	done
 	$(CARGO) clippy --no-default-features --lib -- -D warnings
 
-# A build brings the header and the lock files up to date, which would hide stale ones in the
-# commit. After a change of src/capi or of dependencies, `git add` them.
+# The tests bring the header up to date, and a build the lock files, which would hide stale
+# ones in the commit. After a change of src/capi or of dependencies, `git add` them.
 committed:
 	if [ -e .git ] && command -v git >/dev/null; then \
 		git -c safe.directory='$(CURDIR)' diff --exit-code include/mailaffinity.h '*Cargo.lock'; \

@@ -1,3 +1,5 @@
+//! The node of a user.
+
 use std::ffi::{CStr, c_char, c_int};
 use std::mem::MaybeUninit;
 
