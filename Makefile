@@ -73,7 +73,7 @@ php:
 	touch $(PHP_TARGET)/.php
 
 # What is installed depends on these: after `make`, `sudo make install` builds nothing as root.
-SOURCES = $(shell find Cargo.toml Cargo.lock build.rs cbindgen.toml src cli -type f)
+SOURCES = $(shell find Cargo.toml Cargo.lock build.rs src cli -type f)
 $(TARGET)/.library: $(SOURCES)
 	$(MAKE) library
 $(PHP_TARGET)/.php: $(SOURCES) $(shell find php/Cargo.toml php/src -type f)
@@ -242,7 +242,7 @@ semver:
 	command -v cargo-semver-checks >/dev/null || $(CARGO) install --locked cargo-semver-checks
 	$(CARGO) semver-checks -p mailaffinity --baseline-rev $(SEMVER_BASELINE)
 
-# A build brings the header up to date, which would hide a stale one in the commit. After a
+# The tests bring the header up to date, which would hide a stale one in the commit. After a
 # change of src/capi, `git add` it.
 committed:
 	if [ -e .git ] && command -v git >/dev/null; then \

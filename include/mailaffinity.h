@@ -40,7 +40,6 @@
  * (libmailaffinity.so.N), so that both versions can be installed at once.
  */
 
-
 #ifndef MAILAFFINITY_H
 #define MAILAFFINITY_H
 
@@ -49,80 +48,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/**
- * The number of the ABI that this header describes, and of the library's SONAME.
- * `mailaffinity_abi_version` is that of the library.
- */
-#define MAILAFFINITY_ABI_VERSION 0
+#define MAILAFFINITY_VERSION                 "0.1.0" /**< That of this header. */
+#define MAILAFFINITY_ABI_VERSION             0       /**< That of this header and its SONAME. */
 
-/**
- * All went well.
- */
-#define MAILAFFINITY_OK 0
+#define MAILAFFINITY_OK                      0       /**< All went well. */
+#define MAILAFFINITY_ERROR_NULL              1       /**< A pointer that must not be NULL is. */
+#define MAILAFFINITY_ERROR_INVALID_ARGUMENT  2       /**< An argument has no meaning. */
+#define MAILAFFINITY_ERROR_USERNAME_HASH     3       /**< The username hash format is unknown. */
+#define MAILAFFINITY_ERROR_MAIL_SERVERS      4       /**< Mail servers unreadable or unknown. */
+#define MAILAFFINITY_ERROR_CONFIG            5       /**< The configuration cannot be used. */
+#define MAILAFFINITY_ERROR_NODE_STATE        6       /**< The node state cannot be read. */
+#define MAILAFFINITY_ERROR_CLUSTER           7       /**< No nodes, or too many vhosts. */
+#define MAILAFFINITY_ERROR_NO_NODE           8       /**< No node with the tag is up. */
+#define MAILAFFINITY_ERROR_PANIC             9       /**< The library has a bug. */
 
-/**
- * A pointer that must not be NULL is NULL.
- */
-#define MAILAFFINITY_ERROR_NULL 1
+#define MAILAFFINITY_RING                    0       /**< director_consistent_hashing = yes */
+#define MAILAFFINITY_MODULO                  1       /**< director_consistent_hashing = no */
 
-/**
- * An argument has no meaning: an unknown strategy, a text that is not an address, a
- * text that is not UTF-8, an impossible length.
- */
-#define MAILAFFINITY_ERROR_INVALID_ARGUMENT 2
-
-/**
- * The username hash format has something that the Director does not know, or that this
- * library does not support.
- */
-#define MAILAFFINITY_ERROR_USERNAME_HASH 3
-
-/**
- * The list of mail servers cannot be read, or a name in it does not resolve.
- */
-#define MAILAFFINITY_ERROR_MAIL_SERVERS 4
-
-/**
- * The configuration cannot be read, or says something impossible.
- */
-#define MAILAFFINITY_ERROR_CONFIG 5
-
-/**
- * The node state exists but cannot be read.
- */
-#define MAILAFFINITY_ERROR_NODE_STATE 6
-
-/**
- * The nodes make no cluster: there are none, or they have too many vhosts together.
- */
-#define MAILAFFINITY_ERROR_CLUSTER 7
-
-/**
- * No node with the tag is up, or none has it. There is no node for the user then,
- * never one of another tag.
- */
-#define MAILAFFINITY_ERROR_NO_NODE 8
-
-/**
- * The library has a bug. The call had no effect.
- */
-#define MAILAFFINITY_ERROR_PANIC 9
-
-/**
- * The strategy director_consistent_hashing = yes: a hash ring, on which a node that
- * comes or goes moves only the users it gets or had.
- */
-#define MAILAFFINITY_RING 0
-
-/**
- * The strategy director_consistent_hashing = no: the hash modulo the vhosts, by which
- * a node that comes or goes moves nearly everybody.
- */
-#define MAILAFFINITY_MODULO 1
-
-/**
- * A cluster in the making, node by node.
- */
+/** A cluster in the making, node by node. */
 typedef struct mailaffinity_builder mailaffinity_builder;
 
 /**
@@ -133,57 +76,7 @@ typedef struct mailaffinity_cluster mailaffinity_cluster;
 
 #ifdef __cplusplus
 extern "C" {
-#endif // __cplusplus
-
-/**
- * The ABI of the library that is in use. A program can compare it with
- * `MAILAFFINITY_ABI_VERSION`, that of the header it was built with.
- */
-uint32_t mailaffinity_abi_version(void);
-
-/**
- * The release of the library that is in use, such as "0.1.0". Never NULL, and valid
- * as long as the library is loaded.
- */
-const char *mailaffinity_version(void);
-
-/**
- * What an error number means, such as "invalid configuration"; also for numbers that
- * this library does not know. Never NULL, and valid as long as the library is loaded.
- * The `detail` of a call says more.
- */
-const char *mailaffinity_strerror(int error);
-
-/**
- * The vnode of a user, from 0 to `vnodes` - 1, without consistent hashing: the
- * user's hash modulo the number of vnodes. -1 if `user` is NULL or `vnodes` < 1.
- *
- * This and `hash_user_group_ring` are the two functions of hash_user_group.c in
- * INFN-16-11/CCR. They hash the name as it stands, up to its NUL, and know no hosts;
- * `mailaffinity_lookup` is what agrees with a Director.
- */
-int hash_user_group_modulo(const char *user, int vnodes);
-
-/**
- * The vnode of a user, from 0 to `vnodes` - 1, by consistent hashing: the one that
- * follows the user's hash on a ring of vnodes. -1 if `user` is NULL or `vnodes` < 1.
- *
- * A call computes the whole ring, one MD5 for each vnode.
- */
-int hash_user_group_ring(const char *user, int vnodes);
-
-/**
- * The 32-bit hash of a user, never 0, as the Director computes it.
- *
- * `format` is a director_username_hash such as "%Ln"; NULL stands for "%Lu". On
- * success the hash is in `*hash_out`.
- */
-int mailaffinity_username_hash(const char *format,
-                               const char *user,
-                               size_t user_len,
-                               uint32_t *hash_out,
-                               char *detail,
-                               size_t detail_size);
+#endif
 
 /**
  * Reads a configuration, and the node state it names, and makes a cluster of what
@@ -214,9 +107,7 @@ int mailaffinity_cluster_from_mail_servers(const char *mail_servers,
                                            char *detail,
                                            size_t detail_size);
 
-/**
- * Frees a cluster and all strings borrowed from it. NULL is allowed.
- */
+/** Frees a cluster and all strings borrowed from it. NULL is allowed. */
 void mailaffinity_cluster_free(mailaffinity_cluster *cluster);
 
 /**
@@ -263,9 +154,7 @@ int mailaffinity_builder_build(const mailaffinity_builder *builder,
                                char *detail,
                                size_t detail_size);
 
-/**
- * Frees a builder, but no cluster built with it. NULL is allowed.
- */
+/** Frees a builder, but no cluster built with it. NULL is allowed. */
 void mailaffinity_builder_free(mailaffinity_builder *builder);
 
 /**
@@ -281,22 +170,16 @@ int mailaffinity_lookup(const mailaffinity_cluster *cluster,
                         const char *tag,
                         size_t *node_out);
 
-/**
- * As `mailaffinity_lookup`, for a hash in place of a name.
- */
+/** As `mailaffinity_lookup`, for a hash in place of a name. */
 int mailaffinity_lookup_hash(const mailaffinity_cluster *cluster,
                              uint32_t hash,
                              const char *tag,
                              size_t *node_out);
 
-/**
- * The number of nodes, which are numbered from 0; 0 if `cluster` is NULL.
- */
+/** The number of nodes, which are numbered from 0; 0 if `cluster` is NULL. */
 size_t mailaffinity_node_count(const mailaffinity_cluster *cluster);
 
-/**
- * What the administrator calls a node. NULL if there is no such node.
- */
+/** What the administrator calls a node. NULL if there is no such node. */
 const char *mailaffinity_node_name(const mailaffinity_cluster *cluster, size_t node);
 
 /**
@@ -305,9 +188,7 @@ const char *mailaffinity_node_name(const mailaffinity_cluster *cluster, size_t n
  */
 const char *mailaffinity_node_address(const mailaffinity_cluster *cluster, size_t node);
 
-/**
- * The tag of a node, "" for none. NULL if there is no such node.
- */
+/** The tag of a node, "" for none. NULL if there is no such node. */
 const char *mailaffinity_node_tag(const mailaffinity_cluster *cluster, size_t node);
 
 /**
@@ -329,13 +210,61 @@ const char *mailaffinity_node_queue_group(const mailaffinity_cluster *cluster,
  */
 uint32_t mailaffinity_node_vhost_count(const mailaffinity_cluster *cluster, size_t node);
 
-/**
- * 1 if a node is up, 0 if it is down or there is no such node.
- */
+/** 1 if a node is up, 0 if it is down or there is no such node. */
 int mailaffinity_node_is_up(const mailaffinity_cluster *cluster, size_t node);
 
+/**
+ * The 32-bit hash of a user, never 0, as the Director computes it.
+ *
+ * `format` is a director_username_hash such as "%Ln"; NULL stands for "%Lu". On
+ * success the hash is in `*hash_out`.
+ */
+int mailaffinity_username_hash(const char *format,
+                               const char *user,
+                               size_t user_len,
+                               uint32_t *hash_out,
+                               char *detail,
+                               size_t detail_size);
+
+/**
+ * What an error number means, such as "invalid configuration"; also for numbers that
+ * this library does not know. Never NULL, and valid as long as the library is loaded.
+ * The `detail` of a call says more.
+ */
+const char *mailaffinity_strerror(int error);
+
+/**
+ * The ABI of the library that is in use. A program can compare it with
+ * `MAILAFFINITY_ABI_VERSION`, that of the header it was built with.
+ */
+uint32_t mailaffinity_abi_version(void);
+
+/**
+ * The release of the library that is in use, such as "0.1.0"; `MAILAFFINITY_VERSION` is
+ * that of the header. Never NULL, and valid as long as the library is loaded.
+ */
+const char *mailaffinity_version(void);
+
+/**
+ * The vnode of a user, from 0 to `vnodes` - 1, without consistent hashing: the
+ * user's hash modulo the number of vnodes. -1 if `user` is NULL or `vnodes` < 1.
+ *
+ * This and `hash_user_group_ring` are the two functions of hash_user_group.c in
+ * INFN-16-11/CCR. They hash the name as it stands, up to its NUL, and know no hosts;
+ * `mailaffinity_lookup` is what agrees with a Director.
+ */
+int hash_user_group_modulo(const char *user, int vnodes);
+
+/**
+ * The vnode of a user, from 0 to `vnodes` - 1, by consistent hashing: the one that
+ * follows the user's hash on a ring of vnodes. -1 if `user` is NULL or `vnodes` < 1.
+ *
+ * A call computes the whole ring, one MD5 for each vnode.
+ */
+int hash_user_group_ring(const char *user, int vnodes);
+
 #ifdef __cplusplus
-}  // extern "C"
-#endif  // __cplusplus
+}
+#endif
 
 #endif  /* MAILAFFINITY_H */

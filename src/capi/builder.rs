@@ -1,3 +1,5 @@
+//! Clusters that a program makes node by node.
+
 use std::ffi::{c_char, c_int};
 use std::mem::MaybeUninit;
 

@@ -1,3 +1,5 @@
+//! Clusters: loaded, or made of a list of mail servers.
+
 use std::ffi::{CString, OsStr, c_char, c_int};
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,11 +13,9 @@ use crate::config::{self, Config};
 use crate::mapping::{self, Node, Strategy, UsernameHash, parse_mail_servers, resolve_nodes, ring_label};
 use crate::node_state::NodeState;
 
-/// The strategy director_consistent_hashing = yes: a hash ring, on which a node that
-/// comes or goes moves only the users it gets or had.
+/// director_consistent_hashing = yes
 pub const MAILAFFINITY_RING: c_int = 0;
-/// The strategy director_consistent_hashing = no: the hash modulo the vhosts, by which
-/// a node that comes or goes moves nearly everybody.
+/// director_consistent_hashing = no
 pub const MAILAFFINITY_MODULO: c_int = 1;
 
 /// Nodes, a strategy and a username hash: all that says which node a user belongs to.

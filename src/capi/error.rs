@@ -1,48 +1,38 @@
 //! What can go wrong, and the numbers that C knows it by.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_int};
 use std::fmt;
 
-use super::ffi;
 use crate::config::ConfigError;
 use crate::mapping::{ClusterError, FormatError, MailServersError};
 use crate::node_state::NodeStateError;
 
-// A number that was once given out keeps its meaning and is never reused.
+// A number that was once given out keeps its meaning and is never reused. The header has
+// each in one line with its comment.
 
 /// All went well.
 pub const MAILAFFINITY_OK: c_int = 0;
-/// A pointer that must not be NULL is NULL.
+/// A pointer that must not be NULL is.
 pub const MAILAFFINITY_ERROR_NULL: c_int = 1;
-/// An argument has no meaning: an unknown strategy, a text that is not an address, a
-/// text that is not UTF-8, an impossible length.
+/// An argument has no meaning.
 pub const MAILAFFINITY_ERROR_INVALID_ARGUMENT: c_int = 2;
-/// The username hash format has something that the Director does not know, or that this
-/// library does not support.
+/// The username hash format is unknown.
 pub const MAILAFFINITY_ERROR_USERNAME_HASH: c_int = 3;
-/// The list of mail servers cannot be read, or a name in it does not resolve.
+/// Mail servers unreadable or unknown.
 pub const MAILAFFINITY_ERROR_MAIL_SERVERS: c_int = 4;
-/// The configuration cannot be read, or says something impossible.
+/// The configuration cannot be used.
 pub const MAILAFFINITY_ERROR_CONFIG: c_int = 5;
-/// The node state exists but cannot be read.
+/// The node state cannot be read.
 pub const MAILAFFINITY_ERROR_NODE_STATE: c_int = 6;
-/// The nodes make no cluster: there are none, or they have too many vhosts together.
+/// No nodes, or too many vhosts.
 pub const MAILAFFINITY_ERROR_CLUSTER: c_int = 7;
-/// No node with the tag is up, or none has it. There is no node for the user then,
-/// never one of another tag.
+/// No node with the tag is up.
 pub const MAILAFFINITY_ERROR_NO_NODE: c_int = 8;
-/// The library has a bug. The call had no effect.
+/// The library has a bug.
 pub const MAILAFFINITY_ERROR_PANIC: c_int = 9;
 
-/// What an error number means, such as "invalid configuration"; also for numbers that
-/// this library does not know. Never NULL, and valid as long as the library is loaded.
-/// The `detail` of a call says more.
-#[unsafe(no_mangle)]
-pub extern "C" fn mailaffinity_strerror(error: c_int) -> *const c_char {
-    ffi::guard(c"", || describe(error)).as_ptr()
-}
-
-fn describe(error: c_int) -> &'static CStr {
+/// What a number means, also one that this library does not know.
+pub(super) fn describe(error: c_int) -> &'static CStr {
     match error {
         MAILAFFINITY_OK => c"success",
         MAILAFFINITY_ERROR_NULL => c"a required pointer is NULL",

@@ -1,3 +1,5 @@
+//! The node of a user.
+
 use std::ffi::{CStr, c_char, c_int};
 use std::mem::MaybeUninit;
 
@@ -47,7 +49,12 @@ pub unsafe extern "C" fn mailaffinity_lookup_hash(
 }
 
 fn tag_or_default<'a>(tag: Option<&'a CStr>, cluster: &'a Cluster) -> Result<&'a str, Error> {
-    tag.map_or(Ok(&cluster.default_tag), |tag| ffi::utf8("tag", tag))
+    match tag {
+        None => Ok(&cluster.default_tag),
+        // Nearly all tags.
+        Some(tag) if tag.is_empty() => Ok(""),
+        Some(tag) => ffi::utf8("tag", tag),
+    }
 }
 
 fn found(node: Option<usize>, node_out: &mut MaybeUninit<usize>) -> Result<(), Error> {

@@ -14,10 +14,6 @@ mod ffi;
 
 mod error;
 
-mod hash_user_group;
-
-mod username_hash;
-
 mod cluster;
 
 mod builder;
@@ -26,27 +22,11 @@ mod lookup;
 
 mod node;
 
-use std::ffi::{CStr, c_char};
+mod username_hash;
 
-/// The number of the ABI that this header describes, and of the library's SONAME.
-/// `mailaffinity_abi_version` is that of the library.
+mod library;
+
+mod hash_user_group;
+
+/// That of this header and its SONAME.
 pub const MAILAFFINITY_ABI_VERSION: u32 = 0;
-
-/// The ABI of the library that is in use. A program can compare it with
-/// `MAILAFFINITY_ABI_VERSION`, that of the header it was built with.
-#[unsafe(no_mangle)]
-pub extern "C" fn mailaffinity_abi_version() -> u32 {
-    MAILAFFINITY_ABI_VERSION
-}
-
-/// The release of the library that is in use, such as "0.1.0". Never NULL, and valid
-/// as long as the library is loaded.
-#[unsafe(no_mangle)]
-pub extern "C" fn mailaffinity_version() -> *const c_char {
-    VERSION.as_ptr()
-}
-
-static VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
-    Ok(version) => version,
-    Err(_) => c"",
-};

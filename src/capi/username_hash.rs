@@ -1,3 +1,5 @@
+//! Hashes of usernames, without a cluster.
+
 use std::ffi::{CStr, c_char, c_int};
 use std::mem::MaybeUninit;
 

@@ -29,38 +29,50 @@ fn lowercase(word: u64) -> u64 {
 /// Of a text folded a word at a time.
 #[expect(
     clippy::indexing_slicing,
-    reason = "the rest is shorter than a word, and what fits a block with its padding has fewer words than it"
+    reason = "what fits a block with its padding has fewer words than it"
 )]
 fn md5_start_of_folded(text: &[u8], fold: impl Fn(u64) -> u64) -> u32 {
-    let fold = |word| fold(u64::from_le_bytes(word)).to_le_bytes();
-    let (words, rest) = text.as_chunks();
-    // The end of the text, and the bit behind it.
-    let last = rest
-        .iter()
-        .rev()
-        .fold(0x80, |word, &byte| word << 8 | u64::from(byte));
-    let last = fold(last.to_le_bytes());
     if text.len() > LONGEST_IN_ONE_BLOCK {
-        let mut md5 = Md5::new();
-        for &word in words {
-            md5.update(fold(word));
-        }
-        md5.update(&last[..rest.len()]);
-        let [a, b, c, d, ..] = md5.finalize().0;
-        return u32::from_be_bytes([a, b, c, d]);
+        return md5_start_of_long(text, fold);
     }
     // Nearly all names. By whole words, so that no load must wait for several stores: the
     // processor then begins the next lookup within this one.
+    let fold = |word| fold(u64::from_le_bytes(word)).to_le_bytes();
     let mut block = [0; 64];
     let (in_block, _) = block.as_chunks_mut();
+    let (words, rest) = text.as_chunks();
     for (place, &word) in in_block.iter_mut().zip(words) {
         *place = fold(word);
     }
-    in_block[words.len()] = last;
+    in_block[words.len()] = fold(padded(text, rest).to_le_bytes());
     in_block[7] = (8 * text.len() as u64).to_le_bytes();
     let mut state = INITIAL_STATE;
     compress(&mut state, slice::from_ref(&block));
     state[0].swap_bytes()
+}
+
+/// What is left of a text behind its last whole word, and the bit that follows.
+fn padded(text: &[u8], rest: &[u8]) -> u64 {
+    let bits = 8 * rest.len() as u32;
+    let end = match text.last_chunk() {
+        Some(&last) => u64::from_le_bytes(last).unbounded_shr(64 - bits),
+        None => rest.iter().rev().fold(0, |end, &byte| end << 8 | u64::from(byte)),
+    };
+    0x80 << bits | end
+}
+
+#[cold]
+#[expect(clippy::indexing_slicing, reason = "the rest is shorter than a word")]
+fn md5_start_of_long(text: &[u8], fold: impl Fn(u64) -> u64) -> u32 {
+    let (words, rest) = text.as_chunks();
+    let mut md5 = Md5::new();
+    for &word in words {
+        md5.update(fold(u64::from_le_bytes(word)).to_le_bytes());
+    }
+    let end = fold(padded(text, rest)).to_le_bytes();
+    md5.update(&end[..rest.len()]);
+    let [a, b, c, d, ..] = md5.finalize().0;
+    u32::from_be_bytes([a, b, c, d])
 }
 
 /// Beside the padding of MD5, which takes nine bytes.

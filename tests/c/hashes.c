@@ -10,6 +10,7 @@ static void versions(void)
 {
     CHECK(mailaffinity_abi_version() == MAILAFFINITY_ABI_VERSION);
     CHECK_STRING(mailaffinity_version(), EXPECTED_VERSION);
+    CHECK_STRING(MAILAFFINITY_VERSION, EXPECTED_VERSION);
 }
 
 static void error_texts(void)

@@ -1,5 +1,5 @@
 //! A live Dovecot Director and [`Cluster`] give every user the same host: in
-//! random clusters and after changes to them, for hashes on ring points, under
+//! random clusters and after changes to them, for hashes on vhosts, under
 //! random username hash formats, and for users who really log in.
 //!
 //! Half of what is random differs from run to run. A failure names its seed:
@@ -51,7 +51,7 @@ fn random_clusters() {
         tags.sort_unstable();
         tags.dedup();
         let users: Vec<Vec<u8>> = (0..USERS_OF_A_CLUSTER).map(|_| random.user()).collect();
-        let hashes = random.hashes_near_points(&nodes);
+        let hashes = random.hashes_near_vhosts(&nodes);
         let cluster = Cluster::new(Strategy::Ring, UsernameHash::default(), nodes.clone()).ok();
         for tag in tags {
             let names = users
@@ -71,19 +71,19 @@ fn random_clusters() {
     });
 }
 
-/// So many hosts that some share a ring point, where the Director takes
+/// So many hosts that some share a place on the ring, where the Director takes
 /// whichever its binary search meets.
 #[test]
-fn ring_points_of_several_hosts() {
+fn vhosts_that_share_a_hash() {
     let mail_servers = "10.1.0.0-10.1.0.255 10.1.1.0-10.1.1.255 10.1.2.0-10.1.2.255 10.1.3.0-10.1.3.255 \
          2001:db8::-2001:db8::7ff";
     let nodes = nodes_of(mail_servers);
-    let mut points: Vec<u32> = nodes
+    let mut vhosts: Vec<u32> = nodes
         .iter()
-        .flat_map(|node| (0..node.vhost_count).map(|vhost| ring_point(node, vhost)))
+        .flat_map(|node| (0..node.vhost_count).map(|vhost| vhost_hash(node, vhost)))
         .collect();
-    points.sort_unstable();
-    let shared: Vec<u32> = points
+    vhosts.sort_unstable();
+    let shared: Vec<u32> = vhosts
         .chunk_by(|a, b| a == b)
         .filter(|same| same.len() > 1)
         .map(|same| same[0])
@@ -92,7 +92,7 @@ fn ring_points_of_several_hosts() {
 
     let probes: Vec<(Vec<u8>, u32)> = shared
         .iter()
-        .flat_map(|point| beside(*point))
+        .flat_map(|hash| beside(*hash))
         .map(|hash| (hash.to_string().into(), hash))
         .collect();
     let cluster = Cluster::new(Strategy::Ring, UsernameHash::default(), nodes).unwrap();
@@ -104,7 +104,7 @@ fn ring_points_of_several_hosts() {
         let index = cluster.index_of_hash(*hash, "");
         (&text[..], index.map(|index| &cluster.nodes()[index]))
     });
-    assert_same(&mut director, "shared ring points", "", ours);
+    assert_same(&mut director, "shared places", "", ours);
 }
 
 #[test]
@@ -498,7 +498,7 @@ fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
 }
 
 /// The hash of one of a node's vhosts.
-fn ring_point(node: &Node, vhost: u32) -> u32 {
+fn vhost_hash(node: &Node, vhost: u32) -> u32 {
     let md5 = UsernameHash::parse("%u").unwrap();
     md5.hash(format!("{}-{vhost}", ring_label(node.address)).as_bytes())
 }
@@ -805,16 +805,16 @@ impl Random {
         self.pick(&[0, 1, 2, 100, 1000, any, any])
     }
 
-    /// The ends of the ring, points of hosts, other hashes, and what is next to
+    /// The ends of the ring, vhosts, other hashes, and what is next to
     /// all these.
-    fn hashes_near_points(&mut self, nodes: &[Node]) -> Vec<u32> {
+    fn hashes_near_vhosts(&mut self, nodes: &[Node]) -> Vec<u32> {
         let mut hashes = vec![0, 1, u32::MAX];
         for _ in 0..30 {
             hashes.push(self.next() as u32);
             if !nodes.is_empty() {
                 let at = self.below(nodes.len());
                 let vhost = self.below(nodes[at].vhost_count.max(1) as usize);
-                hashes.push(ring_point(&nodes[at], vhost as u32));
+                hashes.push(vhost_hash(&nodes[at], vhost as u32));
             }
         }
         hashes.into_iter().flat_map(beside).collect()
