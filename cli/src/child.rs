@@ -2,21 +2,21 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Read, Write as _};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
+use subprocess::unix::JobExt as _;
+use subprocess::{Exec, ExecExt as _, ExitStatus, Redirection};
 
 /// More than any list of users or map has.
-const LONGEST_STDOUT: u64 = 1 << 30;
+const LONGEST_STDOUT: usize = 1 << 30;
 
 /// How much of standard error is kept. The rest is read and dropped.
-const LONGEST_STDERR: u64 = 4 << 10;
+const LONGEST_STDERR: usize = 4 << 10;
 
 /// How many lines of standard error an error message shows.
 const STDERR_LINES: usize = 3;
@@ -29,7 +29,7 @@ const BURIAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Finished {
     command: String,
-    pub(crate) status: ExitStatus,
+    status: ExitStatus,
     pub(crate) stdout: Vec<u8>,
     /// The first 4 KiB.
     pub(crate) stderr: Vec<u8>,
@@ -111,7 +111,7 @@ fn run_bounded(
     command: &[OsString],
     stdin: &[u8],
     timeout: Duration,
-    longest_stdout: u64,
+    longest_stdout: usize,
 ) -> Result<Finished, ChildError> {
     let start = Instant::now();
     let left = || timeout.saturating_sub(start.elapsed());
@@ -123,120 +123,83 @@ fn run_bounded(
     let Some((program, arguments)) = command.split_first() else {
         return Err(error("cannot be run: it names no program".into()));
     };
-    let mut child = Command::new(program)
+    let mut job = Exec::cmd(program)
         .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
+        .stdin(Redirection::Pipe)
+        .stdout(Redirection::Pipe)
+        .stderr(Redirection::Pipe)
+        .setpgid()
+        .detached()
+        .start()
         .map_err(|problem| error(format!("cannot be run: {problem}")))?;
-    let finished = Pipes::attach(&mut child, stdin, longest_stdout)
-        .and_then(|pipes| {
-            let stdout = pipes.stdout.recv_timeout(left()).map_err(|_| timed_out())??;
-            let stderr = pipes.stderr.recv_timeout(left()).map_err(|_| timed_out())??;
-            let status = wait(&mut child, left())?.ok_or_else(timed_out)?;
-            Ok((status, stdout, stderr))
+    let kept = |longest, is_cut| Kept {
+        bytes: Vec::new(),
+        longest,
+        is_cut,
+        deadline: start + timeout,
+    };
+    let (mut stdout, mut stderr) = (kept(longest_stdout, false), kept(LONGEST_STDERR, true));
+    let ended = feed(job.stdin.take(), stdin)
+        .and_then(|()| {
+            let mut pipes = job.communicate()?.limit_time(left());
+            pipes.read_to(&mut stdout, &mut stderr)
         })
-        .map_err(|problem| match problem.kind() {
-            io::ErrorKind::TimedOut => error(format!("did not end within {timeout:?} and was stopped")),
-            io::ErrorKind::FileTooLarge => {
-                error(format!("was stopped: it prints more than {longest_stdout} bytes"))
-            }
-            _ => error(format!("was stopped: {problem}")),
-        });
-    match finished {
-        Ok((status, stdout, stderr)) => Ok(Finished {
+        .and_then(|()| job.wait_timeout(left())?.ok_or(ErrorKind::TimedOut.into()));
+    match ended {
+        Ok(status) => Ok(Finished {
             command: name,
             status,
-            stdout,
-            stderr,
+            stdout: stdout.bytes,
+            stderr: stderr.bytes,
         }),
-        Err(error) => {
-            kill(&mut child);
-            Err(error)
+        Err(problem) => {
+            // What cannot be killed cannot be helped; the error says why it came to this.
+            let _ = job.send_signal_group(Signal::KILL.as_raw());
+            let _ = job.wait_timeout(BURIAL);
+            Err(error(match problem.kind() {
+                ErrorKind::TimedOut => format!("did not end within {timeout:?} and was stopped"),
+                ErrorKind::FileTooLarge => {
+                    format!("was stopped: it prints more than {longest_stdout} bytes")
+                }
+                _ => format!("was stopped: {problem}"),
+            }))
         }
     }
 }
 
-/// What the program prints, once it is complete. The threads behind it outlive their
-/// program only where a process that has left the group keeps a pipe open.
-struct Pipes {
-    stdout: Receiver<io::Result<Vec<u8>>>,
-    stderr: Receiver<io::Result<Vec<u8>>>,
+/// Writes the input in a thread: the program may end without reading all of it, which
+/// subprocess 1.2's own feeding takes for a timeout where the pipe is full.
+fn feed(pipe: Option<File>, stdin: &[u8]) -> io::Result<()> {
+    let stdin = stdin.to_vec();
+    let write = move || pipe.map(|mut pipe| pipe.write_all(&stdin));
+    thread::Builder::new().spawn(write).map(drop)
 }
 
-impl Pipes {
-    fn attach(child: &mut Child, stdin: &[u8], longest_stdout: u64) -> io::Result<Pipes> {
-        if let Some(mut pipe) = child.stdin.take() {
-            let stdin = stdin.to_vec();
-            // The program may end without reading all of it.
-            in_thread(move || pipe.write_all(&stdin))?;
+/// What is kept of a pipe. Reading it ends at the deadline even if it never runs dry.
+struct Kept {
+    bytes: Vec<u8>,
+    longest: usize,
+    /// Whether the rest is dropped, or refused.
+    is_cut: bool,
+    deadline: Instant,
+}
+
+impl Write for Kept {
+    fn write(&mut self, read: &[u8]) -> io::Result<usize> {
+        if Instant::now() >= self.deadline {
+            return Err(ErrorKind::TimedOut.into());
         }
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        Ok(Pipes {
-            stdout: in_thread(move || read_all(stdout, longest_stdout))?,
-            stderr: in_thread(move || read_start(stderr, LONGEST_STDERR))?,
-        })
-    }
-}
-
-fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
-    let (sender, receiver) = mpsc::channel();
-    thread::Builder::new().spawn(move || {
-        // At the deadline, nobody waits for it any more.
-        let _ = sender.send(work());
-    })?;
-    Ok(receiver)
-}
-
-fn read_all(pipe: Option<impl Read>, longest: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if let Some(pipe) = pipe {
-        pipe.take(longest.saturating_add(1)).read_to_end(&mut bytes)?;
-    }
-    if bytes.len() as u64 > longest {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(bytes)
-}
-
-fn read_start(pipe: Option<impl Read>, longest: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if let Some(mut pipe) = pipe {
-        pipe.by_ref().take(longest).read_to_end(&mut bytes)?;
-        io::copy(&mut pipe, &mut io::sink())?;
-    }
-    Ok(bytes)
-}
-
-fn timed_out() -> io::Error {
-    io::ErrorKind::TimedOut.into()
-}
-
-/// Waits for the program's end; `None` if it has not ended by `timeout`.
-fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
-    let start = Instant::now();
-    let mut pause = Duration::from_micros(100);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+        let room = self.longest.saturating_sub(self.bytes.len());
+        if read.len() > room && !self.is_cut {
+            return Err(ErrorKind::FileTooLarge.into());
         }
-        let left = timeout.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            return Ok(None);
-        }
-        thread::sleep(pause.min(left));
-        pause = pause.saturating_mul(2).min(Duration::from_millis(16));
+        self.bytes.extend_from_slice(read.get(..room).unwrap_or(read));
+        Ok(read.len())
     }
-}
 
-/// Ends a program that has not been waited for, so that its process group is still its
-/// own, with all that are in the group.
-fn kill(child: &mut Child) {
-    // What cannot be killed cannot be helped; the caller reports why it came to this.
-    let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
-    let _ = wait(child, BURIAL);
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A command as error messages show it.
@@ -266,6 +229,7 @@ fn one_line(text: &[u8]) -> String {
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::process::Command;
 
     use super::*;
 
