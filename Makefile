@@ -11,7 +11,7 @@
 # make packages         Debian packages, in target/debian
 # make packages-in-clean-root  try them in a new Debian system, as root
 # make fuzz             each fuzz target for FUZZ_SECONDS
-# make bench            the mapping beside Dovecot's, the update beside a script
+# make bench            the mapping beside OpenSSL and Dovecot, the update beside a script
 
 CARGO ?= cargo
 PHP ?= php
@@ -238,9 +238,9 @@ fuzz:
 	done
 
 bench: library
-	dist/install-packages.sh gcc libc6-dev dovecot-core perl sendmail-bin
+	dist/install-packages.sh gcc libc6-dev libssl-dev dovecot-core perl sendmail-bin
 	$(CC) -std=c99 -O2 -Wall -Wextra -Werror -Iinclude -o $(TARGET)/bench benches/mapping.c \
-		-L$(TARGET) -Wl,-rpath,$(TARGET) -lmailaffinity -ldl
+		-L$(TARGET) -Wl,-rpath,$(TARGET) -lmailaffinity -lcrypto -ldl
 	$(TARGET)/bench
 	$(CC) -std=gnu99 -O2 -Wall -Wextra -Werror -o $(TARGET)/bench-update benches/update.c
 	rm -rf $(TARGET)/bench-update.d && mkdir $(TARGET)/bench-update.d
