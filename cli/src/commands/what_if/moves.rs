@@ -101,7 +101,10 @@ impl Moves {
     }
 
     /// Counts a user, by the hash of the name.
-    #[expect(clippy::indexing_slicing, reason = "each node has a row, and so has none")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "each node has a row, and having none is the last"
+    )]
     pub(crate) fn add(&mut self, hash: u32) {
         let (from, to) = self.of(hash);
         let stays_up = |row: usize| self.rows[row].before.is_up() && self.rows[row].after.is_up();
