@@ -214,7 +214,7 @@ impl Queue<'_> {
                     while let Some(batch) = next_batch(&run, || self.reason_to_end(config, this_node, begun))
                     {
                         let problem = self.run_sendmail(config, batch).err();
-                        let mut run = held(&run);
+                        let mut run = locked(&run);
                         run.tried += batch.len();
                         progress(run.tried, ids.len());
                         if let Some(problem) = problem
@@ -275,7 +275,7 @@ fn next_batch<'i>(
     reason_to_end: impl FnOnce() -> Option<&'static str>,
 ) -> Option<&'i [String]> {
     let reason = reason_to_end();
-    let mut run = held(run);
+    let mut run = locked(run);
     if run.ended_early.is_some() {
         return None;
     }
@@ -288,6 +288,6 @@ fn next_batch<'i>(
 }
 
 /// A runner that panicked has left nothing half done.
-fn held<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -12,7 +12,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::exit::{EXIT_STATUS, Failure, NAME, Status};
 
 /// When what the pages say was last changed.
-const DATE: &str = "2026-11-24";
+const DATE: &str = "2026-11-27";
 
 /// Where to read on, in order of sections and names.
 const SEE_ALSO: [(&str, &str); 8] = [

@@ -12,7 +12,7 @@ use crate::names;
 use crate::node_state;
 use crate::nodes::{find_node, unknown_nodes};
 use mailaffinity::config::Config;
-use mailaffinity::mapping::{Cluster, ring_label};
+use mailaffinity::mapping::ring_label;
 use mailaffinity::node_state::{By, Mark, NodeState, State};
 
 /// List the nodes: which are up, since when, and their shares of the users
@@ -98,7 +98,11 @@ impl Nodes {
             say(NAME, unknown);
         }
         let cluster = config.cluster(&state).map_err(Failure::config)?;
-        let shares = shares(&cluster);
+        // Of all hashes, among the nodes with the same tag.
+        let shares = cluster
+            .hash_counts()
+            .into_iter()
+            .map(|count| count as f64 / 2f64.powi(32));
         let rows = config
             .nodes
             .iter()
@@ -165,27 +169,6 @@ fn by(by: By) -> &'static str {
         By::Hand => "hand",
         By::Checks => "checks",
     }
-}
-
-/// Each node's part of the hashes, among the nodes with its tag.
-fn shares(cluster: &Cluster) -> Vec<f64> {
-    const SAMPLES: u32 = 1 << 17;
-    let mut counts = vec![0u32; cluster.nodes().len()];
-    let mut tags: Vec<&str> = cluster.nodes().iter().map(|node| node.tag.as_str()).collect();
-    tags.sort_unstable();
-    tags.dedup();
-    for tag in tags {
-        for sample in 0..SAMPLES {
-            let owner = cluster.index_of_hash(sample * (u32::MAX / SAMPLES + 1), tag);
-            if let Some(count) = owner.and_then(|owner| counts.get_mut(owner)) {
-                *count += 1;
-            }
-        }
-    }
-    counts
-        .into_iter()
-        .map(|count| f64::from(count) / f64::from(SAMPLES))
-        .collect()
 }
 
 impl Down {

@@ -1,24 +1,21 @@
 //! `mailaffinity what-if`: who would move if nodes went down or came back.
 
+mod figures;
 mod moves;
 mod picture;
 mod text;
-mod words;
 
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
 use serde_json::json;
 
-use self::moves::Moves;
-use self::text::Screen;
-use self::words::share;
+use self::moves::{Moves, Row};
 use crate::exit::{Failure, Status};
-use crate::files::replace;
 use crate::names::{self, Users, json_name, write_user};
 use crate::nodes;
 use mailaffinity::config::Config;
@@ -93,6 +90,7 @@ impl WhatIf {
         let now = NodeState::load(&config.node_state).map_err(Failure::config)?;
         let then = self.state_after(config, &now)?;
         let is_change = !(self.down.is_empty() && self.up.is_empty());
+        let change = is_change.then(|| self.change());
         let tag = self.tag.as_deref().unwrap_or(&config.tag);
         let moves_by = |strategy| Moves::new(config, strategy, tag, &now, &then);
         let configured = moves_by(config.strategy)?;
@@ -116,15 +114,21 @@ impl WhatIf {
             moves.iter_mut().for_each(|moves| moves.add(hash));
             Ok(())
         })?;
-        match self.svg {
-            None => names::print(|out| match (self.json, is_change) {
-                (true, false) => moves.iter().try_for_each(|moves| print_shares(out, moves)),
-                (true, true) => moves.iter().try_for_each(|moves| print_moves(out, moves)),
-                (false, false) => text::shares(out, &moves, Screen::of_stdout()),
-                (false, true) => text::moves(out, &moves, Screen::of_stdout()),
-            }),
-            Some(file) => put(&file, &picture::draw(&moves, is_change)),
+        let Some(file) = self.svg else {
+            return names::print(|out| match self.json {
+                true => moves.iter().try_for_each(|moves| print_json(out, moves)),
+                false => text::print(out, &moves, change.as_deref()),
+            });
+        };
+        let svg = picture::draw(&moves, change.as_deref());
+        if file.as_os_str() == "-" {
+            return names::print(|out| out.write_all(svg.as_bytes()));
         }
+        fs::write(&file, svg).map_err(|error| {
+            let message = format!("{}: cannot write the picture: {error}", file.display());
+            Failure::new(Status::IoError, message)
+        })?;
+        Ok(ExitCode::SUCCESS)
     }
 
     fn state_after(&self, config: &Config, now: &NodeState) -> Result<NodeState, Failure> {
@@ -144,6 +148,20 @@ impl WhatIf {
         }
         Ok(then)
     }
+
+    /// "if node1, node2 are down and node3 is up".
+    fn change(&self) -> String {
+        let are = |nodes: &[String], state| match nodes {
+            [] => None,
+            [node] => Some(format!("{node} is {state}")),
+            nodes => Some(format!("{} are {state}", nodes.join(", "))),
+        };
+        let said = [are(&self.down, "down"), are(&self.up, "up")];
+        format!(
+            "if {}",
+            said.into_iter().flatten().collect::<Vec<_>>().join(" and ")
+        )
+    }
 }
 
 fn print_list(config: &Config, moves: &Moves, users: Users, is_json: bool) -> Result<ExitCode, Failure> {
@@ -153,6 +171,7 @@ fn print_list(config: &Config, moves: &Moves, users: Users, is_json: bool) -> Re
             if from == to {
                 return Ok(());
             }
+            let (from, to) = (moves.name(from), moves.name(to));
             if is_json {
                 let line = json!({"user": json_name(user), "from": from, "to": to});
                 return writeln!(out, "{line}");
@@ -163,67 +182,11 @@ fn print_list(config: &Config, moves: &Moves, users: Users, is_json: bool) -> Re
     })
 }
 
-/// Numbers of users, and shares of 1.
-fn print_shares(out: &mut impl Write, moves: &Moves) -> io::Result<()> {
+fn print_json(out: &mut impl Write, moves: &Moves) -> io::Result<()> {
     let strategy = moves.strategy.to_string();
-    let all = moves.total().all();
-    for row in moves.rows() {
-        let users = row.before.users.all();
-        let line = json!({
-            "strategy": strategy,
-            "node": row.name,
-            "state": row.name.as_ref().map(|_| row.before.state()),
-            "users": users,
-            "share": share(users, all),
-            "share_by_vhosts": share(row.before.vhosts, moves.vhosts()),
-        });
+    for Row { name, before, after } in moves.rows() {
+        let line = json!({"strategy": strategy, "node": name, "before": before, "after": after});
         writeln!(out, "{line}")?;
     }
-    writeln!(out, "{}", json!({"strategy": strategy, "users": all}))
-}
-
-fn print_moves(out: &mut impl Write, moves: &Moves) -> io::Result<()> {
-    let strategy = moves.strategy.to_string();
-    for row in moves.rows() {
-        let (before, after) = (row.before.users, row.after.users);
-        let line = json!({
-            "strategy": strategy,
-            "node": row.name,
-            "state_before": row.name.as_ref().map(|_| row.before.state()),
-            "state_after": row.name.as_ref().map(|_| row.after.state()),
-            "before": before.all(),
-            "after": after.all(),
-            "stay": before.stay,
-            "must_leave": before.must_move,
-            "leave_needlessly": before.move_needlessly,
-            "must_come": after.must_move,
-            "come_needlessly": after.move_needlessly,
-        });
-        writeln!(out, "{line}")?;
-    }
-    let total = moves.total();
-    let line = json!({
-        "strategy": strategy,
-        "users": total.all(),
-        "stay": total.stay,
-        "must_move": total.must_move,
-        "move_needlessly": total.move_needlessly,
-    });
-    writeln!(out, "{line}")
-}
-
-/// Puts a picture in the place of a file in one step. What is no file, such as
-/// /dev/stdout, is written to.
-fn put(path: &Path, svg: &str) -> Result<ExitCode, Failure> {
-    if path.as_os_str() == "-" {
-        return names::print(|out| out.write_all(svg.as_bytes()));
-    }
-    let written = match fs::metadata(path) {
-        Ok(found) if !found.is_file() => fs::write(path, svg),
-        _ => replace::replace_for_now(path, svg),
-    };
-    written.map(|()| ExitCode::SUCCESS).map_err(|error| {
-        let message = format!("{}: cannot write the picture: {error}", path.display());
-        Failure::new(Status::IoError, message)
-    })
+    writeln!(out, "{}", json!({"strategy": strategy, "total": moves.total()}))
 }

@@ -1,5 +1,7 @@
 //! How many users each node has before and after a change, and who must move for it.
 
+use serde::Serialize;
+
 use crate::exit::{Failure, Status};
 use mailaffinity::config::Config;
 use mailaffinity::mapping::{Cluster, Node, Strategy};
@@ -8,10 +10,8 @@ use mailaffinity::node_state::NodeState;
 /// Users counted by one strategy, among the nodes with one tag.
 pub(crate) struct Moves {
     pub(crate) strategy: Strategy,
-    pub(crate) is_configured: bool,
-    /// In the configuration's order.
-    nodes: Vec<Row>,
-    without_node: Row,
+    /// The nodes in the configuration's order, and a last row for users without a node.
+    rows: Vec<Row>,
     before: Cluster,
     after: Cluster,
     tag: String,
@@ -27,18 +27,22 @@ pub(crate) struct Row {
 }
 
 /// A node before a change or after it.
-#[derive(Default)]
+#[derive(Default, Serialize)]
 pub(crate) struct Side {
-    pub(crate) is_up: bool,
+    /// "up" or "down".
+    pub(crate) state: Option<&'static str>,
     /// 0 while it is down.
-    pub(crate) vhosts: u64,
-    /// Those who are on it: also after or before, or only now.
+    pub(crate) vhost_count: u64,
+    /// Those who are on it.
+    #[serde(flatten)]
     pub(crate) users: Users,
 }
 
 /// What becomes of users, or became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Users {
+    /// All of them.
+    pub(crate) users: u64,
     pub(crate) stay: u64,
     /// From a node that goes, or to one that comes back.
     pub(crate) must_move: u64,
@@ -58,7 +62,6 @@ impl Moves {
         now: &NodeState,
         then: &NodeState,
     ) -> Result<Moves, Failure> {
-        let is_configured = strategy == config.strategy;
         let config = Config {
             strategy,
             ..config.clone()
@@ -70,93 +73,86 @@ impl Moves {
             return Err(Failure::new(Status::Usage, message));
         }
         let nodes = before.nodes().iter().zip(after.nodes());
+        let rows = nodes.map(|(before, after)| Row {
+            name: Some(before.name.clone()),
+            before: before.into(),
+            after: after.into(),
+        });
         Ok(Moves {
             strategy,
-            is_configured,
-            nodes: nodes
-                .map(|(before, after)| Row {
-                    name: Some(before.name.clone()),
-                    before: before.into(),
-                    after: after.into(),
-                })
-                .collect(),
-            without_node: Row::default(),
+            rows: rows.chain([Row::default()]).collect(),
             before,
             after,
             tag: tag.to_owned(),
         })
     }
 
+    /// The rows of a user before and after, by the hash of the name.
+    pub(crate) fn of(&self, hash: u32) -> (usize, usize) {
+        let row = |cluster: &Cluster| {
+            let node = cluster.index_of_hash(hash, &self.tag);
+            node.unwrap_or(cluster.nodes().len())
+        };
+        (row(&self.before), row(&self.after))
+    }
+
+    pub(crate) fn name(&self, row: usize) -> Option<&str> {
+        self.rows.get(row)?.name.as_deref()
+    }
+
     /// Counts a user, by the hash of the name.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "each node has a row, and having none is the last"
+    )]
     pub(crate) fn add(&mut self, hash: u32) {
-        let from = self.before.index_of_hash(hash, &self.tag);
-        let to = self.after.index_of_hash(hash, &self.tag);
-        let is_up_all_the_time = |row: &mut Row| row.before.is_up && row.after.is_up;
-        let kind: fn(&mut Users) -> &mut u64 = if from == to {
-            |users| &mut users.stay
-        } else if is_up_all_the_time(self.row(from)) && is_up_all_the_time(self.row(to)) {
-            |users| &mut users.move_needlessly
-        } else {
-            |users| &mut users.must_move
-        };
-        *kind(&mut self.row(from).before.users) += 1;
-        *kind(&mut self.row(to).after.users) += 1;
-    }
-
-    fn row(&mut self, index: Option<usize>) -> &mut Row {
-        index
-            .and_then(|index| self.nodes.get_mut(index))
-            .unwrap_or(&mut self.without_node)
-    }
-
-    /// The names of a user's nodes before and after.
-    pub(crate) fn of(&self, hash: u32) -> (Option<&str>, Option<&str>) {
-        let name = |cluster: &Cluster| {
-            let row = self.nodes.get(cluster.index_of_hash(hash, &self.tag)?)?;
-            row.name.as_deref()
-        };
-        (name(&self.before), name(&self.after))
+        let (from, to) = self.of(hash);
+        let stays_up = |row: usize| self.rows[row].before.is_up() && self.rows[row].after.is_up();
+        let is_needless = stays_up(from) && stays_up(to);
+        self.rows[from].before.users.add(from == to, is_needless);
+        self.rows[to].after.users.add(from == to, is_needless);
     }
 
     /// The nodes that have the tag and, if there are any, the users without a node.
     pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> + Clone {
-        let nodes = self.nodes.iter().zip(self.before.nodes());
-        let with_tag = nodes.filter(|(_, node)| node.tag == self.tag);
-        let is_used = |row: &&Row| row.before.users.all() + row.after.users.all() > 0;
-        with_tag
-            .map(|(row, _)| row)
-            .chain(Some(&self.without_node).filter(is_used))
+        let mut nodes = self.before.nodes().iter();
+        self.rows.iter().filter(move |row| match nodes.next() {
+            Some(node) => node.tag == self.tag,
+            None => row.before.users.users + row.after.users.users > 0,
+        })
     }
 
     /// What becomes of all users.
     pub(crate) fn total(&self) -> Users {
-        let users = self.rows().map(|row| row.before.users);
-        users.fold(Users::default(), |total, users| Users {
-            stay: total.stay + users.stay,
-            must_move: total.must_move + users.must_move,
-            move_needlessly: total.move_needlessly + users.move_needlessly,
-        })
+        let mut total = Users::default();
+        for Row { before, .. } in self.rows() {
+            total.users += before.users.users;
+            total.stay += before.users.stay;
+            total.must_move += before.users.must_move;
+            total.move_needlessly += before.users.move_needlessly;
+        }
+        total
     }
 
     /// The vhosts of all nodes that are up before.
-    pub(crate) fn vhosts(&self) -> u64 {
-        self.rows().map(|row| row.before.vhosts).sum()
+    pub(crate) fn vhost_count(&self) -> u64 {
+        self.rows().map(|row| row.before.vhost_count).sum()
     }
 }
 
 impl From<&Node> for Side {
     fn from(node: &Node) -> Side {
         Side {
-            is_up: node.up,
-            vhosts: if node.up { node.vhost_count.into() } else { 0 },
+            state: Some(if node.up { "up" } else { "down" }),
+            vhost_count: if node.up { node.vhost_count.into() } else { 0 },
             users: Users::default(),
         }
     }
 }
 
 impl Side {
-    pub(crate) fn state(&self) -> &'static str {
-        if self.is_up { "up" } else { "down" }
+    fn is_up(&self) -> bool {
+        self.state == Some("up")
     }
 }
 
@@ -167,8 +163,13 @@ impl Row {
 }
 
 impl Users {
-    pub(crate) fn all(self) -> u64 {
-        self.stay + self.must_move + self.move_needlessly
+    fn add(&mut self, stays: bool, is_needless: bool) {
+        self.users += 1;
+        *match (stays, is_needless) {
+            (true, _) => &mut self.stay,
+            (false, true) => &mut self.move_needlessly,
+            (false, false) => &mut self.must_move,
+        } += 1;
     }
 
     /// In the order in which bars have them.
@@ -202,6 +203,10 @@ mod tests {
         state
     }
 
+    fn all(users: Users) -> u64 {
+        users.parts().iter().sum()
+    }
+
     fn moves(strategy: Strategy, now: &[&str], then: &[&str]) -> Moves {
         let mut moves = Moves::new(&config(), strategy, "", &down(now), &down(then)).unwrap();
         // Evenly all over the hashes.
@@ -222,15 +227,15 @@ mod tests {
             ] {
                 let moves = moves(strategy, now, then);
                 let total = moves.total();
-                assert_eq!(total.all(), 10_000);
+                assert_eq!(all(total), 10_000);
                 let sum = |of: fn(&Row) -> u64| moves.rows().map(of).sum::<u64>();
-                assert_eq!(sum(|row| row.after.users.all()), 10_000);
+                assert_eq!(sum(|row| all(row.after.users)), 10_000);
                 assert_eq!(sum(|row| row.after.users.must_move), total.must_move);
                 assert_eq!(sum(|row| row.after.users.move_needlessly), total.move_needlessly);
                 for row in moves.rows() {
                     assert_eq!(row.before.users.stay, row.after.users.stay);
                     for side in [&row.before, &row.after] {
-                        assert!(side.is_up || side.users.all() == 0 || row.name.is_none());
+                        assert!(side.is_up() || all(side.users) == 0 || row.name.is_none());
                     }
                 }
             }
@@ -257,13 +262,11 @@ mod tests {
 
     #[test]
     fn users_without_a_node_are_counted() {
-        let all = ["node1", "node2", "node3"];
-        let moves = moves(Strategy::Ring, &[], &all);
+        let every = ["node1", "node2", "node3"];
+        let moves = moves(Strategy::Ring, &[], &every);
         let last = moves.rows().last().unwrap();
-        assert_eq!((last.name.as_deref(), last.after.users.all()), (None, 10_000));
+        assert_eq!((last.name.as_deref(), all(last.after.users)), (None, 10_000));
         assert_eq!(moves.total().must_move, 10_000);
-        assert_eq!(moves.of(0).1, None);
-        assert_eq!(moves.vhosts(), 300);
     }
 
     #[test]

@@ -2,141 +2,139 @@
 
 use indicatif::HumanCount;
 
+use super::figures::{elide, length, outcome, percent};
 use super::moves::{Moves, Row, Side};
-use super::words::{LONGEST_NAME, change, elide, length, outcome, percent};
 
 // Lengths are in pixels.
 const MARGIN: usize = 20;
 // Baselines.
 const TITLE: usize = 38;
-const ABOUT: usize = 62;
-const KEY: usize = 92;
-const HEADING: usize = 134;
-/// From a baseline to the rows.
-const BELOW: usize = 14;
+const KEY: usize = 66;
+const HEADING: usize = 108;
+/// Where the rows begin.
+const TOP: usize = 122;
+/// A row has two bars.
+const ROW: usize = 36;
+const THICK: usize = 12;
 /// The longest bar.
 const BAR: usize = 380;
-/// How high a bar is, with what is left around it.
-const THICK: usize = 12;
-const BESIDE: usize = 3;
 /// What is left beside texts.
 const GAP: usize = 8;
 /// The widest digit, and a letter of a name, which has a font of one width.
-const DIGIT: usize = 8;
 const LETTER: usize = 8;
+/// The longest name that keeps its middle, in characters.
+const LONGEST_NAME: usize = 32;
 
-const INK: &str = "#202020";
-const STRIPE: &str = "#f4f4f4";
-/// Those who stay, must move and move needlessly: distinct for the colour-blind, and in
-/// grey.
-const KINDS: [(&str, &str); 3] = [
+// Distinct for the colour-blind, and in grey.
+const MOVES: [(&str, &str); 3] = [
     ("#8fbcdb", "stay on their node"),
     ("#e69f00", "must move: their node goes, or comes back"),
     ("#881c54", "move needlessly, between nodes that are up"),
 ];
+const SHARES: [(&str, &str); 2] = [
+    ("#8fbcdb", "users of the node"),
+    ("#c8c8c8", "what its vhost_count stands for"),
+];
 
-/// What becomes of each node's users, by each strategy; or, where nothing changes, each
-/// node's share of them, beside the one that its vhosts stand for.
-pub(crate) fn draw(moves: &[Moves], is_change: bool) -> String {
-    let Some(configured) = moves.first() else {
-        return String::new();
-    };
-    let all = configured.total().all();
-    let names: Vec<String> = configured
-        .rows()
-        .map(|row| elide(row.label(), LONGEST_NAME, "…"))
+/// What becomes of each node's users, by each strategy: those before a change in the
+/// upper bar of a row, those after it in the lower. Without a change, what the vhosts of
+/// the node stand for is below its users.
+pub(crate) fn draw(moves: &[Moves], change: Option<&str>) -> String {
+    let all = moves.first().map_or(0, |moves| moves.total().users);
+    let names: Vec<String> = moves
+        .iter()
+        .take(1)
+        .flat_map(Moves::rows)
+        .map(|row| elide(row.label(), LONGEST_NAME))
         .collect();
     let longest_name = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-    let left = MARGIN + GAP + LETTER * longest_name + GAP;
-    let widest_number = number(all, all, true).chars().count() * DIGIT;
-    let panel = BAR + GAP + widest_number + MARGIN;
-    let right = left + panel * moves.len();
-    let row_height = 2 * BESIDE + (THICK + BESIDE) * if is_change { 2 } else { 1 };
-    let top = BELOW + if is_change { HEADING } else { KEY };
-    let bottom = top + row_height * names.len();
+    let left = MARGIN + 2 * GAP + LETTER * longest_name;
+    let panel = BAR + GAP + LETTER * with_share(all, all).chars().count() + MARGIN;
+    let (right, bottom) = (left + panel * moves.len(), TOP + ROW * names.len());
+    let bars: Vec<Vec<[Bar; 2]>> = moves
+        .iter()
+        .map(|moves| {
+            let vhosts = moves.vhost_count();
+            let bars = moves.rows().map(|row| bars(row, change.is_some(), all, vhosts));
+            bars.collect()
+        })
+        .collect();
+    let longest = bars
+        .iter()
+        .flatten()
+        .flatten()
+        .map(|(parts, _)| parts.iter().sum())
+        .max();
+    let longest: u64 = longest.unwrap_or(0);
 
     let mut picture = Picture::default();
-    let (title, about) = match is_change {
-        true => (
-            format!("Who moves {}", change(configured, "…")),
-            "users; of each node, those before in the upper bar, and those after in the lower".into(),
+    let (title, key) = match change {
+        Some(change) => (
+            format!("Who of {} users moves {change}", HumanCount(all)),
+            &MOVES[..],
         ),
-        false => (
-            "Users per node".into(),
-            format!("users, by the {} strategy", configured.strategy),
-        ),
+        None => (format!("{} users", HumanCount(all)), &SHARES[..]),
     };
-    let title = elide(&title, (right - MARGIN) / 12, "…");
+    let title = elide(&title, (right - MARGIN) / 12);
     picture.text((MARGIN, TITLE), "font-size=\"20\" font-weight=\"bold\"", &title);
-    let about = format!("{} {about}", HumanCount(all));
-    picture.text((MARGIN, ABOUT), NORMAL, &about);
     let mut x = MARGIN;
-    for (colour, means) in KINDS.into_iter().take(if is_change { 3 } else { 0 }) {
+    for (colour, means) in key {
         picture.rect((x, KEY - THICK + 1), (THICK, THICK), colour);
-        picture.text((x + THICK + GAP, KEY), NORMAL, means);
+        picture.text((x + THICK + GAP, KEY), "font-size=\"13\"", means);
         x += THICK + GAP + means.len() * 7 + MARGIN;
     }
-    if !is_change {
-        picture.rect((x + THICK / 2, KEY - THICK - 1), (2, THICK + 4), INK);
-        picture.text((x + THICK + GAP, KEY), NORMAL, "what its vhost_count stands for");
+    for y in (TOP..bottom).step_by(2 * ROW) {
+        picture.rect((MARGIN, y), (right - 2 * MARGIN, ROW), "#f4f4f4");
     }
-    for y in (top..bottom).step_by(2 * row_height) {
-        picture.rect((MARGIN, y), (right - 2 * MARGIN, row_height), STRIPE);
+    for (name, y) in names.iter().zip((TOP..).step_by(ROW)) {
+        let font = "font-size=\"13\" font-family=\"monospace\" text-anchor=\"end\"";
+        picture.text((left - GAP, y + ROW / 2 + 4), font, name);
     }
-    for (name, y) in names.iter().zip((top..).step_by(row_height)) {
-        picture.text((left - GAP, y + row_height / 2 + 4), NAME, name);
-    }
-
-    // What the vhosts of a node stand for.
-    let expected = |moves: &Moves, row: &Row| {
-        let exact = u128::from(all) * u128::from(row.before.vhosts) / u128::from(moves.vhosts().max(1));
-        u64::try_from(exact).unwrap_or(all)
-    };
-    let longest = |moves: &Moves, row: &Row| match is_change {
-        true => row.before.users.all().max(row.after.users.all()),
-        false => row.before.users.all().max(expected(moves, row)),
-    };
-    let rows = moves
-        .iter()
-        .flat_map(|moves| moves.rows().map(move |row| longest(moves, row)));
-    let longest = rows.max().unwrap_or(0);
-    for (moves, left) in moves.iter().zip((left..).step_by(panel)) {
-        if is_change {
-            let bold = "font-size=\"14\" font-weight=\"bold\"";
-            picture.text((left, HEADING), bold, &outcome(moves));
-        }
-        for (row, y) in moves.rows().zip((top..).step_by(row_height)) {
-            let sides: &[&Side] = match is_change {
-                true => &[&row.before, &row.after],
-                false => &[&row.before],
-            };
-            for (side, y) in sides.iter().zip((y + BESIDE + 1..).step_by(THICK + BESIDE)) {
-                let mut end = picture.bar((left, y), side, longest);
-                if !is_change && side.vhosts > 0 {
-                    let mark = left + length(expected(moves, row), longest, BAR);
-                    picture.rect((mark - 1, y - BESIDE), (2, THICK + 2 * BESIDE), INK);
-                    end = end.max(mark);
+    for ((moves, rows), left) in moves.iter().zip(&bars).zip((left..).step_by(panel)) {
+        let heading = match change {
+            Some(_) => outcome(moves.strategy, moves.total()),
+            None => format!("by the {} strategy", moves.strategy),
+        };
+        picture.text((left, HEADING), "font-size=\"14\" font-weight=\"bold\"", &heading);
+        for (row, y) in rows.iter().zip((TOP + 4..).step_by(ROW)) {
+            for ((parts, label), y) in row.iter().zip([y, y + THICK + 3]) {
+                let (mut sum, mut x) = (0, left);
+                for (part, (colour, _)) in parts.iter().zip(key) {
+                    sum += part;
+                    let end = left + length(sum, longest, BAR);
+                    picture.rect((x, y), (end - x, THICK), colour);
+                    x = end;
                 }
-                let mut text = number(side.users.all(), all, !is_change);
-                if row.name.is_some() && !side.is_up {
-                    text = format!("{text}, down");
-                }
-                picture.text((end + GAP / 2, y + THICK - 2), SMALL, &text);
+                picture.text((x + GAP / 2, y + THICK - 2), "font-size=\"11\"", label);
             }
         }
     }
     picture.svg((right, bottom + MARGIN))
 }
 
-const NORMAL: &str = "font-size=\"13\"";
-const SMALL: &str = "font-size=\"11\"";
-const NAME: &str = "font-size=\"13\" font-family=\"monospace\" text-anchor=\"end\"";
+/// Users of the kinds of the key, one behind the other, and what stands at the end.
+type Bar = ([u64; 3], String);
 
-fn number(users: u64, all: u64, with_share: bool) -> String {
-    match with_share {
-        true => format!("{} ({})", HumanCount(users), percent(users, all)),
-        false => HumanCount(users).to_string(),
+fn bars(row: &Row, is_change: bool, all: u64, vhosts: u64) -> [Bar; 2] {
+    let bar = |side: &Side, when| {
+        let count = HumanCount(side.users.users);
+        let down = if side.state == Some("down") { ", down" } else { "" };
+        (side.users.parts(), format!("{count} {when}{down}"))
+    };
+    if is_change {
+        return [bar(&row.before, "before"), bar(&row.after, "after")];
     }
+    let expected = u128::from(all) * u128::from(row.before.vhost_count) / u128::from(vhosts.max(1));
+    let expected = u64::try_from(expected).unwrap_or(all);
+    let users = row.before.users;
+    [
+        (users.parts(), with_share(users.users, all)),
+        ([0, expected, 0], percent(row.before.vhost_count, vhosts)),
+    ]
+}
+
+fn with_share(users: u64, all: u64) -> String {
+    format!("{} ({})", HumanCount(users), percent(users, all))
 }
 
 #[derive(Default)]
@@ -146,8 +144,11 @@ struct Picture {
 
 impl Picture {
     fn rect(&mut self, (x, y): (usize, usize), (width, height): (usize, usize), fill: &str) {
-        self.elements +=
-            &format!("<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{fill}\"/>\n");
+        if width > 0 {
+            self.elements += &format!(
+                "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{fill}\"/>\n"
+            );
+        }
     }
 
     fn text(&mut self, (x, y): (usize, usize), font: &str, text: &str) {
@@ -160,24 +161,10 @@ impl Picture {
         self.elements += &format!("<text x=\"{x}\" y=\"{y}\" {font}>{text}</text>\n");
     }
 
-    /// The kinds of users one behind the other; returns where it ends.
-    fn bar(&mut self, (left, y): (usize, usize), side: &Side, longest: u64) -> usize {
-        let (mut sum, mut x) = (0, left);
-        for (part, (colour, _)) in side.users.parts().into_iter().zip(KINDS) {
-            sum += part;
-            let end = left + length(sum, longest, BAR);
-            if end > x {
-                self.rect((x, y), (end - x, THICK), colour);
-            }
-            x = end;
-        }
-        x
-    }
-
     fn svg(self, (width, height): (usize, usize)) -> String {
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-             viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" fill=\"{INK}\">\n\
+             viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" fill=\"#202020\">\n\
              <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{}</svg>\n",
             self.elements
         )
