@@ -1,6 +1,5 @@
 //! Changes of the node state file, one at a time and each in one step.
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,33 +17,19 @@ const HEADING: &str = "# The state of the nodes. Written by mailaffinity; nodes 
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// Why a node state could not be changed. The old one then stands as it was.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChangeError {
     /// Another process has it locked (`WouldBlock`), or the lock cannot be taken at all.
+    #[error("{}{_0}", if _0.kind() == io::ErrorKind::WouldBlock { "another update is at work: " } else { "" })]
     Locked(io::Error),
     /// It could not be read.
-    Read(NodeStateError),
+    #[error(transparent)]
+    Read(#[from] NodeStateError),
     /// It could not be written.
+    #[error("{}: cannot write the node state: {_1}", _0.display())]
     Write(PathBuf, io::Error),
 }
-
-impl fmt::Display for ChangeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ChangeError::Locked(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                write!(f, "another update is at work: {error}")
-            }
-            ChangeError::Locked(error) => error.fmt(f),
-            ChangeError::Read(error) => error.fmt(f),
-            ChangeError::Write(path, error) => {
-                write!(f, "{}: cannot write the node state: {error}", path.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for ChangeError {}
 
 /// Changes the node state, and returns the new one.
 ///
@@ -56,7 +41,7 @@ pub fn change(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<No
     let _ = fs::create_dir_all(folder_of(path));
     let _lock = lock::of(path, LOCK_WAIT).map_err(ChangeError::Locked)?;
     remove_leftovers(path);
-    let before = NodeState::load(path).map_err(ChangeError::Read)?;
+    let before = NodeState::load(path)?;
     let mut after = before.clone();
     change(&mut after);
     if after != before {
