@@ -10,8 +10,11 @@
 # make uninstall        remove what make install installs; uninstall-library and so on
 # make packages         Debian packages, in target/debian
 # make packages-in-clean-root  try them in a new Debian system, as root
+# make lint             formatting, clippy, rustdoc, shellcheck, perlcritic, the Rust package
+# make deny             licenses, duplicates, sources and advisories of what this depends on
+# make semver           what changed of the Rust API since SEMVER_BASELINE, the last release
 # make fuzz             each fuzz target for FUZZ_SECONDS
-# make bench            the mapping beside Dovecot's, the update beside a script
+# make bench            the mapping beside OpenSSL and Dovecot, the update beside a script
 
 CARGO ?= cargo
 PHP ?= php
@@ -35,6 +38,7 @@ PERLDIR ?= $(shell $(PERL) -MConfig -e 'my $$prefix = shift; print $$prefix eq $
 ROUNDCUBEDIR ?= $(PREFIX)/share/roundcube/plugins
 FUZZ_SECONDS ?= 600
 
+LINT_PACKAGES = shellcheck libperl-critic-perl
 BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev perl
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
 	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util mandoc libffi-platypus-perl \
@@ -50,7 +54,7 @@ PHP_MODULE = $(PHP_TARGET)/libmailaffinity_php.so
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source config \
 	director mail_servers node_state username_hash users
 
-.PHONY: all demo test squirrelmail test-zts lint committed fuzz fuzz-smoke bench build-packages test-packages library php \
+.PHONY: all demo test squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke bench build-packages test-packages library php \
 	install install-library install-command install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -124,7 +128,7 @@ install-perl:
 # Manual pages go where their last letter says.
 install-doc:
 	$(MAKE_FOLDERS) $(DESTDIR)$(DOCDIR)/doc/pictures
-	install -m 644 README.md CHANGELOG.md CONTRIBUTING.md LICENSE $(DESTDIR)$(DOCDIR)
+	install -m 644 README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE $(DESTDIR)$(DOCDIR)
 	install -m 644 $(wildcard doc/*.md) $(DESTDIR)$(DOCDIR)/doc
 	install -m 644 $(wildcard doc/pictures/*.svg) $(DESTDIR)$(DOCDIR)/doc/pictures
 	for page in $(wildcard doc/man/*.[1-8]); do \
@@ -175,7 +179,7 @@ build-packages:
 	dist/install-packages.sh $(BUILD_PACKAGES)
 
 test-packages:
-	dist/install-packages.sh $(BUILD_PACKAGES) $(TEST_PACKAGES)
+	dist/install-packages.sh $(BUILD_PACKAGES) $(TEST_PACKAGES) $(LINT_PACKAGES)
 
 demo: build-packages
 	$(MAKE) all
@@ -196,7 +200,7 @@ test: test-packages
 # SQUIRRELMAIL names a tree of it, which Debian does not have.
 squirrelmail:
 	@if [ -n "$$SQUIRRELMAIL" ]; then \
-		$(CARGO) test --locked --test consumers -- --ignored real_squirrelmail; \
+		$(CARGO) test --locked --test webmail -- --ignored real_squirrelmail; \
 	else \
 		echo "SKIPPED: the real SquirrelMail; SQUIRRELMAIL=/path/of/its/tree runs it"; \
 	fi
@@ -206,6 +210,7 @@ test-zts: test-packages
 	dist/install-packages.sh xz-utils
 	php/test-zts.sh
 
+# The package is built offline: what it needs was there for clippy.
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -213,6 +218,29 @@ lint:
 		$(CARGO) clippy --locked -p $$package --all-targets -- -D warnings || exit 1; \
 	done
 	$(CARGO) clippy --locked -p mailaffinity --no-default-features --lib -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps -p mailaffinity-cli
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items \
+		-p mailaffinity -p mailaffinity-php
+	$(CARGO) package --locked --offline --quiet --allow-dirty -p mailaffinity
+	dist/install-packages.sh $(LINT_PACKAGES)
+	shellcheck $(SHELL_SCRIPTS)
+	perlcritic --quiet perl benches
+
+SHELL_SCRIPTS = $(wildcard .ci/run) $(wildcard */*.sh */*/*.sh) $(wildcard dist/debian/*.postrm)
+
+# By itself: building the tool takes minutes, and the advisories come from elsewhere. Where
+# they cannot be had: DENY_CHECKS='bans licenses sources'.
+DENY_CHECKS ?= all
+deny:
+	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --locked --workspace check $(DENY_CHECKS)
+
+# By itself, likewise: before a release, whose number has to say what changed.
+SEMVER_BASELINE ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null)
+semver:
+	$(if $(SEMVER_BASELINE),,$(error there is no release to compare with; SEMVER_BASELINE=REVISION names something else))
+	command -v cargo-semver-checks >/dev/null || $(CARGO) install --locked cargo-semver-checks
+	$(CARGO) semver-checks -p mailaffinity --baseline-rev $(SEMVER_BASELINE)
 
 # A build brings the header up to date, which would hide a stale one in the commit. After a
 # change of src/capi, `git add` it.
@@ -238,9 +266,9 @@ fuzz:
 	done
 
 bench: library
-	dist/install-packages.sh gcc libc6-dev dovecot-core perl sendmail-bin
+	dist/install-packages.sh gcc libc6-dev libssl-dev dovecot-core perl sendmail-bin
 	$(CC) -std=c99 -O2 -Wall -Wextra -Werror -Iinclude -o $(TARGET)/bench benches/mapping.c \
-		-L$(TARGET) -Wl,-rpath,$(TARGET) -lmailaffinity -ldl
+		-L$(TARGET) -Wl,-rpath,$(TARGET) -lmailaffinity -lcrypto -ldl
 	$(TARGET)/bench
 	$(CC) -std=gnu99 -O2 -Wall -Wextra -Werror -o $(TARGET)/bench-update benches/update.c
 	rm -rf $(TARGET)/bench-update.d && mkdir $(TARGET)/bench-update.d

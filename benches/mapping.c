@@ -1,13 +1,17 @@
 /*
- * How long libmailaffinity takes to find the node of a user, beside what Dovecot's own
- * library takes for the user's hash alone (mail_user_hash(), which the Director calls
- * before it searches its ring).
+ * How long libmailaffinity takes to find the node of a user, beside a plain C program that
+ * does it with OpenSSL's MD5() and a binary search, and beside what Dovecot's own library
+ * takes for the user's hash alone (mail_user_hash(), which the Director calls before it
+ * searches its ring).
  *
- * Both take turns in one run, and the ratio of their medians is what counts: a machine's
+ * All take turns in one run, and the ratio of their medians is what counts: a machine's
  * speed changes from one second to the next.
  */
 #define _POSIX_C_SOURCE 200809L
+#define OPENSSL_SUPPRESS_DEPRECATED
+#include <ctype.h>
 #include <dlfcn.h>
+#include <openssl/md5.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,28 +20,70 @@
 
 #include <mailaffinity.h>
 
-enum { USERS = 1000, PASSES = 200, ROUNDS = 21 };
+enum { USERS = 20000, PASSES = 10, ROUNDS = 21, MOST_HOSTS = 64, VHOSTS = 100 };
 
 typedef bool mail_user_hash_function(const char *username, const char *format, unsigned *hash_r,
                                      const char **error_r);
 
+struct vhost {
+    uint32_t hash;
+    size_t host;
+};
+
+struct ring {
+    size_t hosts;
+    struct vhost vhosts[MOST_HOSTS * VHOSTS];
+    mailaffinity_cluster *cluster;
+};
+
 static char users[USERS][32];
-static mailaffinity_cluster *clusters[2];
+static struct ring rings[] = {{.hosts = 3}, {.hosts = MOST_HOSTS}};
+enum { RINGS = sizeof rings / sizeof rings[0] };
 static mail_user_hash_function *mail_user_hash;
 static unsigned long long sum;
 
-static void look_up(const mailaffinity_cluster *cluster)
+static size_t library(const struct ring *ring, const char *user)
 {
-    size_t node = 0;
-    for (int user = 0; user < USERS; user++) {
-        if (mailaffinity_lookup(cluster, users[user], strlen(users[user]), "", &node) != MAILAFFINITY_OK)
-            exit(1);
-        sum += node;
-    }
+    size_t host = 0;
+    if (mailaffinity_lookup(ring->cluster, user, strlen(user), "", &host) != MAILAFFINITY_OK)
+        exit(1);
+    return host;
 }
 
-static void ring_of_3(void) { look_up(clusters[0]); }
-static void ring_of_64(void) { look_up(clusters[1]); }
+static uint32_t md5_start(const char *text, size_t len)
+{
+    unsigned char digest[MD5_DIGEST_LENGTH];
+    MD5((const unsigned char *)text, len, digest);
+    return (uint32_t)digest[0] << 24 | (uint32_t)digest[1] << 16 | (uint32_t)digest[2] << 8 | digest[3];
+}
+
+static size_t openssl(const struct ring *ring, const char *user)
+{
+    char lower[sizeof users[0]];
+    size_t len = 0, left = 0, vhosts = ring->hosts * VHOSTS, right = vhosts;
+    for (; user[len] != '\0'; len++)
+        lower[len] = (char)tolower((unsigned char)user[len]);
+    uint32_t hash = md5_start(lower, len);
+    while (left < right) {
+        size_t middle = (left + right) / 2;
+        if (ring->vhosts[middle].hash < hash)
+            left = middle + 1;
+        else
+            right = middle;
+    }
+    return ring->vhosts[left == vhosts ? 0 : left].host;
+}
+
+static void look_up(size_t find(const struct ring *, const char *), const struct ring *ring)
+{
+    for (int user = 0; user < USERS; user++)
+        sum += find(ring, users[user]);
+}
+
+static void library_ring_of_3(void) { look_up(library, &rings[0]); }
+static void library_ring_of_64(void) { look_up(library, &rings[1]); }
+static void openssl_ring_of_3(void) { look_up(openssl, &rings[0]); }
+static void openssl_ring_of_64(void) { look_up(openssl, &rings[1]); }
 
 static void dovecot(void)
 {
@@ -66,9 +112,31 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void *symbol(void *library, const char *name)
+static int compare_vhosts(const void *a, const void *b)
 {
-    void *found = dlsym(library, name);
+    uint32_t x = ((const struct vhost *)a)->hash, y = ((const struct vhost *)b)->hash;
+    return (x > y) - (x < y);
+}
+
+static void build(struct ring *ring)
+{
+    char text[64];
+    snprintf(text, sizeof text, "192.0.2.1-192.0.2.%zu", ring->hosts);
+    if (mailaffinity_cluster_from_mail_servers(text, MAILAFFINITY_RING, NULL, &ring->cluster, NULL, 0))
+        exit(1);
+    for (size_t i = 0; i < ring->hosts * VHOSTS; i++) {
+        int len = snprintf(text, sizeof text, "192.0.2.%zu-%zu", i / VHOSTS + 1, i % VHOSTS);
+        ring->vhosts[i] = (struct vhost){md5_start(text, (size_t)len), i / VHOSTS};
+    }
+    qsort(ring->vhosts, ring->hosts * VHOSTS, sizeof ring->vhosts[0], compare_vhosts);
+    for (int user = 0; user < USERS; user++)
+        if (library(ring, users[user]) != openssl(ring, users[user]))
+            exit(1);
+}
+
+static void *symbol(void *from, const char *name)
+{
+    void *found = dlsym(from, name);
     if (found == NULL) {
         fprintf(stderr, "%s\n", dlerror());
         exit(1);
@@ -81,28 +149,30 @@ int main(void)
     static const struct {
         const char *name;
         void (*work)(void);
+        int peer;
     } contests[] = {
-        {"Dovecot's mail_user_hash(), no lookup", dovecot},
-        {"mailaffinity_lookup(), ring of 3 hosts", ring_of_3},
-        {"mailaffinity_lookup(), ring of 64 hosts", ring_of_64},
+        {"OpenSSL's MD5(), ring of 3 hosts", openssl_ring_of_3, 0},
+        {"mailaffinity_lookup(), ring of 3 hosts", library_ring_of_3, 0},
+        {"OpenSSL's MD5(), ring of 64 hosts", openssl_ring_of_64, 2},
+        {"mailaffinity_lookup(), ring of 64 hosts", library_ring_of_64, 2},
+        {"Dovecot's mail_user_hash(), no lookup", dovecot, 4},
+        {"mailaffinity_lookup(), ring of 64 hosts", library_ring_of_64, 4},
     };
     enum { CONTESTS = sizeof contests / sizeof contests[0] };
-    static const char *const mail_servers[] = {"192.0.2.1-192.0.2.3", "192.0.2.1-192.0.2.64"};
     double times[CONTESTS][ROUNDS];
-    void (*lib_init)(void), *library = dlopen("/usr/lib/dovecot/libdovecot.so.0", RTLD_NOW);
+    void (*lib_init)(void), *libdovecot = dlopen("/usr/lib/dovecot/libdovecot.so.0", RTLD_NOW);
 
-    if (library == NULL) {
+    if (libdovecot == NULL) {
         fprintf(stderr, "%s (Debian package: dovecot-core)\n", dlerror());
         return 1;
     }
-    *(void **)&lib_init = symbol(library, "lib_init");
-    *(void **)&mail_user_hash = symbol(library, "mail_user_hash");
+    *(void **)&lib_init = symbol(libdovecot, "lib_init");
+    *(void **)&mail_user_hash = symbol(libdovecot, "mail_user_hash");
     lib_init();
-    for (int i = 0; i < 2; i++)
-        if (mailaffinity_cluster_from_mail_servers(mail_servers[i], MAILAFFINITY_RING, NULL, &clusters[i], NULL, 0))
-            return 1;
     for (int user = 0; user < USERS; user++)
         snprintf(users[user], sizeof users[user], "User%d@example.org", user);
+    for (int i = 0; i < RINGS; i++)
+        build(&rings[i]);
 
     for (int round = 0; round < ROUNDS; round++)
         for (int i = 0; i < CONTESTS; i++)
@@ -112,8 +182,8 @@ int main(void)
     printf("%-42s %8s %8s\n", "", "ns", "ratio");
     for (int i = 0; i < CONTESTS; i++)
         printf("%-42s %8.0f %8.2f\n", contests[i].name, times[i][ROUNDS / 2],
-               times[i][ROUNDS / 2] / times[0][ROUNDS / 2]);
-    for (int i = 0; i < 2; i++)
-        mailaffinity_cluster_free(clusters[i]);
+               times[i][ROUNDS / 2] / times[contests[i].peer][ROUNDS / 2]);
+    for (int i = 0; i < RINGS; i++)
+        mailaffinity_cluster_free(rings[i].cluster);
     return sum == 0;
 }

@@ -28,6 +28,8 @@ module=$(cd "$target" && pwd)/release/libmailaffinity_php.so
 temporary=$(mktemp -d)
 cp "$runner" "$temporary/run-tests.php"
 results=$temporary/results
+# By the trap.
+# shellcheck disable=SC2317
 clean() {
     rm -rf "$temporary"
     rm -rf "$here"/tests/*.tmp

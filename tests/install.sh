@@ -82,6 +82,7 @@ lrwxrwxrwx $1/lib/libmailaffinity.so.0 libmailaffinity.so.$version
 -rw-r--r-- $1/share/doc/mailaffinity/CONTRIBUTING.md
 -rw-r--r-- $1/share/doc/mailaffinity/LICENSE
 -rw-r--r-- $1/share/doc/mailaffinity/README.md
+-rw-r--r-- $1/share/doc/mailaffinity/SECURITY.md
 -rw-r--r-- $1/share/doc/mailaffinity/examples/cluster.mc
 -rwxr-xr-x $1/share/doc/mailaffinity/examples/construct_qgroups
 -rw-r--r-- $1/share/doc/mailaffinity/examples/mailaffinity.cron

@@ -3,8 +3,8 @@
 #
 # Tries the Debian packages of a folder, and the same of a next version, in a new Debian
 # 12 system: lintian's opinion, installing with what Debian has, what each package is for,
-# upgrades, purging, and README's walk-through for sendmail. The system is made in
-# FOLDER, or in a temporary folder that is removed. Needs root and a Debian archive.
+# upgrades, purging, and doc/walk-through.md. The system is made in FOLDER, or in a
+# temporary folder that is removed. Needs root and a Debian archive.
 set -eu
 
 packages=$(cd "$1" && pwd)
@@ -60,7 +60,7 @@ APT::Install-Recommends "false";
 Dpkg::Use-Pty "false";
 END
 cp /etc/resolv.conf "$root/etc/resolv.conf"
-# A name with a dot, as README asks for, and the users' domain, which DNS would know.
+# A name with a dot, as the walk-through asks for, and the users' domain, which DNS would know.
 {
     cat /etc/hosts
     echo '127.0.1.1 node1.example.org node1'
@@ -231,12 +231,12 @@ END
 snapshot "$folder/after"
 diff "$folder/before" "$folder/after" || fail "purging left the above (>) or took it (<)"
 
-# README's commands, word for word, in the order of the text. What is indented within the
+# Its commands, word for word, in the order of the text. What is indented within the
 # list is a command, and the TOML is the file that the text before it names. Of the two
 # ways to install, that of the packages.
-say "README's walk-through for sendmail"
+say "doc/walk-through.md"
 mkdir -p "$root/root/steps"
-sed -n '/^## sendmail/,/^What an update/p' "$here/README.md" | awk -v steps="$root/root/steps" '
+awk -v steps="$root/root/steps" '
     function close_step() { if (step) close(step); step = "" }
     function open_step() { if (!step) step = sprintf("%s/%02d", steps, ++count) }
     /^   ```toml/ { open_step(); toml = 1; print "cat >/etc/mailaffinity.toml <<\"END\"" >step; next }
@@ -244,9 +244,9 @@ sed -n '/^## sendmail/,/^What an update/p' "$here/README.md" | awk -v steps="$ro
     toml { sub(/^   /, ""); print >step; next }
     /^       / { open_step(); sub(/^       /, ""); print >step; next }
     /^$/ { next }
-    { close_step() }'
-[ "$(find "$root/root/steps" -type f | wc -l)" -ge 12 ] || fail "README has too few steps"
-in_root <<'END' >"$folder/walk.log" 2>&1 || { cat "$folder/walk.log"; fail "README's walk-through failed"; }
+    { close_step() }' "$here/doc/walk-through.md"
+[ "$(find "$root/root/steps" -type f | wc -l)" -ge 12 ] || fail "the walk-through has too few steps"
+in_root <<'END' >"$folder/walk.log" 2>&1 || { cat "$folder/walk.log"; fail "the walk-through failed"; }
 cd /root
 # It exits with 1 where there is something to do.
 mailaffinity() {

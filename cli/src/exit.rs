@@ -14,6 +14,9 @@ pub(crate) struct Failure {
     message: String,
 }
 
+/// The command that has all the others as subcommands.
+pub(crate) const NAME: &str = "mailaffinity";
+
 /// The heading of the exit statuses in a help.
 pub(crate) const EXIT_STATUS: &str = "Exit status:";
 

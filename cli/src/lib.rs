@@ -34,8 +34,10 @@ mod files;
 mod hash_user_group;
 mod names;
 pub mod node_state;
+mod nodes;
 pub mod probe;
 pub mod queue_group;
+mod report;
 pub mod update;
 pub mod users;
 

@@ -5,7 +5,8 @@ use std::io::{self, BufRead as _, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 
-use super::exit::Failure;
+use crate::exit::{Failure, Status};
+use mailaffinity::config::Config;
 
 /// The users of a command line.
 pub(crate) enum Users {
@@ -22,6 +23,21 @@ pub(crate) fn given(arguments: Vec<OsString>) -> Users {
     } else {
         Users::Listed(arguments.into_iter().map(OsString::into_vec).collect())
     }
+}
+
+/// The users given as arguments or, without any, all of the configuration.
+pub(crate) fn given_or_all(arguments: Vec<OsString>, config: &Config) -> Result<Users, Failure> {
+    match arguments.is_empty() {
+        true => all(config),
+        false => Ok(given(arguments)),
+    }
+}
+
+/// All users of the configuration.
+pub(crate) fn all(config: &Config) -> Result<Users, Failure> {
+    crate::users::list(&config.users.source, *config.users.timeout)
+        .map(Users::Listed)
+        .map_err(|error| Failure::new(Status::TempFail, error))
 }
 
 impl Users {

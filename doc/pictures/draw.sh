@@ -8,7 +8,7 @@ folder=${2:-$here}
 draw() {
 	picture=$1 cluster=$2
 	shift 2
-	"$mailaffinity" --config "$here/$cluster.toml" shares --generate 1000000 --svg "$folder/$picture.svg" "$@"
+	"$mailaffinity" --config "$here/$cluster.toml" what-if --generate 1000000 --svg "$folder/$picture.svg" "$@"
 }
 
 draw shares ten-nodes

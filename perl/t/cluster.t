@@ -78,10 +78,7 @@ my $node = $cluster->node('anna');
 undef $cluster;
 is($node->name, 'node2', 'a node may outlive its cluster');
 
-{
-    package Subclass;
-    our @ISA = ('Mail::Affinity');
-}
+@Subclass::ISA = ('Mail::Affinity');
 isa_ok(Subclass->load($file), 'Subclass');
 
 # hash_user_group.c: by modulo, the hash of the name; on the ring, its vnode is found

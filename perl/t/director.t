@@ -51,20 +51,24 @@ sub answers {
 
 my $checked = 0;
 for my $file (glob repository('tests/director/*.tsv')) {
-    my (%header, @hosts, @lookups);
+    my (%header, @hosts, %lookups);
     for (split /\n/, read_file($file)) {
         if (/^# (\S+) =(?: (.*))?$/) {
             push @hosts, $2 if $1 eq 'host';
             $header{$1} = $2 // '';
         }
         else {
-            push @lookups, $_;
+            my $format = $header{columns} && s/^([^\t]*)\t// ? $1 : $header{username_hash};
+            push @{ $lookups{$format} }, $_;
         }
     }
-    my @answers  = answers(\%header, \@hosts, \@lookups);
-    my @got      = map { join "\t", (split /\t/, $lookups[$_], -1)[0, 1], $answers[$_] } 0 .. $#lookups;
-    is_deeply(\@got, \@lookups, $file);
-    $checked += @lookups;
+    for my $format (sort keys %lookups) {
+        my @lookups = @{ $lookups{$format} };
+        my @answers = answers({ %header, username_hash => $format }, \@hosts, \@lookups);
+        my @got     = map { join "\t", (split /\t/, $lookups[$_], -1)[0, 1], $answers[$_] } 0 .. $#lookups;
+        is_deeply(\@got, \@lookups, "$file $format");
+        $checked += @lookups;
+    }
 }
 cmp_ok($checked, '>', 15_000, 'lookups');
 

@@ -47,7 +47,7 @@ check(get_parent_class('MailaffinityException') === $class->getParentClass()->ge
 preg_match_all('/^ \* @ini (\S+) = "(.*?)":/m', $stub, $match);
 [$out] = run_php('echo json_encode(array_map(fn ($ini) => $ini["global_value"], ini_get_all("mailaffinity")));');
 check(json_decode($out, true) === array_combine($match[1], $match[2]), "the directives differ: $out");
-check($module->getVersion() === preg_replace('/.*^version = "(.*?)".*/ms', '$1', file_get_contents(dirname(__DIR__) . '/Cargo.toml')), 'the versions differ');
+check($module->getVersion() === preg_replace('/.*^version = "(.*?)".*/ms', '$1', file_get_contents(dirname(__DIR__, 2) . '/Cargo.toml')), 'the versions differ');
 ?>
 --EXPECT--
 Array

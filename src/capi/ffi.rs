@@ -16,7 +16,10 @@ pub(super) fn guard<T>(neutral: T, body: impl FnOnce() -> T) -> T {
 
 /// Runs the body of a function that returns an error number.
 pub(super) fn status(body: impl FnOnce() -> Result<(), Error>) -> c_int {
-    number(&guard(Err(Error::Panic), body))
+    match guarded(body) {
+        Ok(()) => MAILAFFINITY_OK,
+        Err(error) => error.number(),
+    }
 }
 
 /// Runs the body of a function that returns an error number, and words for it.
@@ -28,18 +31,21 @@ pub(super) unsafe fn status_with_detail(
     detail_size: usize,
     body: impl FnOnce() -> Result<(), Error>,
 ) -> c_int {
-    let outcome = guard(Err(Error::Panic), body);
-    let text = guard(String::new(), || match &outcome {
-        Ok(()) => String::new(),
-        Err(error) => error.to_string(),
+    let outcome = guarded(body);
+    let text = guard(String::new(), || {
+        outcome.as_ref().err().map(Error::to_string).unwrap_or_default()
     });
     // SAFETY: as the caller of this function promises.
     unsafe { copy_text(&text, detail, detail_size) };
-    number(&outcome)
+    status(|| outcome)
 }
 
-fn number(outcome: &Result<(), Error>) -> c_int {
-    outcome.as_ref().map_or_else(Error::number, |()| MAILAFFINITY_OK)
+/// A panic as an error, which is made only then: its drop would be a part of each lookup.
+fn guarded(body: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Error::Panic),
+    }
 }
 
 /// Copies as many whole characters as fit, and a NUL behind them.
@@ -64,7 +70,10 @@ unsafe fn copy_text(text: &str, buffer: *mut c_char, size: usize) {
 
 /// An argument that must not be NULL.
 pub(super) fn required<T>(name: &'static str, argument: Option<T>) -> Result<T, Error> {
-    argument.ok_or(Error::Null(name))
+    match argument {
+        Some(argument) => Ok(argument),
+        None => Err(Error::Null(name)),
+    }
 }
 
 /// A NUL-terminated string; `None` for NULL.

@@ -24,8 +24,7 @@ pub unsafe extern "C" fn mailaffinity_lookup(
         // SAFETY: strings are as the header's rules have them.
         let (user, tag) = unsafe { (ffi::bytes("user", user, user_len)?, ffi::string(tag)) };
         let node = cluster.mapping.index_of(user, tag_or_default(tag, cluster)?);
-        node_out.write(node.ok_or(Error::NoNode)?);
-        Ok(())
+        found(node, node_out)
     })
 }
 
@@ -43,11 +42,18 @@ pub unsafe extern "C" fn mailaffinity_lookup_hash(
         // SAFETY: the string is as the header's rules have it.
         let tag = unsafe { ffi::string(tag) };
         let node = cluster.mapping.index_of_hash(hash, tag_or_default(tag, cluster)?);
-        node_out.write(node.ok_or(Error::NoNode)?);
-        Ok(())
+        found(node, node_out)
     })
 }
 
 fn tag_or_default<'a>(tag: Option<&'a CStr>, cluster: &'a Cluster) -> Result<&'a str, Error> {
     tag.map_or(Ok(&cluster.default_tag), |tag| ffi::utf8("tag", tag))
+}
+
+fn found(node: Option<usize>, node_out: &mut MaybeUninit<usize>) -> Result<(), Error> {
+    let Some(node) = node else {
+        return Err(Error::NoNode);
+    };
+    node_out.write(node);
+    Ok(())
 }

@@ -47,11 +47,46 @@ impl FileStamp {
     /// How long ago the file changed, by its ctime, which nobody can set back;
     /// `None` for the future.
     pub fn age(&self) -> Option<Duration> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let now = now().duration_since(UNIX_EPOCH).ok()?;
         let (seconds, nanoseconds) = self.changed;
         let changed = Duration::from_secs(u64::try_from(seconds).ok()?)
             .checked_add(Duration::from_nanos(u64::try_from(nanoseconds).ok()?))?;
         now.checked_sub(changed)
+    }
+}
+
+fn now() -> SystemTime {
+    #[cfg(test)]
+    if let Some(time) = STOPPED_AT.get() {
+        return time;
+    }
+    SystemTime::now()
+}
+
+#[cfg(test)]
+thread_local! {
+    static STOPPED_AT: std::cell::Cell<Option<SystemTime>> = const { std::cell::Cell::new(None) };
+}
+
+/// Gives a file the age that a test needs, however busy the machine is: the clock stands
+/// still for this thread until this is dropped.
+#[cfg(test)]
+pub(crate) struct StoppedClock;
+
+#[cfg(test)]
+impl StoppedClock {
+    pub(crate) fn at_age(path: &std::path::Path, age: Duration) -> StoppedClock {
+        let (seconds, nanoseconds) = FileStamp::of(&std::fs::metadata(path).unwrap()).changed;
+        let changed = Duration::new(seconds.cast_unsigned(), nanoseconds.try_into().unwrap());
+        STOPPED_AT.set(Some(UNIX_EPOCH + changed + age));
+        StoppedClock
+    }
+}
+
+#[cfg(test)]
+impl Drop for StoppedClock {
+    fn drop(&mut self) {
+        STOPPED_AT.set(None);
     }
 }
 

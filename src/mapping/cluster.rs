@@ -1,13 +1,12 @@
 use std::collections::HashMap;
 use std::fmt;
-
-use md5::{Digest, Md5};
+use std::ops::Range;
 
 use super::address::ring_label;
-use super::leading_u32;
+use super::md5::md5_start;
 use super::modulo::Modulo;
 use super::node::Node;
-use super::ring::{Point, Ring};
+use super::ring::{Ring, Vhost};
 use super::username_hash::UsernameHash;
 
 /// The most vhosts that the nodes of a cluster may have together.
@@ -17,8 +16,8 @@ pub const MAX_VHOSTS: u32 = 1 << 20;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strategy {
     /// `director_consistent_hashing = yes`, and all that Dovecot 2.3 has: each
-    /// node has `vhost_count` points on a ring, and a user belongs to the first
-    /// point at or after the user's hash. A node that comes or goes moves only
+    /// node has `vhost_count` vhosts on a ring, and a user belongs to the first
+    /// vhost at or after the user's hash. A node that comes or goes moves only
     /// the users it gets or had.
     #[default]
     Ring,
@@ -46,6 +45,7 @@ pub struct Cluster {
     username_hash: UsernameHash,
     strategy: Strategy,
     nodes: Vec<Node>,
+    /// By tag.
     pools: Vec<Pool>,
     /// The nodes of users who were moved, by username hash.
     moved: HashMap<u32, Vec<usize>>,
@@ -94,6 +94,7 @@ impl Cluster {
     ///
     /// # Errors
     /// Without nodes, and with too many vhosts.
+    #[expect(clippy::indexing_slicing, reason = "no chunk is empty")]
     pub fn new(
         strategy: Strategy,
         username_hash: UsernameHash,
@@ -101,27 +102,14 @@ impl Cluster {
     ) -> Result<Cluster, ClusterError> {
         Cluster::check(&nodes)?;
         let mut hosts: Vec<(u32, &Node)> = (0..).zip(&nodes).collect();
-        // The Director's order: IPv4 before IPv6, then by bytes, which is how
-        // `IpAddr` compares.
-        hosts.sort_by_key(|(_, node)| node.address);
-        let mut tags: Vec<&str> = nodes.iter().map(|node| node.tag.as_str()).collect();
-        tags.sort_unstable();
-        tags.dedup();
-        let pools = tags
-            .into_iter()
-            .map(|tag| {
-                let tagged = hosts.iter().copied().filter(|(_, node)| node.tag == tag);
-                Pool {
-                    tag: tag.to_owned(),
-                    mapping: match strategy {
-                        Strategy::Ring => Mapping::Ring(Ring::new(
-                            tagged.flat_map(|(owner, node)| points(owner, node)).collect(),
-                        )),
-                        Strategy::Modulo => Mapping::Modulo(Modulo::new(
-                            tagged.map(|(owner, node)| (node.usable_vhosts(), owner)),
-                        )),
-                    },
-                }
+        // Within a tag the Director's order: IPv4 before IPv6, then by bytes, which is
+        // how `IpAddr` compares.
+        hosts.sort_by_key(|(_, node)| (node.tag.as_str(), node.address));
+        let pools = hosts
+            .chunk_by(|(_, a), (_, b)| a.tag == b.tag)
+            .map(|hosts| Pool {
+                tag: hosts[0].1.tag.clone(),
+                mapping: Mapping::new(strategy, hosts),
             })
             .collect();
         Ok(Cluster {
@@ -178,26 +166,41 @@ impl Cluster {
 
     /// As [`index_of`](Cluster::index_of), for a hash in place of a name.
     pub fn index_of_hash(&self, hash: u32, tag: &str) -> Option<usize> {
+        if self.moved.is_empty() {
+            return self.computed(hash, tag);
+        }
         self.moved_to(hash, tag).or_else(|| self.computed(hash, tag))
     }
 
+    #[cold]
     fn moved_to(&self, hash: u32, tag: &str) -> Option<usize> {
-        if self.moved.is_empty() {
-            return None;
-        }
         let has_tag = |index: &usize| self.nodes.get(*index).is_some_and(|node| node.tag == tag);
         self.moved.get(&hash)?.iter().copied().find(has_tag)
     }
 
     fn computed(&self, hash: u32, tag: &str) -> Option<usize> {
-        // Byte by byte: memcmp, which `==` calls, takes as long as an MD5 for two empty
-        // strings where it loads by AVX-512 from the address that Rust gives them.
-        let pool = self.pools.iter().find(|pool| pool.tag.bytes().eq(tag.bytes()))?;
-        let owner = match &pool.mapping {
-            Mapping::Ring(ring) => ring.owner(hash),
-            Mapping::Modulo(modulo) => modulo.owner(hash),
-        }?;
-        usize::try_from(owner).ok()
+        // No two empty tags are compared: memcmp, which does that, takes as long as an MD5
+        // where it loads by AVX-512 from the address that Rust gives them.
+        let pool = if tag.is_empty() {
+            self.pools.first().filter(|first| first.tag.is_empty())?
+        } else {
+            let by_tag = |pool: &Pool| pool.tag.bytes().cmp(tag.bytes());
+            self.pools.get(self.pools.binary_search_by(by_tag).ok()?)?
+        };
+        pool.mapping.owner(hash).map(|owner| owner as usize)
+    }
+
+    /// How many of the 2^32 beginnings of an MD5 the mapping gives to each of
+    /// [`nodes`](Cluster::nodes), in lookups with its tag: exactly its share of the users
+    /// to expect. Users who were moved count where the mapping has them.
+    pub fn hash_counts(&self) -> Vec<u64> {
+        let mut counts = vec![0; self.nodes.len()];
+        for pool in &self.pools {
+            // 0 becomes 1, which therefore counts twice.
+            pool.mapping.count(1..1 << 32, &mut counts);
+            pool.mapping.count(1..2, &mut counts);
+        }
+        counts
     }
 
     /// The nodes, in the order they were given.
@@ -216,11 +219,38 @@ impl Cluster {
     }
 }
 
-/// The ring points of a node: MD5 of its address, `-`, and a number from 0.
-fn points(owner: u32, node: &Node) -> impl Iterator<Item = Point> {
-    let label = Md5::new_with_prefix(ring_label(node.address) + "-");
-    (0..node.usable_vhosts()).map(move |vhost| Point {
-        hash: leading_u32(&label.clone().chain_update(vhost.to_string()).finalize()),
+impl Mapping {
+    /// Of hosts in the Director's order, each with its place among the nodes.
+    fn new(strategy: Strategy, hosts: &[(u32, &Node)]) -> Mapping {
+        let hosts = hosts.iter().copied();
+        match strategy {
+            Strategy::Ring => Mapping::Ring(Ring::new(hosts.flat_map(vhosts).collect())),
+            Strategy::Modulo => Mapping::Modulo(Modulo::new(
+                hosts.map(|(owner, node)| (node.usable_vhosts(), owner)),
+            )),
+        }
+    }
+
+    fn owner(&self, hash: u32) -> Option<u32> {
+        match self {
+            Mapping::Ring(ring) => ring.owner(hash),
+            Mapping::Modulo(modulo) => modulo.owner(hash),
+        }
+    }
+
+    fn count(&self, hashes: Range<u64>, counts: &mut [u64]) {
+        match self {
+            Mapping::Ring(ring) => ring.count(hashes, counts),
+            Mapping::Modulo(modulo) => modulo.count(hashes, counts),
+        }
+    }
+}
+
+/// The vhosts of a node: MD5 of its address, `-`, and a number from 0.
+fn vhosts((owner, node): (u32, &Node)) -> impl Iterator<Item = Vhost> {
+    let label = ring_label(node.address);
+    (0..node.usable_vhosts()).map(move |vhost| Vhost {
+        hash: md5_start(format!("{label}-{vhost}").as_bytes()),
         owner,
     })
 }
@@ -265,6 +295,25 @@ mod tests {
             };
             assert_eq!(cluster(strategy, vec![down, idle]).node_of(b"user1", ""), None);
         }
+    }
+
+    // 2^32 hashes modulo 3 are 1431655765 threes and a 0, which becomes 1.
+    #[test]
+    fn hashes_are_counted_as_users_get_them() {
+        let nodes = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| Node {
+            vhost_count: 1,
+            ..node(address)
+        });
+        assert_eq!(
+            cluster(Strategy::Modulo, nodes.to_vec()).hash_counts(),
+            [1_431_655_765, 1_431_655_766, 1_431_655_765]
+        );
+        // printf %s 10.0.0.1-0 | md5sum, and so on.
+        let [first, second, third] = [0x3c78_9421, 0x3a46_e3a2, 0xf6ca_714a];
+        assert_eq!(
+            cluster(Strategy::Ring, nodes.to_vec()).hash_counts(),
+            [first - second, (1 << 32) - third + second, third - first]
+        );
     }
 
     #[test]
@@ -336,6 +385,20 @@ mod tests {
                 let chosen = cluster(strategy, nodes.clone()).index_of_hash(hash, "");
                 prop_assert_eq!(chosen.is_some(), usable);
                 prop_assert!(chosen.is_none_or(|index| nodes[index].usable_vhosts() > 0));
+            }
+        }
+
+        #[test]
+        fn all_hashes_are_counted(mut nodes in nodes()) {
+            nodes[0].tag = "east".into();
+            for strategy in [Strategy::Ring, Strategy::Modulo] {
+                let counts = cluster(strategy, nodes.clone()).hash_counts();
+                for tag in ["", "east"] {
+                    let tagged = || nodes.iter().zip(&counts).filter(|(node, _)| node.tag == tag);
+                    let counted: u64 = tagged().map(|(_, count)| count).sum();
+                    let usable = tagged().any(|(node, _)| node.usable_vhosts() > 0);
+                    prop_assert_eq!(counted, if usable { 1 << 32 } else { 0 });
+                }
             }
         }
 

@@ -5,14 +5,12 @@
 //! their ring strings are `"-0"`, `"-1"`, …: the paper's, not the Director's,
 //! whose strings begin with the host's address. Vnodes are numbered from 0.
 
-use md5::{Digest, Md5};
-
-use super::leading_u32;
+use super::md5::md5_start;
 
 /// `director_consistent_hashing` false: the hash modulo the number of vnodes.
 /// `None` when there are none.
 pub fn modulo_vnode(user: &[u8], vnodes: u32) -> Option<u32> {
-    user_hash(user).checked_rem(vnodes)
+    md5_start(user).checked_rem(vnodes)
 }
 
 /// `director_consistent_hashing` true: the vnode whose hash is the first at or
@@ -20,41 +18,37 @@ pub fn modulo_vnode(user: &[u8], vnodes: u32) -> Option<u32> {
 ///
 /// Costs one MD5 a vnode; a [`VnodeRing`] spares many users that.
 pub fn ring_vnode(user: &[u8], vnodes: u32) -> Option<u32> {
-    let hash = user_hash(user);
-    // The distance from the user to a point, going up and around.
-    (0..vnodes).min_by_key(|&vnode| point(vnode).wrapping_sub(hash))
+    let hash = md5_start(user);
+    // The distance from the user to a vnode, going up and around.
+    (0..vnodes).min_by_key(|&vnode| vnode_hash(vnode).wrapping_sub(hash))
 }
 
 /// The ring of so many vnodes, for mapping many users.
 #[derive(Clone, Debug)]
 pub struct VnodeRing {
     /// Hash and vnode, ascending.
-    points: Vec<(u32, u32)>,
+    vnodes: Vec<(u32, u32)>,
 }
 
 impl VnodeRing {
     /// The ring of vnodes 0, 1, … `vnodes - 1`.
     pub fn new(vnodes: u32) -> VnodeRing {
-        let mut points: Vec<_> = (0..vnodes).map(|vnode| (point(vnode), vnode)).collect();
-        points.sort_unstable();
-        VnodeRing { points }
+        let mut vnodes: Vec<_> = (0..vnodes).map(|vnode| (vnode_hash(vnode), vnode)).collect();
+        vnodes.sort_unstable();
+        VnodeRing { vnodes }
     }
 
     /// As [`ring_vnode`].
     pub fn vnode(&self, user: &[u8]) -> Option<u32> {
-        let hash = user_hash(user);
-        let following = self.points.partition_point(|&(point, _)| point < hash);
-        let point = self.points.get(following).or_else(|| self.points.first());
-        point.map(|&(_, vnode)| vnode)
+        let hash = md5_start(user);
+        let following = self.vnodes.partition_point(|&(vnode_hash, _)| vnode_hash < hash);
+        let found = self.vnodes.get(following).or_else(|| self.vnodes.first());
+        found.map(|&(_, vnode)| vnode)
     }
 }
 
-fn user_hash(user: &[u8]) -> u32 {
-    leading_u32(&Md5::digest(user))
-}
-
-fn point(vnode: u32) -> u32 {
-    leading_u32(&Md5::digest(format!("-{vnode}")))
+fn vnode_hash(vnode: u32) -> u32 {
+    md5_start(format!("-{vnode}").as_bytes())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod address;
 mod cluster;
 mod hash_user_group;
 mod mail_servers;
+mod md5;
 mod modulo;
 mod node;
 mod ring;
@@ -21,12 +22,3 @@ pub use hash_user_group::{VnodeRing, modulo_vnode, ring_vnode};
 pub use mail_servers::{MailHost, MailServer, MailServersError, parse_mail_servers, resolve_nodes};
 pub use node::{DEFAULT_VHOST_COUNT, Node};
 pub use username_hash::{FormatError, UsernameHash};
-
-/// The first four bytes of an MD5 digest, the first one most significant: how
-/// the Director makes a number of a user and of a ring point alike.
-fn leading_u32(digest: &[u8]) -> u32 {
-    digest
-        .iter()
-        .take(4)
-        .fold(0, |hash, &byte| (hash << 8) | u32::from(byte))
-}

@@ -2,4 +2,3 @@
 
 mod formats;
 mod rebuilds;
-mod sendmail;

@@ -6,6 +6,8 @@
 )]
 
 pub mod built;
+pub mod captures;
+pub mod configuration;
 pub mod director;
 pub mod imap;
 pub mod maps;

@@ -1,6 +1,7 @@
 //! A site in a folder of its own, for a test to run the commands on.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -48,9 +49,9 @@ impl Site {
     }
 
     /// Writes a configuration: the files that every command needs are in the folder.
-    pub fn configure(&self, text: &str) {
+    pub fn configure(&self, configuration: impl Display) {
         let text = format!(
-            "node_state = {:?}\nstatus = {:?}\nsyslog = {:?}\n{text}",
+            "node_state = {:?}\nstatus = {:?}\nsyslog = {:?}\n{configuration}",
             self.path("nodes.toml"),
             self.path("status.json"),
             self.log_socket()

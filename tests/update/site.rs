@@ -11,7 +11,8 @@ use mailaffinity::config::Config;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use support::maps;
+use support::configuration::Configuration;
+use support::{maps, sendmail};
 
 pub(crate) const ADMINISTRATORS: &[u8] =
     b"# by hand\nConnect:192.0.2\tRELAY\nFrom:spam@example.org\tREJECT\n";
@@ -78,30 +79,24 @@ impl Site {
             users,
             more,
         } = setup;
-        let root = self.root.display();
-        let makemap = support::sendmail::program(&["makemap"], "sendmail-bin");
-        let makemap = if access_map.contains("makemap =") {
-            String::new()
-        } else {
-            format!("makemap = {makemap:?}\n")
-        };
-        let users = if users.is_empty() {
-            format!("file = \"{root}/users\"")
-        } else {
-            (*users).to_owned()
-        };
-        let mut text = format!(
-            "node_state = \"{root}/lib/nodes.toml\"\nstatus = \"{root}/lib/status.json\"\nsyslog = \
-             \"{root}/no-log\"\n{more}\n[access_map]\nmap = \"{kind}:{root}/etc/access\"\nbusy_timeout_ms = \
-             60000\n{makemap}{access_map}\n[users]\n{users}\n"
-        );
-        for number in 1..=3 {
-            text += &format!(
-                "[[node]]\nname = \"node{number}\"\naddress = \"192.0.2.{number}\"\nqueue_group = \
-                 \"node{number}group\"\n"
+        let mut configuration = Configuration::of_three_nodes("192.0.2")
+            .set_path("node_state", self.path("lib/nodes.toml"))
+            .set_path("status", self.path("lib/status.json"))
+            .set_path("syslog", self.path("no-log"))
+            .access_map(kind, self.path("etc/access"))
+            .set("access_map.busy_timeout_ms", 60_000)
+            .set_path(
+                "access_map.makemap",
+                sendmail::program(&["makemap"], "sendmail-bin"),
             );
+        if users.is_empty() {
+            configuration = configuration.users(self.path("users"));
         }
-        self.write("mailaffinity.toml", text.as_bytes());
+        let configuration = configuration
+            .with(more)
+            .with(&format!("[access_map]\n{access_map}"))
+            .with(&format!("[users]\n{users}"));
+        self.write("mailaffinity.toml", configuration.to_string().as_bytes());
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::what_if;
 use crate::agreement::{Opinion, Question};
 use crate::exit::{Failure, Status};
 use crate::names::{self, json_name, write_user};
@@ -65,7 +64,7 @@ impl Agreement {
     pub(crate) fn run(self, path: &Path, config: &Config) -> Result<ExitCode, Failure> {
         let path = std::path::absolute(path)?;
         let mut users = Vec::new();
-        what_if::given_or_all(self.users, config)?.try_for_each(|user| {
+        names::given_or_all(self.users, config)?.try_for_each(|user| {
             users.push(user.to_vec());
             Ok(())
         })?;

@@ -1,3 +1,5 @@
+//! `mailaffinity drain`: run the queues of dead nodes.
+
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -7,12 +9,11 @@ use indicatif::ProgressBar;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::NAME;
-use super::queue_groups::ThisNode;
-use super::report::{Log, write_status};
 use crate::drain::{DrainError, Drained, Duty, Queue, duties};
-use crate::exit::{Failure, Status, say};
+use crate::exit::{Failure, NAME, Status, say};
 use crate::names;
+use crate::nodes::ThisNode;
+use crate::report::{Log, write_status};
 use mailaffinity::config::{Config, NodeConfig};
 
 /// Run the queues of dead nodes that this node is to run in their place

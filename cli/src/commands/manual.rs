@@ -1,15 +1,15 @@
+//! `mailaffinity manual`: the manual pages, made of what the commands say of themselves.
+
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use super::NAME;
-use crate::exit::{EXIT_STATUS, Failure, Status};
-use crate::hash_user_group;
+use crate::exit::{EXIT_STATUS, Failure, NAME, Status};
 
 /// When what the pages say was last changed.
 const DATE: &str = "2026-11-24";
@@ -35,10 +35,11 @@ pub(crate) struct Manual {
 }
 
 impl Manual {
-    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+    /// Writes the pages of these commands, and of their subcommands.
+    pub(crate) fn run(self, commands: [Command; 2]) -> Result<ExitCode, Failure> {
         let failed = |error| Failure::new(Status::IoError, format!("{}: {error}", self.folder.display()));
         fs::create_dir_all(&self.folder).map_err(failed)?;
-        for command in [super::Arguments::command(), hash_user_group::command()] {
+        for command in commands {
             let mut command = command.disable_help_subcommand(true);
             command.build();
             for subcommand in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
@@ -51,7 +52,7 @@ impl Manual {
 }
 
 /// Writes the page of a command: clap's sections, and those at the end of its help.
-fn write_page(mut command: clap::Command, folder: &Path) -> io::Result<()> {
+fn write_page(mut command: Command, folder: &Path) -> io::Result<()> {
     // clap_mangen's own synopsis shows no values.
     let usage = command.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ").to_owned();

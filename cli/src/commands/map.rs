@@ -1,3 +1,5 @@
+//! `mailaffinity map`: the node of each user.
+
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -6,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::exit::{Failure, Status};
-use crate::names::{self, Users};
+use crate::names;
 use mailaffinity::config::{Config, NoNodeUp, NodeConfig};
 use mailaffinity::node_state::NodeState;
 
@@ -52,7 +54,7 @@ impl Map {
         let tag = self.tag.as_deref().unwrap_or(&config.tag);
         let node_of = |user: &[u8]| config.nodes.get(cluster.index_of(user, tag)?);
         let users = if self.all {
-            Users::Listed(all(config)?)
+            names::all(config)?
         } else {
             names::given(self.users)
         };
@@ -90,10 +92,4 @@ impl Map {
         }
         Ok(printed)
     }
-}
-
-/// All users of the configuration.
-pub(crate) fn all(config: &Config) -> Result<Vec<Vec<u8>>, Failure> {
-    crate::users::list(&config.users.source, *config.users.timeout)
-        .map_err(|error| Failure::new(Status::TempFail, error))
 }

@@ -8,8 +8,6 @@ mod manual;
 mod map;
 mod nodes;
 mod queue_groups;
-mod report;
-mod shares;
 mod update;
 mod what_if;
 
@@ -17,14 +15,13 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::exit::{self, Failure, Status};
+use crate::exit::{self, Failure, NAME, Status};
+use crate::hash_user_group;
 use crate::node_state::ChangeError;
 use crate::update::UpdateError;
 use mailaffinity::config::{self, Config};
-
-const NAME: &str = "mailaffinity";
 
 /// User/node affinity for mail clusters
 ///
@@ -82,7 +79,6 @@ enum Command {
     Diff(diff::Diff),
     Drain(drain::Drain),
     WhatIf(what_if::WhatIf),
-    Shares(shares::Shares),
     Agreement(agreement::Agreement),
     QueueGroups(queue_groups::QueueGroups),
     CLibrary(c_library::CLibrary),
@@ -101,11 +97,10 @@ pub fn mailaffinity() -> ExitCode {
         Command::Diff(diff) => diff.run(&load(&config)?),
         Command::Drain(drain) => drain.run(&load(&config)?),
         Command::WhatIf(what_if) => what_if.run(&load(&config)?),
-        Command::Shares(shares) => shares.run(&load(&config)?),
         Command::QueueGroups(queue_groups) => queue_groups.run(&load(&config)?),
         Command::Agreement(agreement) => agreement.run(&config, &load(&config)?),
         Command::CLibrary(library) => library.run(&config),
-        Command::Manual(manual) => manual.run(),
+        Command::Manual(manual) => manual.run([Arguments::command(), hash_user_group::command()]),
     })
 }
 

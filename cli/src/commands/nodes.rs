@@ -1,3 +1,5 @@
+//! `mailaffinity nodes`, `down`, `up` and `auto`: the node state, read and marked by hand.
+
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -5,11 +7,10 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::NAME;
-use crate::exit::say;
-use crate::exit::{Failure, Status};
+use crate::exit::{Failure, NAME, say};
 use crate::names;
 use crate::node_state;
+use crate::nodes::{find_node, unknown_nodes};
 use mailaffinity::config::Config;
 use mailaffinity::mapping::{Cluster, ring_label};
 use mailaffinity::node_state::{By, Mark, NodeState, State};
@@ -93,8 +94,8 @@ struct Marking {
 impl Nodes {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
-        for stranger in strangers(config, &state) {
-            say(NAME, stranger);
+        for unknown in unknown_nodes(config, &state) {
+            say(NAME, unknown);
         }
         let cluster = config.cluster(&state).map_err(Failure::config)?;
         let shares = shares(&cluster);
@@ -234,32 +235,6 @@ impl Marking {
     }
 }
 
-/// What the node state says of nodes that the configuration does not have.
-pub(crate) fn strangers(config: &Config, state: &NodeState) -> Vec<String> {
-    let marked = state.marks().map(|(name, _)| name);
-    marked
-        .filter(|name| config.index_of_node(name).is_none())
-        .map(|name| {
-            format!(
-                "{}: node \"{}\" is marked but not in the configuration; correct its name, or run \"mailaffinity auto\"",
-                config.node_state.display(),
-                name.escape_debug()
-            )
-        })
-        .collect()
-}
-
-/// A node on the command line that the configuration does not have.
-pub(crate) fn unknown_node(config: &Config, name: &str) -> Failure {
-    let known: Vec<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
-    let message = format!(
-        "there is no node \"{}\"; there are {}",
-        name.escape_debug(),
-        known.join(", ")
-    );
-    Failure::new(Status::Usage, message)
-}
-
 /// Changes the state of nodes, which must be those of the configuration or `others`.
 fn change(
     config: &Config,
@@ -269,8 +244,8 @@ fn change(
     set: impl Fn(&mut NodeState, &str),
 ) -> Result<ExitCode, Failure> {
     for node in nodes {
-        if config.index_of_node(node).is_none() && !others.contains(&node.as_str()) {
-            return Err(unknown_node(config, node));
+        if !others.contains(&node.as_str()) {
+            find_node(config, node)?;
         }
     }
     let set_all = |state: &mut NodeState| nodes.iter().for_each(|node| set(state, node));

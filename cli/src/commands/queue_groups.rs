@@ -1,14 +1,15 @@
+//! `mailaffinity queue-groups`: what a node's sendmail.mc should have.
+
 use std::io::Write as _;
-use std::net::UdpSocket;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::nodes::unknown_node;
 use crate::exit::Failure;
 use crate::names;
+use crate::nodes::ThisNode;
 use crate::queue_group;
-use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::config::Config;
 
 /// Print the QUEUE_GROUP lines for a node's sendmail.mc
 ///
@@ -24,14 +25,6 @@ pub(crate) struct QueueGroups {
     this_node: ThisNode,
 }
 
-/// Which node this is.
-#[derive(Args)]
-pub(crate) struct ThisNode {
-    /// The node that this machine is [default: the one whose address it has]
-    #[arg(long, value_name = "NODE")]
-    node: Option<String>,
-}
-
 impl QueueGroups {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let lines = queue_group::mc_lines(config, self.this_node.of(config)?);
@@ -41,29 +34,5 @@ impl QueueGroups {
             ));
         }
         names::print(|out| out.write_all(lines.as_bytes()))
-    }
-}
-
-impl ThisNode {
-    /// By name or, as a Director finds itself among `director_servers`, by address.
-    pub(crate) fn of<'c>(&self, config: &'c Config) -> Result<&'c NodeConfig, Failure> {
-        if let Some(name) = &self.node {
-            return config
-                .nodes
-                .iter()
-                .find(|node| node.node.name == *name)
-                .ok_or_else(|| unknown_node(config, name));
-        }
-        let is_ours = |node: &&NodeConfig| UdpSocket::bind((node.node.address, 0)).is_ok();
-        let mut ours = config.nodes.iter().filter(is_ours);
-        match (ours.next(), ours.next()) {
-            (Some(node), None) => Ok(node),
-            (None, _) => Err(Failure::config(
-                "this machine has no node's address; say by --node which node it is",
-            )),
-            (Some(_), Some(_)) => Err(Failure::config(
-                "this machine has several nodes' addresses, or net.ipv4.ip_nonlocal_bind is set; say by --node which node it is",
-            )),
-        }
     }
 }

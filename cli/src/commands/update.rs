@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::diff::print_differences;
-use super::nodes::strangers;
-use super::report::{Log, last_status, write_status};
 use crate::access_source::managed_block::Complaint;
 use crate::access_source::rebuild::RebuildError;
 use crate::exit::Failure;
+use crate::nodes::unknown_nodes;
+use crate::report::{Log, last_status, write_status};
 use crate::update::{self, Change, MapPlan, NodeChanges, Plan, UpdateError, name_in_key};
 use mailaffinity::config::Config;
 
@@ -108,8 +108,8 @@ impl Update {
             log.warning(&format!("node {node} is {state}{colon}{}", reason.escape_debug()));
         }
         report.wrote = nodes.before != nodes.after;
-        for stranger in strangers(config, &nodes.after) {
-            log.warning(&stranger);
+        for unknown in unknown_nodes(config, &nodes.after) {
+            log.warning(&unknown);
         }
         let down = config.nodes.iter().map(|node| &node.node.name);
         report.nodes_down = down.filter(|name| nodes.after.is_down(name)).cloned().collect();

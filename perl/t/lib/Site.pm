@@ -9,7 +9,8 @@ use Exporter qw(import);
 use File::Temp qw(tempdir);
 use FindBin;
 
-our @EXPORT = qw(configure exception folder program read_file repository write_file);
+# Every test takes all.
+our @EXPORT = qw(configure exception folder program read_file repository write_file);    ## no critic (ProhibitAutomaticExportation)
 
 my $folder;
 

@@ -1,0 +1,72 @@
+//! Nodes as command lines and the node state name them.
+
+use std::net::UdpSocket;
+
+use clap::Args;
+
+use crate::exit::{Failure, Status};
+use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::node_state::NodeState;
+
+/// The node of a command line.
+///
+/// # Errors
+/// When the configuration does not have it.
+pub(crate) fn find_node<'c>(config: &'c Config, name: &str) -> Result<&'c NodeConfig, Failure> {
+    let mut nodes = config.nodes.iter();
+    nodes.find(|node| node.node.name == name).ok_or_else(|| {
+        let known: Vec<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
+        let message = format!(
+            "there is no node \"{}\"; there are {}",
+            name.escape_debug(),
+            known.join(", ")
+        );
+        Failure::new(Status::Usage, message)
+    })
+}
+
+/// What the node state says of nodes that the configuration does not have.
+pub(crate) fn unknown_nodes(config: &Config, state: &NodeState) -> Vec<String> {
+    let marked = state.marks().map(|(name, _)| name);
+    marked
+        .filter(|name| config.index_of_node(name).is_none())
+        .map(|name| {
+            format!(
+                "{}: node \"{}\" is marked but not in the configuration; correct its name, or run \"mailaffinity auto\"",
+                config.node_state.display(),
+                name.escape_debug()
+            )
+        })
+        .collect()
+}
+
+/// Which node this is.
+#[derive(Args)]
+pub(crate) struct ThisNode {
+    /// The node that this machine is [default: the one whose address it has]
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+}
+
+impl ThisNode {
+    /// By name or, as a Director finds itself among `director_servers`, by address.
+    ///
+    /// # Errors
+    /// When there is no such node, or several.
+    pub(crate) fn of<'c>(&self, config: &'c Config) -> Result<&'c NodeConfig, Failure> {
+        if let Some(name) = &self.node {
+            return find_node(config, name);
+        }
+        let is_ours = |node: &&NodeConfig| UdpSocket::bind((node.node.address, 0)).is_ok();
+        let mut ours = config.nodes.iter().filter(is_ours);
+        match (ours.next(), ours.next()) {
+            (Some(node), None) => Ok(node),
+            (None, _) => Err(Failure::config(
+                "this machine has no node's address; say by --node which node it is",
+            )),
+            (Some(_), Some(_)) => Err(Failure::config(
+                "this machine has several nodes' addresses, or net.ipv4.ip_nonlocal_bind is set; say by --node which node it is",
+            )),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! `director_username_hash`: which part of a username is hashed, and how.
+
+mod expand;
+mod parse;
+
+use std::fmt;
+
+use expand::expand;
+use parse::{Segment, parse};
+
+use super::md5::{md5_start, md5_start_of_lowercase};
+
+/// A parsed `director_username_hash` format, ready to hash usernames.
+///
+/// The hash of a user is the first four bytes of the MD5 of the expanded format,
+/// the first one most significant; 0 becomes 1, as in the Director from 2.2.33.
+/// The default is `%Lu`, the whole name in ASCII lower case, which hashes without
+/// allocating, as `%u` does.
+///
+/// Formats are `%` [`[-][0]`*offset*`.`] [`[0][-]`*width*] *modifiers* *variable*:
+///
+/// | | |
+/// |---|---|
+/// | variables | `u` `{user}` the name; `n` `{username}` what stands before the first `@`; `d` `{domain}` all after it; `%` itself |
+/// | hash functions | `{md5:…}` `{sha1:…}` `{sha256:…}` `{sha512:…}` over another variable or hash, with `;rounds=`*n*`,truncate=`*bits*`,salt=`*format* |
+/// | modifiers | up to ten, left to right: `L` lower and `U` upper case, `R` reversed, `T` trailing blanks off, `E` quotes escaped, `D` dots to `,dc=`, `X` decimal to hexadecimal, `M` MD5, `H` and `N` 32-bit hashes modulo width |
+/// | offset, width | bytes; negative ones count from the end |
+///
+/// Everything in this table is what Dovecot 2.3 was seen to do. All else is a
+/// [`FormatError`]: variables that Dovecot does not know, which make it refuse users
+/// one by one, and what it knows beyond this table, such as variables whose value
+/// depends on the machine or process that asks (`%{hostname}`, `%{pid}`).
+#[derive(Clone, Debug)]
+pub struct UsernameHash {
+    format: Vec<u8>,
+    shape: Shape,
+}
+
+#[derive(Clone, Debug)]
+enum Shape {
+    /// `%u`
+    User,
+    /// `%Lu`
+    LowercaseUser,
+    Template(Vec<Segment>),
+}
+
+/// Why a format cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormatError {
+    format: Vec<u8>,
+    problem: String,
+}
+
+impl fmt::Display for FormatError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "username hash format \"{}\": {}",
+            self.format.escape_ascii(),
+            self.problem
+        )
+    }
+}
+
+impl std::error::Error for FormatError {}
+
+impl Default for UsernameHash {
+    fn default() -> UsernameHash {
+        UsernameHash {
+            format: b"%Lu".to_vec(),
+            shape: Shape::LowercaseUser,
+        }
+    }
+}
+
+impl UsernameHash {
+    /// Parses a format.
+    ///
+    /// # Errors
+    /// On all that the table above does not have, on hash arguments that would stop
+    /// the Director, and on a NUL, which cannot be in Dovecot's configuration.
+    pub fn parse(format: impl AsRef<[u8]>) -> Result<UsernameHash, FormatError> {
+        let format = format.as_ref();
+        let shape = match format {
+            b"%u" => Shape::User,
+            b"%Lu" => Shape::LowercaseUser,
+            _ => Shape::Template(parse(format).map_err(|problem| FormatError {
+                format: format.to_vec(),
+                problem,
+            })?),
+        };
+        Ok(UsernameHash {
+            format: format.to_vec(),
+            shape,
+        })
+    }
+
+    /// The format as it was given.
+    pub fn format(&self) -> &[u8] {
+        &self.format
+    }
+
+    /// The 32-bit hash of a username, never 0.
+    ///
+    /// A username is bytes. A NUL is hashed like any other byte; the Director
+    /// cannot be asked about one, since its usernames end there.
+    pub fn hash(&self, user: &[u8]) -> u32 {
+        let hash = match &self.shape {
+            Shape::User => md5_start(user),
+            Shape::LowercaseUser => md5_start_of_lowercase(user),
+            Shape::Template(template) => md5_start(&expand(template, user)),
+        };
+        hash.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hash(format: &str, user: &str) -> u32 {
+        UsernameHash::parse(format).unwrap().hash(user.as_bytes())
+    }
+
+    // printf %s USER | md5sum
+    #[test]
+    fn hashes_that_md5sum_confirms() {
+        assert_eq!(hash("%Lu", "user1"), 0x24c9_e15e);
+        assert_eq!(hash("%Lu", "USER1"), 0x24c9_e15e);
+        assert_eq!(hash("%u", ""), 0xd41d_8cd9);
+        assert_eq!(hash("%n", "user1@example.org"), 0x24c9_e15e);
+        assert_eq!(hash("", "anyone"), 0xd41d_8cd9);
+    }
+
+    #[test]
+    fn only_ascii_letters_are_folded() {
+        assert_eq!(hash("%Lu", "Ä"), hash("%u", "Ä"));
+        assert_ne!(hash("%Lu", "Ä"), hash("%Lu", "ä"));
+    }
+
+    #[test]
+    fn an_error_names_the_format() {
+        let error = UsernameHash::parse("%Lx").unwrap_err();
+        assert!(error.to_string().contains("\"%Lx\""), "{error}");
+    }
+
+    // printf %s user6425916608 | md5sum: 00000000…
+    #[test]
+    fn zero_becomes_one() {
+        for format in ["%u", "%Lu", "%n"] {
+            assert_eq!(hash(format, "user6425916608"), 1, "{format}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn short_cuts_equal_the_template(user in prop::collection::vec(any::<u8>(), 0..200)) {
+            for format in ["%u", "%Lu"] {
+                let template = Shape::Template(parse(format.as_bytes()).unwrap());
+                let template = UsernameHash { format: format.into(), shape: template };
+                prop_assert_eq!(UsernameHash::parse(format).unwrap().hash(&user), template.hash(&user));
+            }
+        }
+
+        #[test]
+        fn any_format_is_parsed_or_refused(
+            format in prop::collection::vec(prop_oneof![
+                any::<u8>(),
+                prop::sample::select(b"%%%%{}0123456789.-LUEXRHNMDTund:;=,\\".to_vec()),
+            ], 0..24),
+            user in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            if let Ok(parsed) = UsernameHash::parse(&format) {
+                prop_assert_ne!(parsed.hash(&user), 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Against all peers at once: a live Director, real sendmails with their access map, PHP
+//! and the C library.
+
+mod agreement;
+mod scenario;

@@ -1,0 +1,4 @@
+//! The commands by themselves.
+
+mod checks;
+mod scripts;

@@ -1,0 +1,7 @@
+//! Against a live Director of Dovecot, and against answers captured from several
+//! (README.md says how).
+
+mod captures;
+mod live;
+mod state;
+mod update;

@@ -1,0 +1,3 @@
+//! Against a real Dovecot that serves IMAP and LMTP.
+
+mod probes;
