@@ -136,7 +136,9 @@ impl WhatIf {
             return Err(Failure::new(Status::Usage, message));
         }
         let mut then = now.clone();
-        self.up.iter().for_each(|name| then.set_mark(name, None));
+        for name in &self.up {
+            then.set_mark(name, None);
+        }
         for name in &self.down {
             then.set_mark(name, Some(Mark::new(State::Down)));
         }
