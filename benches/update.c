@@ -64,10 +64,10 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double *values)
+static double median(double *values, int rounds)
 {
-    qsort(values, ROUNDS, sizeof *values, compare);
-    return values[ROUNDS / 2];
+    qsort(values, (size_t)rounds, sizeof *values, compare);
+    return values[rounds / 2];
 }
 
 static FILE *create(const char *path)
@@ -78,7 +78,7 @@ static FILE *create(const char *path)
     return file;
 }
 
-static void bench(const char *mailaffinity, const char *script, const char *folder, long users)
+static void bench(const char *mailaffinity, const char *script, const char *folder, long users, int rounds)
 {
     char config[4096], list[4096], access[4096], plain[4096];
     double time[KINDS][ROUNDS];
@@ -117,7 +117,7 @@ static void bench(const char *mailaffinity, const char *script, const char *fold
 
         run(up, &ignored);
         run(update, &ignored);
-        for (round = 0; round < ROUNDS; round++) {
+        for (round = 0; round < rounds; round++) {
             time[0][round] = run(perl, &size[0]);
             run(round % 2 == 0 ? down : up, &ignored);
             time[1][round] = run(update, &size[1]);
@@ -127,7 +127,7 @@ static void bench(const char *mailaffinity, const char *script, const char *fold
     }
     printf("%ld users\n", users);
     for (kind = 0; kind < KINDS; kind++) {
-        medians[kind] = median(time[kind]);
+        medians[kind] = median(time[kind], rounds);
         printf("  %-28s %8.2f ms  %5.2f  %6ld KB\n", KIND[kind], medians[kind], medians[kind] / medians[0], size[kind]);
     }
 }
@@ -138,7 +138,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: update MAILAFFINITY PLAIN_UPDATE.PL FOLDER\n");
         return 64;
     }
-    bench(argv[1], argv[2], argv[3], 1000);
-    bench(argv[1], argv[2], argv[3], 100000);
+    bench(argv[1], argv[2], argv[3], 1000, ROUNDS);
+    bench(argv[1], argv[2], argv[3], 100000, ROUNDS);
+    bench(argv[1], argv[2], argv[3], 1000000, 5);
     return 0;
 }

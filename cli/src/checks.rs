@@ -4,10 +4,9 @@
 //! Marks by hand win: checks neither end them nor set them. Where all nodes fail at
 //! once, it is whoever asks that has failed, and nothing changes.
 
-use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
-use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::thread;
 
@@ -29,20 +28,34 @@ pub enum Observation {
     /// `None` for those that are as they were, or were not asked.
     Answers(Vec<Option<Result<(), String>>>),
     /// What the Director says.
-    Director(Snapshot),
+    Director {
+        /// The host that each node of the configuration is.
+        hosts: Vec<Option<director::Host>>,
+        /// All of it.
+        snapshot: Snapshot,
+    },
 }
 
 /// Why nothing could be found out.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ChecksError {
     /// The Director could not be asked.
+    #[error("{0} (the nodes stay as they were)")]
     Director(DirectorError),
     /// The Director sends users to a host that the configuration does not have.
+    #[error(
+        "the Director has the host {host}, which no [[node]] of the configuration has: add it, lest its users go \
+         elsewhere; the nodes stay as they were"
+    )]
     UnknownHost {
         /// Its address and tag.
         host: String,
     },
     /// Nobody is up, which is more likely to be the fault of whoever asks.
+    #[error(
+        "{asked} finds no node up ({example}): that is taken for its own failure, and the nodes stay as they were; \
+         mark nodes by hand if they are down"
+    )]
     NobodyUp {
         /// Who asked.
         asked: String,
@@ -50,26 +63,6 @@ pub enum ChecksError {
         example: String,
     },
 }
-
-impl fmt::Display for ChecksError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ChecksError::Director(error) => write!(f, "{error} (the nodes stay as they were)"),
-            ChecksError::UnknownHost { host } => write!(
-                f,
-                "the Director has the host {host}, which no [[node]] of the configuration has: add it, lest its \
-                 users go elsewhere; the nodes stay as they were"
-            ),
-            ChecksError::NobodyUp { asked, example } => write!(
-                f,
-                "{asked} finds no node up ({example}): that is taken for its own failure, and the nodes stay as they \
-                 were; mark nodes by hand if they are down"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for ChecksError {}
 
 /// Asks about all nodes, several times where an answer differs from the state.
 ///
@@ -80,7 +73,7 @@ pub fn observe(config: &Config, state: &NodeState) -> Result<Observation, Checks
         return Ok(Observation::None);
     };
     match &checks.check {
-        Check::Director(socket) => ask_director(config, socket, checks).map(Observation::Director),
+        Check::Director(socket) => ask_director(config, socket, checks),
         Check::Probe(kind, port) => {
             let answers = ask_all(config, state, checks, |node| {
                 probe(SocketAddr::new(node.address, *port), *kind, *checks.timeout)
@@ -101,16 +94,16 @@ pub fn observe(config: &Config, state: &NodeState) -> Result<Observation, Checks
     }
 }
 
-fn ask_director(config: &Config, socket: &Path, checks: &Checks) -> Result<Snapshot, ChecksError> {
+fn ask_director(config: &Config, socket: &Path, checks: &Checks) -> Result<Observation, ChecksError> {
     let snapshot = director::snapshot(socket, *checks.timeout).map_err(ChecksError::Director)?;
     let usable = |host: &director::Host| host.up && host.vhost_count > 0;
     let now = Timestamp::now();
-    let has_users = |host: &director::Host| {
-        let in_force = |user: &director::User| user.address == host.address && user.expires > now;
-        snapshot.users.iter().any(in_force)
-    };
-    let (_, unknown) = match_hosts(config, &snapshot);
-    if let Some(host) = unknown.into_iter().find(|host| usable(host) || has_users(host)) {
+    let in_force = snapshot.users.iter().filter(|user| user.expires > now);
+    let has_users: HashSet<IpAddr> = in_force.map(|user| user.address).collect();
+    let nodes = config.nodes.iter().map(|node| &node.node);
+    let (matched, unknown) = snapshot.match_hosts(nodes);
+    let sends_users = |host: &&director::Host| usable(host) || has_users.contains(&host.address);
+    if let Some(host) = unknown.into_iter().find(sends_users) {
         let at = if host.tag.is_empty() { "" } else { "@" };
         return Err(ChecksError::UnknownHost {
             host: format!("{}{at}{}", ring_label(host.address), host.tag.escape_debug()),
@@ -125,33 +118,11 @@ fn ask_director(config: &Config, socket: &Path, checks: &Checks) -> Result<Snaps
             ),
         });
     }
-    Ok(snapshot)
-}
-
-/// The host that each node of the configuration is, and the hosts that none is.
-///
-/// A host of another tag is the node all the same, unless the tag tells it from another
-/// one. Of a host that the Director has twice, the ring has the points of either that is
-/// up.
-fn match_hosts<'s>(
-    config: &Config,
-    snapshot: &'s Snapshot,
-) -> (Vec<Option<&'s director::Host>>, Vec<&'s director::Host>) {
-    let mut unmatched: Vec<&director::Host> = snapshot.hosts.iter().collect();
-    unmatched.sort_by_key(|&host| (host.address, &host.tag, !host.up, Reverse(host.vhost_count)));
-    unmatched.dedup_by_key(|&mut host| (host.address, &host.tag));
-    let mut hosts = vec![None; config.nodes.len()];
-    for any_tag in [false, true] {
-        for (NodeConfig { node, .. }, host) in config.nodes.iter().zip(&mut hosts) {
-            if host.is_none() {
-                *host = unmatched
-                    .iter()
-                    .position(|host| host.address == node.address && (any_tag || host.tag == node.tag))
-                    .map(|place| unmatched.remove(place));
-            }
-        }
-    }
-    (hosts, unmatched)
+    let hosts = matched
+        .into_iter()
+        .map(Option::<&director::Host>::cloned)
+        .collect();
+    Ok(Observation::Director { hosts, snapshot })
 }
 
 /// Asks each node but those marked by hand, all at once; then those again whose
@@ -265,7 +236,9 @@ impl Observation {
                     }
                 }
             }
-            Observation::Director(snapshot) => apply_director(snapshot, config, &mut new, now),
+            Observation::Director { hosts, snapshot } => {
+                apply_director(hosts, snapshot, config, &mut new, now)
+            }
         }
         new
     }
@@ -289,8 +262,13 @@ fn mark(state: &mut NodeState, node: &str, down: Option<(Timestamp, &str)>) {
     }
 }
 
-fn apply_director(snapshot: &Snapshot, config: &Config, state: &mut NodeState, now: Timestamp) {
-    let (hosts, _) = match_hosts(config, snapshot);
+fn apply_director(
+    hosts: &[Option<director::Host>],
+    snapshot: &Snapshot,
+    config: &Config,
+    state: &mut NodeState,
+    now: Timestamp,
+) {
     for (NodeConfig { node, .. }, host) in config.nodes.iter().zip(hosts) {
         let Some(host) = host else {
             mark(state, &node.name, Some((now, "the Director does not have it")));
@@ -313,21 +291,19 @@ fn apply_director(snapshot: &Snapshot, config: &Config, state: &mut NodeState, n
         // Too many vhosts, which whoever uses the state is told.
         return;
     };
-    let mut tags: Vec<&str> = snapshot.hosts.iter().map(|host| host.tag.as_str()).collect();
-    tags.sort_unstable();
-    tags.dedup();
-    for tag in tags {
-        for (hash, address) in snapshot.users_in_force(tag, now) {
-            let of_tag = |node: &&Node| node.address == address && node.tag == tag;
-            let Some(node) = cluster.nodes().iter().find(of_tag) else {
-                continue;
-            };
-            let computed = cluster
-                .index_of_hash(hash, tag)
-                .and_then(|index| cluster.nodes().get(index));
-            if computed.is_none_or(|computed| computed.name != node.name) {
-                state.entry(&node.name).moved.insert(hash);
-            }
+    let mut nodes: HashMap<(IpAddr, &str), &str> = HashMap::new();
+    for node in cluster.nodes() {
+        nodes.entry((node.address, &node.tag)).or_insert(&node.name);
+    }
+    for ((tag, hash), address) in snapshot.all_users_in_force(now) {
+        let Some(node) = nodes.get(&(address, tag)) else {
+            continue;
+        };
+        let computed = cluster
+            .index_of_hash(hash, tag)
+            .and_then(|index| cluster.nodes().get(index));
+        if computed.is_none_or(|computed| computed.name != *node) {
+            state.entry(node).moved.insert(hash);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, Read, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -104,12 +104,25 @@ impl Finished {
 /// When the program cannot be run, does not end in time, or prints more than 1 GiB. How
 /// it ended is for [`Finished::success`] to judge.
 pub(crate) fn run(command: &[OsString], stdin: &[u8], timeout: Duration) -> Result<Finished, ChildError> {
-    run_bounded(command, stdin, timeout, LONGEST_STDOUT)
+    let stdin = stdin.to_vec();
+    run_with_input(command, move |pipe| pipe.write_all(&stdin), timeout)
+}
+
+/// As [`run`], for a long input, which `write` writes.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_with_input(
+    command: &[OsString],
+    write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
+    timeout: Duration,
+) -> Result<Finished, ChildError> {
+    run_bounded(command, write, timeout, LONGEST_STDOUT)
 }
 
 fn run_bounded(
     command: &[OsString],
-    stdin: &[u8],
+    write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
     longest_stdout: u64,
 ) -> Result<Finished, ChildError> {
@@ -131,7 +144,7 @@ fn run_bounded(
         .process_group(0)
         .spawn()
         .map_err(|problem| error(format!("cannot be run: {problem}")))?;
-    let finished = Pipes::attach(&mut child, stdin, longest_stdout)
+    let finished = Pipes::attach(&mut child, write, longest_stdout)
         .and_then(|pipes| {
             let stdout = pipes.stdout.recv_timeout(left()).map_err(|_| timed_out())??;
             let stderr = pipes.stderr.recv_timeout(left()).map_err(|_| timed_out())??;
@@ -167,11 +180,14 @@ struct Pipes {
 }
 
 impl Pipes {
-    fn attach(child: &mut Child, stdin: &[u8], longest_stdout: u64) -> io::Result<Pipes> {
+    fn attach(
+        child: &mut Child,
+        write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
+        longest_stdout: u64,
+    ) -> io::Result<Pipes> {
         if let Some(mut pipe) = child.stdin.take() {
-            let stdin = stdin.to_vec();
             // The program may end without reading all of it.
-            in_thread(move || pipe.write_all(&stdin))?;
+            in_thread(move || write(&mut pipe))?;
         }
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         Ok(Pipes {
@@ -445,14 +461,14 @@ mod tests {
 
     #[test]
     fn endless_output_is_refused() {
-        let error = run_bounded(&command(&["yes"]), b"", LONG, 1 << 20).unwrap_err();
+        let error = run_bounded(&command(&["yes"]), |_| Ok(()), LONG, 1 << 20).unwrap_err();
         assert_eq!(
             error.to_string(),
             "yes was stopped: it prints more than 1048576 bytes"
         );
-        let exact = run_bounded(&command(&["printf", "1234"]), b"", LONG, 4).unwrap();
+        let exact = run_bounded(&command(&["printf", "1234"]), |_| Ok(()), LONG, 4).unwrap();
         assert_eq!(exact.stdout, b"1234");
-        assert!(run_bounded(&command(&["printf", "12345"]), b"", LONG, 4).is_err());
+        assert!(run_bounded(&command(&["printf", "12345"]), |_| Ok(()), LONG, 4).is_err());
     }
 
     #[test]

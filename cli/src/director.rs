@@ -8,7 +8,7 @@
 //! removed, which takes the entry out of the table. So whoever wants the Director's
 //! answer for everybody needs the hosts and the table: a [`Snapshot`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Take, Write as _};
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-use mailaffinity::mapping::parse_address;
+use mailaffinity::mapping::{Node, parse_address};
 
 const HANDSHAKE: &[u8] = b"VERSION\tdirector-doveadm\t1\t0\n";
 const HOST_LIST: &str = "HOST-LIST";
@@ -78,19 +78,12 @@ pub struct User {
 }
 
 /// A Director that cannot be asked, or whose answer is not one.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", socket.display())]
 pub struct DirectorError {
     socket: PathBuf,
     problem: io::Error,
 }
-
-impl fmt::Display for DirectorError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.socket.display(), self.problem)
-    }
-}
-
-impl std::error::Error for DirectorError {}
 
 /// Where a Director sends a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -284,21 +277,60 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// The users of a tag whom the Director sends where its table says, by hash. All
-    /// other users with the tag are sent where the ring says.
+    /// The users whom the Director sends where its table says, by tag and hash. All
+    /// other users are sent where the ring says.
     ///
-    /// These are the entries whose host has the tag and that have not expired. Expired
+    /// These are the entries that have not expired; their tag is their host's. Expired
     /// ones may be in the table still: it is cleared from its oldest end, and stays as
     /// it is behind a user who was moved again and keeps his place (`director_move_user`,
     /// `user_directory_drop_expired`); but a user who is looked up is checked
     /// (`user_directory_lookup`).
-    pub fn users_in_force(&self, tag: &str, now: Timestamp) -> HashMap<u32, IpAddr> {
+    pub fn all_users_in_force(&self, now: Timestamp) -> HashMap<(&str, u32), IpAddr> {
         let tags = self.tags();
         self.users
             .iter()
-            .filter(|user| user.expires > now && tags.get(&user.address) == Some(&tag))
-            .map(|user| (user.username_hash, user.address))
+            .filter(|user| user.expires > now)
+            .filter_map(|user| Some(((*tags.get(&user.address)?, user.username_hash), user.address)))
             .collect()
+    }
+
+    /// Those of one tag.
+    pub fn users_in_force(&self, tag: &str, now: Timestamp) -> HashMap<u32, IpAddr> {
+        let of_tag = |((of, hash), address)| (of == tag).then_some((hash, address));
+        self.all_users_in_force(now)
+            .into_iter()
+            .filter_map(of_tag)
+            .collect()
+    }
+
+    /// The host that each of these nodes is, and the hosts that none is.
+    ///
+    /// A host of another tag is the node all the same, unless the tag tells it from another
+    /// one. Of a host that the Director has twice, the ring has the points of either that is
+    /// up.
+    pub fn match_hosts<'n>(
+        &self,
+        nodes: impl Iterator<Item = &'n Node> + Clone,
+    ) -> (Vec<Option<&Host>>, Vec<&Host>) {
+        let mut hosts: Vec<&Host> = self.hosts.iter().collect();
+        hosts.sort_by_key(|&host| (host.up, host.vhost_count));
+        let mut unmatched: BTreeMap<(IpAddr, &str), &Host> = hosts
+            .into_iter()
+            .map(|host| ((host.address, host.tag.as_str()), host))
+            .collect();
+        let with_tag = nodes
+            .clone()
+            .map(|node| unmatched.remove(&(node.address, node.tag.as_str())));
+        let mut matched: Vec<Option<&Host>> = with_tag.collect();
+        for (node, host) in nodes.zip(&mut matched).filter(|(_, host)| host.is_none()) {
+            let mut others = unmatched.range((node.address, "")..);
+            let other = others
+                .next()
+                .map(|(key, _)| *key)
+                .filter(|key| key.0 == node.address);
+            *host = other.and_then(|key| unmatched.remove(&key));
+        }
+        (matched, unmatched.into_values().collect())
     }
 
     fn tags(&self) -> HashMap<IpAddr, &str> {

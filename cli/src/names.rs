@@ -1,4 +1,4 @@
-//! Usernames in, lines out. A username is bytes.
+//! Names on the command line, and lines out. A username is bytes.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufWriter, Write};

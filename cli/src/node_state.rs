@@ -21,14 +21,19 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 #[non_exhaustive]
 pub enum ChangeError {
     /// Another process has it locked (`WouldBlock`), or the lock cannot be taken at all.
-    #[error("{}{_0}", if _0.kind() == io::ErrorKind::WouldBlock { "another update is at work: " } else { "" })]
+    #[error("{}", lock::described(.0))]
     Locked(io::Error),
     /// It could not be read.
     #[error(transparent)]
-    Read(#[from] NodeStateError),
+    Read(NodeStateError),
     /// It could not be written.
-    #[error("{}: cannot write the node state: {_1}", _0.display())]
-    Write(PathBuf, io::Error),
+    #[error("{}: cannot write the node state: {error}", path.display())]
+    Write {
+        /// The node state.
+        path: PathBuf,
+        /// What the system reported.
+        error: io::Error,
+    },
 }
 
 /// Changes the node state, and returns the new one.
@@ -41,7 +46,7 @@ pub fn change(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<No
     let _ = fs::create_dir_all(folder_of(path));
     let _lock = lock::of(path, LOCK_WAIT).map_err(ChangeError::Locked)?;
     remove_leftovers(path);
-    let before = NodeState::load(path)?;
+    let before = NodeState::load(path).map_err(ChangeError::Read)?;
     let mut after = before.clone();
     change(&mut after);
     if after != before {
@@ -56,7 +61,10 @@ pub fn change(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<No
 fn save(state: &NodeState, path: &Path) -> Result<(), ChangeError> {
     let text = toml::to_string(state).map_err(io::Error::other);
     text.and_then(|text| replace(path, &[HEADING, &text].concat()))
-        .map_err(|error| ChangeError::Write(path.to_owned(), error))
+        .map_err(|error| ChangeError::Write {
+            path: path.to_owned(),
+            error,
+        })
 }
 
 #[cfg(test)]

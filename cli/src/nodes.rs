@@ -1,5 +1,6 @@
 //! Nodes as command lines and the node state name them.
 
+use std::collections::BTreeSet;
 use std::net::UdpSocket;
 
 use clap::Args;
@@ -27,9 +28,10 @@ pub(crate) fn find_node<'c>(config: &'c Config, name: &str) -> Result<&'c NodeCo
 
 /// What the node state says of nodes that the configuration does not have.
 pub(crate) fn unknown_nodes(config: &Config, state: &NodeState) -> Vec<String> {
+    let known: BTreeSet<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
     let marked = state.marks().map(|(name, _)| name);
     marked
-        .filter(|name| config.index_of_node(name).is_none())
+        .filter(|name| !known.contains(name))
         .map(|name| {
             format!(
                 "{}: node \"{}\" is marked but not in the configuration; correct its name, or run \"mailaffinity auto\"",

@@ -4,48 +4,67 @@
 //! The cron job of INFN-16-11/CCR (`construct_qgroups_all.pl`), so that it can be left
 //! alone: what cannot be found out changes nothing, and what changes does so in one step.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::cmp::Ordering;
 use std::io;
-use std::path::PathBuf;
+use std::iter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::access_source::managed_block::{
-    AccessSource, BlockError, ByHand, Complaint, DIGEST_KEY, Entry, Rewritten, digest,
-};
+use crate::access_source::managed_block::{AccessSource, Complaint, digest};
 use crate::access_source::rebuild::{self, RebuildError, SourceFile};
 use crate::checks::{self, ChecksError};
+use crate::entries::{Entries, LeftOut, Override};
 use crate::files::lock;
 use crate::files::replace::remove_leftovers;
 use crate::node_state::{self, ChangeError};
 use crate::users::{self, UserList, UsersError};
-use mailaffinity::access_map::AccessMap;
+use mailaffinity::access_map::{AccessMap, key};
 use mailaffinity::config::{AccessMapConfig, Config, MapBuild, NoNodeUp};
 use mailaffinity::mapping::{Cluster, ClusterError};
 use mailaffinity::node_state::{Mark, NodeState, NodeStateError};
 
 /// Why an update stopped. What was in force before still is, but for a new node state
 /// where only the map could not follow.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpdateError {
     /// The nodes could not be checked.
+    #[error(transparent)]
     Checks(ChecksError),
     /// The node state could not be read.
+    #[error(transparent)]
     State(NodeStateError),
     /// The node state could not be changed.
+    #[error(transparent)]
     Change(ChangeError),
     /// The node state makes no cluster.
-    Cluster(PathBuf, ClusterError),
+    #[error("{}: {error}", path.display())]
+    Cluster {
+        /// The node state.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: ClusterError,
+    },
     /// No node with the tag of the configuration is up.
+    #[error("{0} and has vhosts; the access map stays as it is")]
     NobodyUp(NoNodeUp),
     /// The users could not be listed.
+    #[error("{0}; the access map stays as it is")]
     Users(UsersError),
     /// The access source is empty, and the map was built of one that was not.
+    #[error(
+        "{} is empty, and was not when the access map was built, which stays as it is; if this is right, run \
+         \"mailaffinity update --accept-loss\"",
+        .0.display()
+    )]
     EmptySource(PathBuf),
     /// None of the users can have an entry.
+    #[error(
+        "none of the {users} users can have an entry (the last one: {example}); the access map stays as it is"
+    )]
     NoUsers {
         /// How many there are.
         users: usize,
@@ -53,63 +72,23 @@ pub enum UpdateError {
         example: String,
     },
     /// There are suddenly far fewer users.
+    #[error(
+        "too few users, {after} where the access map has {before}: it stays as it is; if this is right, run \
+         \"mailaffinity update --accept-loss\", or see max_loss_percent in the configuration"
+    )]
     TooFewUsers {
         /// How many the access map has.
         before: usize,
         /// How many there would be.
         after: usize,
     },
-    /// The access source's block cannot be told from the rest.
-    Block(PathBuf, BlockError),
     /// The map or its source could not be read, built or replaced.
-    Rebuild(RebuildError),
+    #[error("{0}; the access map stays as it is")]
+    Rebuild(#[from] RebuildError),
     /// Another update has been at work for as long as this one could wait
     /// (`WouldBlock`), or the lock cannot be taken at all.
+    #[error("{}", lock::described(.0))]
     Locked(io::Error),
-}
-
-impl fmt::Display for UpdateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            UpdateError::Checks(error) => error.fmt(f),
-            UpdateError::State(error) => error.fmt(f),
-            UpdateError::Change(error) => error.fmt(f),
-            UpdateError::Cluster(path, error) => write!(f, "{}: {error}", path.display()),
-            UpdateError::NobodyUp(error) => {
-                write!(f, "{error} and has vhosts; the access map stays as it is")
-            }
-            UpdateError::Users(error) => write!(f, "{error}; the access map stays as it is"),
-            UpdateError::EmptySource(path) => write!(
-                f,
-                "{} is empty, and was not when the access map was built, which stays as it is; if this is right, run \
-                 \"mailaffinity update --accept-loss\"",
-                path.display()
-            ),
-            UpdateError::NoUsers { users, example } => write!(
-                f,
-                "none of the {users} users can have an entry (the last one: {example}); the access map stays as it is"
-            ),
-            UpdateError::TooFewUsers { before, after } => write!(
-                f,
-                "too few users, {after} where the access map has {before}: it stays as it is; if this is right, run \
-                 \"mailaffinity update --accept-loss\", or see max_loss_percent in the configuration"
-            ),
-            UpdateError::Block(path, error) => write!(f, "{}: {error}", path.display()),
-            UpdateError::Rebuild(error) => write!(f, "{error}; the access map stays as it is"),
-            UpdateError::Locked(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                write!(f, "another update is at work: {error}")
-            }
-            UpdateError::Locked(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for UpdateError {}
-
-impl From<RebuildError> for UpdateError {
-    fn from(error: RebuildError) -> UpdateError {
-        UpdateError::Rebuild(error)
-    }
 }
 
 /// The node state before and after the checks.
@@ -122,6 +101,22 @@ pub struct NodeChanges {
     /// Why the checks found nothing out; the nodes are as they were, marks by hand
     /// included, which the map has to follow all the same.
     pub problem: Option<ChecksError>,
+}
+
+impl NodeChanges {
+    /// The nodes that go up or down: name, what they are from now on, and why.
+    pub(crate) fn up_or_down<'c>(&self, config: &'c Config) -> Vec<(&'c str, &'static str, String)> {
+        let names = config.nodes.iter().map(|node| node.node.name.as_str());
+        names
+            .filter_map(|name| {
+                let down = self.after.is_down(name);
+                (self.before.is_down(name) != down).then(|| match self.after.mark_of(name) {
+                    Some(mark) => (name, "down", mark.reason.clone()),
+                    None => (name, "up", String::new()),
+                })
+            })
+            .collect()
+    }
 }
 
 /// Checks the nodes and, if `save`, writes down what is new.
@@ -175,52 +170,30 @@ pub enum Plan<'c> {
 pub struct MapPlan<'c> {
     map: &'c AccessMap,
     build: &'c MapBuild,
-    /// Of all that the block is made of, and of the source that comes of it.
+    /// Of all that the block comes from, and of the new source.
     pub fingerprint: String,
     source: SourceFile,
-    entries: Vec<Entry<'c>>,
-    rewritten: Rewritten,
-    /// The entries that change in the block, in order of their keys.
-    pub changes: Vec<Change>,
+    new: Arc<AccessSource>,
+    map_is_current: bool,
+    /// How many entries the block has.
+    pub entries: usize,
     /// Users without an entry, and why.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Vec<LeftOut<'c>>,
     /// Users for whom the administrator wrote entries, which win.
-    pub by_hand: Vec<Override>,
+    pub by_hand: Vec<Override<'c>>,
     /// How many users there are.
     pub users: usize,
 }
 
-/// A user without an entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
-    /// The user.
-    pub user: Vec<u8>,
-    /// Why.
-    pub reason: String,
-}
-
-/// A user for whom the administrator wrote an entry, whatever the mapping says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Override {
-    /// The key, folded.
-    pub key: Vec<u8>,
-    /// The line in the access source.
-    pub line: u64,
-    /// The queue group it names.
-    pub queue_group: Vec<u8>,
-    /// The queue group of the user's node.
-    pub computed: String,
-}
-
 /// A user whose entry changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// The key, folded, tag included.
-    pub key: Vec<u8>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change<'p> {
+    /// The key, without its tag.
+    pub key: &'p [u8],
     /// The queue group so far; `None` for a new entry.
-    pub before: Option<Vec<u8>>,
+    pub before: Option<&'p [u8]>,
     /// The queue group from now on; `None` for an entry that goes.
-    pub after: Option<Vec<u8>>,
+    pub after: Option<&'p [u8]>,
 }
 
 /// Works out the access map for a node state.
@@ -239,99 +212,65 @@ pub fn plan<'c>(
     let Some(AccessMapConfig { map, build }) = &config.access_map else {
         return Ok(Plan::NoMap);
     };
-    let cluster = config
-        .cluster(state)
-        .map_err(|error| UpdateError::Cluster(config.node_state.to_path_buf(), error))?;
+    let cluster = config.cluster(state).map_err(|error| UpdateError::Cluster {
+        path: config.node_state.to_path_buf(),
+        error,
+    })?;
     if cluster.index_of_hash(0, &config.tag).is_none() {
         return Err(UpdateError::NobodyUp(NoNodeUp::with_tag(&config.tag)));
     }
     let source = SourceFile::read(&build.source)?;
-    let block =
-        AccessSource::parse(&source.text).map_err(|error| UpdateError::Block(build.source.clone(), error))?;
-    if source.text.is_empty() && !accept_loss && matches!(map.get(DIGEST_KEY), Ok(Some(_))) {
+    let built_of = match map.is_built() {
+        true => rebuild::built_of(map)?,
+        false => None,
+    };
+    if source.content.text().is_empty() && !accept_loss && built_of.is_some() {
         return Err(UpdateError::EmptySource(build.source.clone()));
     }
-    let users = users::read(&config.users.source, *config.users.timeout).map_err(UpdateError::Users)?;
-    let made_of = made_of(config, state, &cluster, &users);
-    if known.is_some()
-        && let Some(digest) = block.digest()
-        && known == Some(&fingerprint(&made_of, &digest))
-        && is_current(map, &digest)?
-    {
+    let is_current = |source: &AccessSource| {
+        !map.is_built() || built_of.is_some() && built_of.as_deref() == source.digest().map(str::as_bytes)
+    };
+    let list = users::read(&config.users.source, *config.users.timeout).map_err(UpdateError::Users)?;
+    let origin = digest_of_origin(config, state, &cluster, &list);
+    let fingerprint = |source: &AccessSource| format!("{origin} {}", source.digest().unwrap_or_default());
+    if known.is_some_and(|known| known == fingerprint(&source.content)) && is_current(&source.content) {
         return Ok(Plan::Unchanged);
     }
-    let users = users.names().map_err(UpdateError::Users)?;
-
-    let mut left_out = Vec::new();
-    let mut entries = Vec::with_capacity(users.len());
-    for user in &users {
-        let node = cluster
-            .index_of(user, &config.tag)
-            .and_then(|index| config.nodes.get(index));
-        let entry = match (users::access_map_key(user), node) {
-            (Err(problem), _) => Err(problem.to_string()),
-            (Ok(_), None) => Err("no node is up for it".into()),
-            (Ok(key), Some(node)) => match &node.queue_group {
-                Some(queue_group) => Ok(Entry { key, queue_group }),
-                None => Err(format!("its node \"{}\" has no queue_group", node.node.name)),
-            },
-        };
-        match entry {
-            Ok(entry) => entries.push(entry),
-            Err(reason) => left_out.push(LeftOut {
-                user: user.clone(),
-                reason,
-            }),
-        }
-    }
-    // Of names that differ in case only, the first one of the list counts.
-    entries.sort_by(|a, b| a.key.cmp(&b.key));
-    entries.dedup_by(|later, first| {
-        let same = later.key == first.key;
-        if same && later.queue_group != first.queue_group {
-            left_out.push(LeftOut {
-                user: later.key.clone(),
-                reason: "in the access map it is another user's, whose name differs in case only".into(),
-            });
-        }
-        same
-    });
-    let by_hand = take_out_entries_by_hand(&mut entries, &block.by_hand());
-    let (before, after) = (block.managed_count(), entries.len() + by_hand.len());
+    let before = source.content.entries().count();
+    let mut entries = Entries::of(config, &cluster, &list).map_err(UpdateError::Users)?;
+    let by_hand = entries.take_out(&source.content.by_hand());
+    let (users, left_out) = (entries.users, std::mem::take(&mut entries.left_out));
+    let after = entries.len().saturating_add(by_hand.len());
     // Rounded up: where there are few users, one of them may still leave.
     let may_leave = (before * *config.users.max_loss_percent as usize).div_ceil(100);
     if after == 0 {
+        let example = left_out.last().map(|user| user.reason.to_string());
         return Err(UpdateError::NoUsers {
-            users: users.len(),
-            example: left_out.pop().map(|user| user.reason).unwrap_or_default(),
+            users,
+            example: example.unwrap_or_default(),
         });
     }
     if after + may_leave < before && !accept_loss {
         return Err(UpdateError::TooFewUsers { before, after });
     }
-    let rewritten = block.with_entries(&entries);
-    let changes = if rewritten.text == source.text {
-        Vec::new()
-    } else {
-        changes(&block, &entries)
-    };
+    let new = source.content.with_entries(entries.iter());
     Ok(Plan::Map(Box::new(MapPlan {
         map,
         build,
-        fingerprint: fingerprint(&made_of, &rewritten.digest),
+        fingerprint: fingerprint(&new),
+        map_is_current: is_current(&new),
         source,
-        entries,
-        rewritten,
-        changes,
+        new: Arc::new(new),
+        entries: entries.len(),
         left_out,
         by_hand,
-        users: users.len(),
+        users,
     })))
 }
 
 /// The block is a function of these alone, and of the rest of the source, which has a
 /// digest of its own.
-fn made_of(config: &Config, state: &NodeState, cluster: &Cluster, users: &UserList<'_>) -> String {
+fn digest_of_origin(config: &Config, state: &NodeState, cluster: &Cluster, users: &UserList<'_>) -> String {
     let queue_groups: Vec<_> = config.nodes.iter().map(|node| &node.queue_group).collect();
     // Who marked a node decides on the users moved to it.
     let by_hand = |name: &str| state.mark_of(name).map(Mark::is_by_hand);
@@ -353,77 +292,36 @@ fn made_of(config: &Config, state: &NodeState, cluster: &Cluster, users: &UserLi
     digest(&[rules.as_bytes(), users.text()])
 }
 
-fn fingerprint(made_of: &str, digest: &str) -> String {
-    format!("{made_of} {digest}")
-}
-
-fn is_current(map: &AccessMap, digest: &str) -> Result<bool, UpdateError> {
-    Ok(!map.is_built() || rebuild::is_current(map, digest)?)
-}
-
-fn take_out_entries_by_hand(
-    entries: &mut Vec<Entry<'_>>,
-    by_hand: &HashMap<Vec<u8>, ByHand<'_>>,
-) -> Vec<Override> {
-    if by_hand.is_empty() {
-        return Vec::new();
-    }
-    let mut taken = Vec::new();
-    entries.retain(|entry| {
-        let Some(own) = by_hand.get(&entry.key) else {
-            return true;
-        };
-        taken.push(Override {
-            key: entry.key.clone(),
-            line: own.line,
-            queue_group: own.queue_group.to_vec(),
-            computed: entry.queue_group.into(),
-        });
-        false
-    });
-    taken
-}
-
-/// The entries that change in the block, in order of their keys.
-fn changes(block: &AccessSource<'_>, entries: &[Entry<'_>]) -> Vec<Change> {
-    let mut managed = block.managed();
-    let mut changes = Vec::new();
-    for Entry { key, queue_group } in entries {
-        let before = managed.remove(key);
-        if before != Some(queue_group.as_bytes()) {
-            changes.push(Change {
-                key: key.clone(),
-                before: before.map(<[u8]>::to_vec),
-                after: Some(queue_group.as_bytes().to_vec()),
-            });
-        }
-    }
-    changes.extend(managed.into_iter().map(|(key, before)| Change {
-        key,
-        before: Some(before.to_vec()),
-        after: None,
-    }));
-    changes.sort_by(|a, b| a.key.cmp(&b.key));
-    changes
-}
-
 impl MapPlan<'_> {
     /// Whether the source and the map are as they should be.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
-    pub fn is_in_force(&self) -> Result<bool, UpdateError> {
-        Ok(self.rewritten.text == self.source.text && is_current(self.map, &self.rewritten.digest)?)
+    pub fn is_in_force(&self) -> bool {
+        self.map_is_current && self.new.text() == self.source.content.text()
     }
 
     /// The access source.
-    pub fn source(&self) -> &std::path::Path {
+    pub fn source(&self) -> &Path {
         &self.build.source
     }
 
-    /// How many entries the block has.
-    pub fn entries(&self) -> usize {
-        self.entries.len()
+    /// The entries that change in the block, in order of their keys.
+    pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+        let mut old = self.source.content.entries().peekable();
+        let mut new = self.new.entries().peekable();
+        let changes = iter::from_fn(move || {
+            let order = match (old.peek(), new.peek()) {
+                (Some(old), Some(new)) => key::compare(old.key, new.key),
+                (Some(_), None) => Ordering::Less,
+                (None, _) => Ordering::Greater,
+            };
+            let before = old.next_if(|_| order.is_le());
+            let after = new.next_if(|_| order.is_ge());
+            Some(Change {
+                key: after.or(before)?.key,
+                before: before.map(|entry| entry.value),
+                after: after.map(|entry| entry.value),
+            })
+        });
+        changes.filter(|change| change.before != change.after)
     }
 
     /// Puts the map in force; the caller holds the [`lock`](lock_map). If `force`, it is
@@ -433,14 +331,9 @@ impl MapPlan<'_> {
     /// # Errors
     /// Whatever fails, source and map in force stay whole.
     pub fn carry_out(&self, force: bool) -> Result<Vec<Complaint>, UpdateError> {
-        let block = AccessSource::parse(&self.source.text)
-            .map_err(|error| UpdateError::Block(self.build.source.clone(), error))?;
-        let (input, complaints) = block.makemap_input(&self.entries, &self.rewritten.digest);
-        let Rewritten { text, digest } = &self.rewritten;
-        let is_current = !force && text == &self.source.text && is_current(self.map, digest)?;
-        let map = (self.map.is_built() && !is_current).then_some(self.map);
-        rebuild::rebuild(map, self.build, &self.source, text, &input, digest)?;
-        Ok(complaints)
+        let is_built = self.map.is_built() && (force || !self.is_in_force());
+        let map = is_built.then_some(self.map);
+        Ok(rebuild::rebuild(map, self.build, &self.source, &self.new)?)
     }
 }
 
@@ -476,10 +369,4 @@ pub fn wait_until_done(config: &Config, wait: Duration) -> Result<(), UpdateErro
         }
         None => Ok(()),
     }
-}
-
-/// A user's name as a key has it, for people to read.
-pub fn name_in_key(key: &[u8]) -> &[u8] {
-    let name = key.strip_prefix(b"qgrp:").unwrap_or(key);
-    name.strip_suffix(b"@").unwrap_or(name)
 }

@@ -15,6 +15,7 @@ pub mod berkeley_db;
 #[doc(hidden)]
 pub mod cdb;
 mod error;
+pub mod key;
 #[doc(hidden)]
 pub mod read_at;
 pub mod search_order;
@@ -47,13 +48,13 @@ enum Kind {
     Text,
 }
 
-/// An entry of the map.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The key, folded to lower case as the map stores it.
-    pub key: Vec<u8>,
-    /// The value, as it stands in the map.
-    pub value: Vec<u8>,
+/// An entry of a map or its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<Bytes = Vec<u8>> {
+    /// The key; a map has it folded to lower case.
+    pub key: Bytes,
+    /// The value, as it stands there.
+    pub value: Bytes,
 }
 
 impl AccessMap {

@@ -1,7 +1,6 @@
 //! The keys under which sendmail looks a user up.
 
-/// The tag of the entries, as it is stored: makemap folds keys to lower case.
-const TAG: &[u8] = b"qgrp:";
+use super::key::{TAG, split};
 
 /// The longest domain there is, in bytes. It bounds the number of keys.
 const MAX_DOMAIN_LEN: usize = 255;
@@ -61,22 +60,6 @@ pub fn keys(user: &[u8]) -> Vec<Vec<u8>> {
         }
     }
     keys
-}
-
-/// The parts before and after the first `@`.
-fn split(user: &[u8]) -> (&[u8], &[u8]) {
-    let mut parts = user.splitn(2, |byte| *byte == b'@');
-    let local = parts.next().unwrap_or_default();
-    let mut domain = parts.next().unwrap_or_default();
-    while let [rest @ .., b'.'] = domain
-        && !rest.is_empty()
-    {
-        domain = rest;
-    }
-    while let [rest @ .., b'@'] = domain {
-        domain = rest;
-    }
-    (local, domain)
 }
 
 /// What the rule set `D` tries after `domain`.

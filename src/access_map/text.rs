@@ -20,8 +20,10 @@
 //! does each further piece of that size. A line with a NUL byte is too long in
 //! that sense, except for a last line without a newline: it ends at the NUL.
 
+use std::io::BufRead as _;
 use std::ops::Range;
 
+use super::Entry;
 use super::read_at::{Found, ReadAt, ReadError, read_some};
 
 /// The longest piece that makemap reads at once.
@@ -43,7 +45,7 @@ pub fn lookup<S: ReadAt + ?Sized>(source: &S, keys: &[Vec<u8>]) -> Result<Found,
         if !wanted.iter().any(|key| may_hold(piece, key)) {
             continue;
         }
-        let Some((key, value)) = entry(piece) else {
+        let Some(Entry { key, value }) = entry(piece) else {
             continue;
         };
         // Only a better key than the one already found is still wanted.
@@ -59,32 +61,32 @@ pub fn lookup<S: ReadAt + ?Sized>(source: &S, keys: &[Vec<u8>]) -> Result<Found,
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line<'t> {
     /// An entry, as makemap would store it but for the folding of its key.
-    Entry(&'t [u8], &'t [u8]),
+    Entry(Entry<&'t [u8]>),
     /// An empty line or a comment.
     Nothing,
     /// A line that makemap complains about and leaves out, and why.
     LeftOut(&'static str),
 }
 
-/// Calls `each` for each line of the text, with its number from 1.
-pub fn for_each_line<'t>(text: &'t [u8], mut each: impl FnMut(u64, Line<'t>)) {
+/// The lines of the text: the number of each from 1, all of it, and what it is.
+pub fn lines(text: &[u8]) -> impl Iterator<Item = (u64, &[u8], Line<'_>)> {
     let mut number = 1u64;
     let mut rest = text;
-    while !rest.is_empty() {
-        let (piece, after) = rest
-            .split_at_checked(length_of_piece(rest))
-            .unwrap_or((rest, b""));
+    std::iter::from_fn(move || {
+        let (piece, after) = rest.split_at_checked(length_of_piece(rest))?;
         rest = after;
         let line = match entry(piece) {
-            Some((key, value)) => Line::Entry(key, value),
+            Some(entry) => Line::Entry(entry),
+            None if piece.is_empty() => return None,
             None if matches!(piece, [b'#' | b'\n', ..]) && piece.len() < LONGEST => Line::Nothing,
             None => Line::LeftOut(fault(piece)),
         };
-        each(number, line);
+        let found = (number, piece, line);
         if piece.ends_with(b"\n") {
             number = number.saturating_add(1);
         }
-    }
+        Some(found)
+    })
 }
 
 /// Why makemap leaves a piece out that is neither an entry nor nothing.
@@ -105,8 +107,12 @@ fn may_hold(line: &[u8], key: &[u8]) -> bool {
 }
 
 /// Key and value of a piece of text that makemap takes for one line.
-fn entry(piece: &[u8]) -> Option<(&[u8], &[u8])> {
-    let nul = piece.iter().position(|byte| *byte == 0);
+fn entry(piece: &[u8]) -> Option<Entry<&[u8]>> {
+    // By memchr: hardly any has one.
+    let nul = piece
+        .contains(&0)
+        .then(|| piece.iter().position(|byte| *byte == 0))
+        .flatten();
     let line = match (piece.strip_suffix(b"\n"), nul) {
         (Some(line), None) => line,
         (None, nul) if piece.len() < LONGEST => piece.get(..nul.unwrap_or(piece.len()))?,
@@ -117,7 +123,7 @@ fn entry(piece: &[u8]) -> Option<(&[u8], &[u8])> {
     }
     let (key, rest) = line.split_at_checked(line.iter().position(is_blank)?)?;
     let value = rest.get(rest.iter().position(|byte| !is_blank(byte))?..)?;
-    Some((key, value))
+    Some(Entry { key, value })
 }
 
 /// C's `isspace` in the C locale.
@@ -127,9 +133,9 @@ fn is_blank(byte: &u8) -> bool {
 
 /// How much of a text makemap reads at once.
 fn length_of_piece(text: &[u8]) -> usize {
-    let longest = text.get(..LONGEST).unwrap_or(text);
-    let newline = longest.iter().position(|byte| *byte == b'\n');
-    newline.map_or(longest.len(), |newline| newline.saturating_add(1))
+    let mut longest = text.get(..LONGEST).unwrap_or(text);
+    // By memchr; memory can be read.
+    longest.skip_until(b'\n').unwrap_or_default()
 }
 
 /// The text, cut as makemap cuts it: after each newline, and after
@@ -183,7 +189,7 @@ impl<'s, S: ReadAt + ?Sized> Pieces<'s, S> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Line, for_each_line, lookup};
+    use super::{Entry, Line, lines, lookup};
 
     #[track_caller]
     fn check(text: &[u8], key: &[u8], expected: Option<&[u8]>) {
@@ -227,19 +233,18 @@ mod tests {
     }
 
     #[test]
-    fn lines() {
+    fn lines_of_all_kinds() {
         let long = "x".repeat(1023);
         let text = format!("# c\n\nk v \n w\nk\nb\0 v\n{long} v\nend 1");
-        let mut lines = Vec::new();
-        for_each_line(text.as_bytes(), |number, line| {
-            lines.push(match line {
-                Line::Entry(key, value) => {
+        let lines: Vec<String> = lines(text.as_bytes())
+            .map(|(number, _, line)| match line {
+                Line::Entry(Entry { key, value }) => {
                     format!("{number} {}={}", key.escape_ascii(), value.escape_ascii())
                 }
                 Line::Nothing => format!("{number}"),
                 Line::LeftOut(why) => format!("{number} {why}"),
-            });
-        });
+            })
+            .collect();
         assert_eq!(
             lines,
             [

@@ -16,37 +16,28 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::fmt;
+use std::ops::Range;
 
 use md5::{Digest as _, Md5};
 
-use mailaffinity::access_map::text::{self, Line};
+use mailaffinity::access_map::Entry;
+use mailaffinity::access_map::key;
+use mailaffinity::access_map::text::{Line, lines};
 
 const BEGIN: &[u8] = b"# BEGIN mailaffinity";
 const END: &[u8] = b"# END mailaffinity";
 const HEADING: &[u8] =
     b"# BEGIN mailaffinity: \"mailaffinity update\" writes this block anew; edit outside of it\n";
 const FOOTING: &[u8] = b"# END mailaffinity\n";
-/// The tag of the entries, as it is written and as a map stores it.
-const TAG: (&[u8], &[u8]) = (b"QGRP:", b"qgrp:");
 /// The key under which a map has the digest of its source.
 pub const DIGEST_KEY: &[u8] = b"mailaffinity:source";
 
-/// An access source, cut into what is the administrator's and what is ours.
-#[derive(Debug, Clone, Copy)]
-pub struct AccessSource<'t> {
-    before: &'t [u8],
-    block: &'t [u8],
-    after: &'t [u8],
-}
-
-/// An entry of the block: a key, folded, tag included (`qgrp:anna@`), and its queue group.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Entry<'g> {
-    /// The key.
-    pub key: Vec<u8>,
-    /// The queue group.
-    pub queue_group: &'g str,
+/// An access source, in which it is known what is the administrator's and what is ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessSource {
+    text: Vec<u8>,
+    block: Range<usize>,
+    digest: Option<String>,
 }
 
 /// A `QGRP:` entry that the administrator wrote.
@@ -54,17 +45,8 @@ pub struct Entry<'g> {
 pub struct ByHand<'t> {
     /// Its line in the source, from 1.
     pub line: u64,
-    /// Its queue group, as it stands there.
-    pub queue_group: &'t [u8],
-}
-
-/// A source with a new block.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rewritten {
-    /// The whole text.
-    pub text: Vec<u8>,
-    /// Its digest, which the text has too, and the map built of it.
-    pub digest: String,
+    /// The entry as it stands there, its key without the tag.
+    pub entry: Entry<&'t [u8]>,
 }
 
 /// A line of the administrator's that does not count, and why.
@@ -77,203 +59,203 @@ pub struct Complaint {
 }
 
 /// A source whose block cannot be told from the rest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {problem} (the block goes from \"# BEGIN mailaffinity\" to \"# END mailaffinity\")")]
 pub struct BlockError {
     line: usize,
     problem: &'static str,
 }
 
-impl fmt::Display for BlockError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "line {}: {} (the block goes from \"# BEGIN mailaffinity\" to \"# END mailaffinity\")",
-            self.line, self.problem
-        )
-    }
-}
-
-impl std::error::Error for BlockError {}
-
-impl<'t> AccessSource<'t> {
+impl AccessSource {
     /// Finds the block; without one, it will be at the end.
     ///
     /// # Errors
     /// When there is more than one, or a half of one.
-    pub fn parse(text: &'t [u8]) -> Result<AccessSource<'t>, BlockError> {
-        let mut begin = None;
-        let mut end = None;
-        let mut stranger = None;
-        let mut position = 0usize;
-        for (number, line) in (1..).zip(text.split_inclusive(|byte| *byte == b'\n')) {
-            let next = position.saturating_add(line.len());
-            let problem = if is_marker(line, BEGIN) {
-                let problem = begin.map(|_| "a second block begins");
-                begin = Some((number, position));
-                problem
-            } else if is_marker(line, END) {
-                let problem = match (begin, end) {
-                    (None, _) => Some("a block ends that did not begin"),
-                    (Some(_), Some(_)) => Some("the block ends a second time"),
-                    (Some(_), None) => None,
-                };
-                end = Some(next);
-                problem
-            } else {
-                if begin.is_some() && end.is_none() && !is_ours(line) {
-                    stranger = stranger.or(Some(number));
-                }
-                None
-            };
-            if let Some(problem) = problem {
-                return Err(BlockError {
-                    line: number,
-                    problem,
-                });
-            }
-            position = next;
-        }
-        if let (Some(line), Some(_)) = (stranger, end) {
-            return Err(BlockError {
-                line,
-                problem: "this line in the block is not mailaffinity's, which would remove it; move it out",
-            });
-        }
-        let (begin, end) = match (begin, end) {
-            (Some((_, begin)), Some(end)) => (begin, end),
-            (Some((line, _)), None) => {
-                return Err(BlockError {
-                    line,
-                    problem: "the block does not end",
-                });
-            }
-            (None, _) => (text.len(), text.len()),
+    pub fn parse(text: Vec<u8>) -> Result<AccessSource, BlockError> {
+        let block = find_block(&text)?;
+        let mut source = AccessSource {
+            text,
+            block,
+            digest: None,
         };
-        Ok(AccessSource {
-            before: text.get(..begin).unwrap_or_default(),
-            block: text.get(begin..end).unwrap_or_default(),
-            after: text.get(end..).unwrap_or_default(),
-        })
+        source.digest = source.intact_digest();
+        Ok(source)
     }
 
-    /// The queue groups that the block gives now, by folded key.
-    pub fn managed(&self) -> HashMap<Vec<u8>, &'t [u8]> {
-        let mut entries = HashMap::new();
-        for_each_entry(self.block, 0, |_, key, value| {
-            if is_queue_group(key) {
-                entries.entry(key.to_ascii_lowercase()).or_insert(value);
-            }
-        });
-        entries
+    /// All of it.
+    pub fn text(&self) -> &[u8] {
+        &self.text
     }
 
     /// The digest in the block, if it is that of the source as it is.
-    pub fn digest(&self) -> Option<String> {
-        let block = self.block.strip_suffix(FOOTING)?.strip_suffix(b"\n")?;
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+
+    fn intact_digest(&self) -> Option<String> {
+        let [before, block, after] = self.parts();
+        let block = block.strip_suffix(FOOTING)?.strip_suffix(b"\n")?;
         let last_line = block.iter().rposition(|byte| *byte == b'\n')?.checked_add(1)?;
         let (rest, written) = block.split_at_checked(last_line)?;
-        let digest = digest(&[self.before, rest, self.after]);
-        (written.strip_prefix(DIGEST_KEY)?.strip_prefix(b"\t")? == digest.as_bytes()).then_some(digest)
+        let written = written.strip_prefix(DIGEST_KEY)?.strip_prefix(b"\t")?;
+        let digest = digest(&[before, rest, after]);
+        (written == digest.as_bytes()).then_some(digest)
     }
 
-    /// How many entries the block has now.
-    pub fn managed_count(&self) -> usize {
-        let lines = self.block.split(|byte| *byte == b'\n');
-        lines.filter(|line| is_queue_group(line)).count()
+    /// What stands before the block, the block, and what stands after it.
+    fn parts(&self) -> [&[u8]; 3] {
+        let Range { start, end } = self.block;
+        [0..start, start..end, end..self.text.len()].map(|part| self.text.get(part).unwrap_or_default())
     }
 
-    /// The `QGRP:` entries that the administrator wrote, by folded key.
-    pub fn by_hand(&self) -> HashMap<Vec<u8>, ByHand<'t>> {
-        let mut entries = HashMap::new();
-        self.for_each_outside(|line, key, queue_group| {
-            if is_queue_group(key) {
-                let by_hand = ByHand { line, queue_group };
-                entries.entry(key.to_ascii_lowercase()).or_insert(by_hand);
-            }
-        });
-        entries
+    /// The entries that the block has, in order of their keys, which have no tag here.
+    pub fn entries(&self) -> Box<dyn Iterator<Item = Entry<&[u8]>> + '_> {
+        let [_, block, _] = self.parts();
+        let entries = lines(block).filter_map(|(_, _, line)| queue_group(line));
+        if self.digest.is_some() {
+            // Nobody has touched them since they were written, in order.
+            return Box::new(entries);
+        }
+        Box::new(sorted(entries, |entry| entry.key).into_iter())
     }
 
-    /// The source with these entries in its block, which must have distinct keys. All
-    /// else stays as it is; only a last line without a newline gets one, where the block
-    /// comes after it.
-    pub fn with_entries(&self, entries: &[Entry<'_>]) -> Rewritten {
-        let size = entries
-            .iter()
-            .map(|entry| entry.key.len() + entry.queue_group.len() + 2);
-        let size = size.sum::<usize>() + self.before.len() + self.after.len() + 256;
-        let mut text = Vec::with_capacity(size);
-        text.extend_from_slice(self.before);
-        if self.before.last().is_some_and(|last| *last != b'\n') {
+    /// The `QGRP:` entries that the administrator wrote, in order of their keys.
+    pub fn by_hand(&self) -> Vec<ByHand<'_>> {
+        let entries = self
+            .outside()
+            .filter_map(|(line, _, entry)| queue_group(entry).map(|entry| ByHand { line, entry }));
+        sorted(entries, |own| own.entry.key)
+    }
+
+    /// The source with these entries in its block, which must have distinct keys without
+    /// a tag. All else stays as it is; only a last line without a newline gets one, where
+    /// the block comes after it.
+    #[must_use]
+    pub fn with_entries<'e>(&self, entries: impl IntoIterator<Item = Entry<&'e [u8]>>) -> AccessSource {
+        let [before, _, after] = self.parts();
+        let mut text = Vec::with_capacity(self.text.len().saturating_add(256));
+        text.extend_from_slice(before);
+        if before.last().is_some_and(|last| *last != b'\n') {
             text.push(b'\n');
         }
+        let start = text.len();
         text.extend_from_slice(HEADING);
-        for entry in entries {
-            text.extend_from_slice(TAG.0);
-            text.extend_from_slice(entry.key.strip_prefix(TAG.1).unwrap_or(&entry.key));
-            push_value(&mut text, entry.queue_group.as_bytes());
+        for Entry { key, value } in entries {
+            for part in [key::WRITTEN_TAG, key, b"\t", value, b"\n"] {
+                text.extend_from_slice(part);
+            }
         }
-        let digest = digest(&[&text, self.after]);
-        text.extend_from_slice(DIGEST_KEY);
-        push_value(&mut text, digest.as_bytes());
-        text.extend_from_slice(FOOTING);
-        text.extend_from_slice(self.after);
-        Rewritten { text, digest }
+        let digest = digest(&[&text, after]);
+        for part in [DIGEST_KEY, b"\t", digest.as_bytes(), b"\n", FOOTING] {
+            text.extend_from_slice(part);
+        }
+        let end = text.len();
+        text.extend_from_slice(after);
+        AccessSource {
+            text,
+            block: start..end,
+            digest: Some(digest),
+        }
     }
 
-    /// What makemap is to make of the source with these entries and this digest: each
-    /// key once, folded, so that it has nothing to complain about. Also the
-    /// administrator's lines that do not count.
-    pub fn makemap_input(&self, entries: &[Entry<'_>], digest: &str) -> (Vec<u8>, Vec<Complaint>) {
-        let mut input = Vec::new();
+    /// The parts of the text that makemap is to read, so that it has nothing to complain
+    /// about, and the administrator's lines that are not in them.
+    ///
+    /// The block is the last of them where what stands after it ends in a newline, so
+    /// that a map with the digest has all the rest.
+    pub fn for_makemap(&self) -> (Vec<Range<usize>>, Vec<Complaint>) {
+        let Range { start, end } = self.block;
+        let mut parts: Vec<Range<usize>> = Vec::new();
         let mut complaints = Vec::new();
-        let mut lines: HashMap<Vec<u8>, u64> = HashMap::new();
-        for (text, lines_before) in self.outside() {
-            text::for_each_line(text, |number, line| {
-                let number = number.saturating_add(lines_before);
-                let problem = match line {
-                    Line::Nothing => return,
-                    Line::LeftOut(why) => why.into(),
-                    Line::Entry(key, value) => match lines.entry(key.to_ascii_lowercase()) {
-                        _ if key.eq_ignore_ascii_case(DIGEST_KEY) => "this key is mailaffinity's".into(),
-                        Slot::Occupied(first) => {
-                            format!("the key of line {} again, which counts", first.get())
-                        }
-                        Slot::Vacant(slot) => {
-                            input.extend_from_slice(slot.key());
-                            push_value(&mut input, value);
-                            slot.insert(number);
-                            return;
-                        }
-                    },
-                };
-                complaints.push(Complaint {
+        let mut keys: HashMap<Vec<u8>, u64> = HashMap::new();
+        let mut position = 0usize;
+        if !self.text.ends_with(b"\n") {
+            parts.push(start..end);
+        }
+        for (number, piece, line) in self.outside() {
+            if position == start {
+                position = end;
+            }
+            let next = position.saturating_add(piece.len());
+            let problem = match line {
+                Line::Nothing => None,
+                Line::LeftOut(why) => Some(why.into()),
+                Line::Entry(entry) => match keys.entry(entry.key.to_ascii_lowercase()) {
+                    Slot::Occupied(first) => {
+                        Some(format!("the key of line {} again, which counts", first.get()))
+                    }
+                    Slot::Vacant(slot) if slot.key() == DIGEST_KEY => {
+                        Some("this key is mailaffinity's".into())
+                    }
+                    Slot::Vacant(slot) => {
+                        slot.insert(number);
+                        None
+                    }
+                },
+            };
+            match (problem, parts.last_mut()) {
+                (Some(problem), _) => complaints.push(Complaint {
                     line: number,
                     problem,
-                });
-            });
+                }),
+                (None, Some(last)) if last.end == position => last.end = next,
+                (None, _) => parts.push(position..next),
+            }
+            position = next;
         }
-        for entry in entries {
-            input.extend_from_slice(&entry.key);
-            push_value(&mut input, entry.queue_group.as_bytes());
+        if self.text.ends_with(b"\n") {
+            parts.push(start..end);
         }
-        input.extend_from_slice(DIGEST_KEY);
-        push_value(&mut input, digest.as_bytes());
-        (input, complaints)
+        (parts, complaints)
     }
 
-    /// What is the administrator's: text, and the number of lines before it.
-    fn outside(&self) -> [(&'t [u8], u64); 2] {
-        let lines = [self.before, self.block]
-            .into_iter()
-            .map(|part| part.iter().filter(|byte| **byte == b'\n').count() as u64);
-        [(self.before, 0), (self.after, lines.sum())]
+    /// The administrator's lines.
+    fn outside(&self) -> impl Iterator<Item = (u64, &[u8], Line<'_>)> {
+        let [before, block, after] = self.parts();
+        let newlines = |text: &[u8]| text.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let lines_before = match after {
+            [] => 0,
+            _ => newlines(before).saturating_add(newlines(block)),
+        };
+        let after =
+            lines(after).map(move |(number, piece, line)| (number.saturating_add(lines_before), piece, line));
+        lines(before).chain(after)
     }
+}
 
-    fn for_each_outside(&self, mut each: impl FnMut(u64, &'t [u8], &'t [u8])) {
-        for (text, lines_before) in self.outside() {
-            for_each_entry(text, lines_before, &mut each);
+/// Where the block is in a text.
+fn find_block(text: &[u8]) -> Result<Range<usize>, BlockError> {
+    let fault = |line, problem| Err(BlockError { line, problem });
+    let mut begin = None;
+    let mut end = None;
+    let mut foreign = None;
+    let mut position = 0usize;
+    for (number, line) in (1..).zip(text.split_inclusive(|byte| *byte == b'\n')) {
+        let next = position.saturating_add(line.len());
+        if is_marker(line, BEGIN) {
+            if begin.is_some() {
+                return fault(number, "a second block begins");
+            }
+            begin = Some((number, position));
+        } else if is_marker(line, END) {
+            match (begin, end) {
+                (None, _) => return fault(number, "a block ends that did not begin"),
+                (Some(_), Some(_)) => return fault(number, "the block ends a second time"),
+                (Some(_), None) => end = Some(next),
+            }
+        } else if begin.is_some() && end.is_none() && !is_ours(line) {
+            foreign = foreign.or(Some(number));
         }
+        position = next;
+    }
+    match (begin, end, foreign) {
+        (Some(_), Some(_), Some(line)) => fault(
+            line,
+            "this line in the block is not mailaffinity's, which would remove it; move it out",
+        ),
+        (Some((_, begin)), Some(end), None) => Ok(begin..end),
+        (Some((line, _)), None, _) => fault(line, "the block does not end"),
+        (None, ..) => Ok(text.len()..text.len()),
     }
 }
 
@@ -286,14 +268,6 @@ pub fn digest(parts: &[&[u8]]) -> String {
     md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn for_each_entry<'t>(text: &'t [u8], lines_before: u64, mut each: impl FnMut(u64, &'t [u8], &'t [u8])) {
-    text::for_each_line(text, |number, line| {
-        if let Line::Entry(key, value) = line {
-            each(number.saturating_add(lines_before), key, value);
-        }
-    });
-}
-
 /// A marker is a line of its own, whatever follows it there after another character
 /// than one of a word.
 fn is_marker(line: &[u8], marker: &[u8]) -> bool {
@@ -303,18 +277,23 @@ fn is_marker(line: &[u8], marker: &[u8]) -> bool {
 
 /// Whether a line is one that the block may have, or nothing.
 fn is_ours(line: &[u8]) -> bool {
-    is_queue_group(line) || line.starts_with(DIGEST_KEY) || line.trim_ascii().is_empty()
+    key::untagged(line).is_some() || line.starts_with(DIGEST_KEY) || line.trim_ascii().is_empty()
 }
 
-fn is_queue_group(key: &[u8]) -> bool {
-    key.get(..TAG.1.len())
-        .is_some_and(|tag| tag.eq_ignore_ascii_case(TAG.1))
+/// In order of their keys. Of several with one key the first counts, as for makemap.
+fn sorted<T>(entries: impl Iterator<Item = T>, key: impl Fn(&T) -> &[u8]) -> Vec<T> {
+    let mut entries: Vec<T> = entries.collect();
+    entries.sort_by(|a, b| key::compare(key(a), key(b)));
+    entries.dedup_by(|later, first| key(later).eq_ignore_ascii_case(key(first)));
+    entries
 }
 
-fn push_value(text: &mut Vec<u8>, value: &[u8]) {
-    text.push(b'\t');
-    text.extend_from_slice(value);
-    text.push(b'\n');
+/// The entry of a line, its key without the tag, if it is one of a queue group.
+fn queue_group(line: Line<'_>) -> Option<Entry<&[u8]>> {
+    match line {
+        Line::Entry(Entry { key, value }) => key::untagged(key).map(|key| Entry { key, value }),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -323,23 +302,35 @@ mod tests {
     use mailaffinity::access_map::text::lookup;
     use proptest::prelude::*;
 
-    fn entry(key: &str, queue_group: &'static str) -> Entry<'static> {
+    type Bytes = &'static [u8];
+
+    fn entry(key: &'static str, queue_group: &'static str) -> Entry<Bytes> {
         Entry {
-            key: key.as_bytes().to_vec(),
-            queue_group,
+            key: key.as_bytes(),
+            value: queue_group.as_bytes(),
         }
     }
 
-    fn rewrite(text: &str, entries: &[Entry<'_>]) -> String {
-        let source = AccessSource::parse(text.as_bytes()).unwrap();
-        String::from_utf8(source.with_entries(entries).text).unwrap()
+    fn parse(text: impl AsRef<[u8]>) -> AccessSource {
+        AccessSource::parse(text.as_ref().to_vec()).unwrap()
+    }
+
+    fn rewrite(text: &str, entries: &[Entry<Bytes>]) -> String {
+        String::from_utf8(parse(text).with_entries(entries.iter().copied()).text).unwrap()
+    }
+
+    /// What makemap reads.
+    fn for_makemap(source: &AccessSource) -> (Vec<u8>, Vec<Complaint>) {
+        let (parts, complaints) = source.for_makemap();
+        let parts: Vec<_> = parts.into_iter().map(|part| &source.text[part]).collect();
+        (parts.concat(), complaints)
     }
 
     #[test]
     fn the_block_is_added_and_replaced() {
-        let anna = entry("qgrp:anna@", "node1group");
-        let bert = entry("qgrp:bert@", "node2group");
-        let text = rewrite("# mine\nconnect:1 RELAY", std::slice::from_ref(&anna));
+        let anna = entry("anna@", "node1group");
+        let bert = entry("bert@", "node2group");
+        let text = rewrite("# mine\nconnect:1 RELAY", &[anna]);
         assert!(
             text.starts_with("# mine\nconnect:1 RELAY\n# BEGIN mailaffinity: "),
             "{text}"
@@ -350,23 +341,22 @@ mod tests {
         );
         assert!(text.ends_with("\n# END mailaffinity\n"), "{text}");
         let text = text + "after";
-        let source = AccessSource::parse(text.as_bytes()).unwrap();
-        assert_eq!(source.managed()[&b"qgrp:anna@".to_vec()], b"node1group");
-        assert_eq!(source.managed_count(), 1);
-        let both = rewrite(&text, &[anna, bert.clone()]);
+        assert!(parse(&text).entries().eq([anna]));
+        let touched = parse(text.replace("QGRP:anna", "QGRP:x@ g\nqgrp:Anna@ node1group\nQGRP:anna"));
+        let by_key = ["Anna@", "x@"].map(str::as_bytes);
+        assert!(touched.entries().map(|entry| entry.key).eq(by_key));
+        let both = rewrite(&text, &[anna, bert]);
         assert!(both.ends_with("# END mailaffinity\nafter"), "{both}");
         assert_eq!(rewrite(&both, &[bert]).matches("node1group").count(), 0);
     }
 
     #[test]
     fn the_digest_is_that_of_the_whole_source() {
-        let digest = |text: &str, entries: &[Entry<'_>]| {
-            AccessSource::parse(text.as_bytes())
-                .unwrap()
-                .with_entries(entries)
-                .digest
+        let digest = |text: &str, entries: &[Entry<Bytes>]| {
+            let source = parse(text).with_entries(entries.iter().copied());
+            source.digest.unwrap()
         };
-        let anna = [entry("qgrp:anna@", "node1group")];
+        let anna = [entry("anna@", "node1group")];
         let text = rewrite("a b\n", &anna);
         assert_eq!(
             digest(&text, &anna),
@@ -374,7 +364,7 @@ mod tests {
             "a new block or the same"
         );
         assert!(text.contains(&digest(&text, &anna)));
-        let in_block = |text: &str| AccessSource::parse(text.as_bytes()).unwrap().digest();
+        let in_block = |text: &str| parse(text).digest;
         assert_eq!(in_block(&text), Some(digest(&text, &anna)));
         assert_eq!(in_block(&text.replace("a b", "a c")), None);
         assert_eq!(in_block(&text.replace("node1group", "node2group")), None);
@@ -406,39 +396,44 @@ mod tests {
                 "line 3: a second block begins",
             ),
         ] {
-            let error = AccessSource::parse(text.as_bytes()).unwrap_err().to_string();
+            let error = AccessSource::parse(text.into()).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         }
-        let other = b"# BEGIN mailaffinity2\n # END mailaffinity\n#END mailaffinity\n";
-        assert!(AccessSource::parse(other).unwrap().block.is_empty());
+        let other = parse("# BEGIN mailaffinity2\n # END mailaffinity\n#END mailaffinity\n");
+        assert!(other.block.is_empty());
     }
 
     #[test]
     fn a_block_with_carriage_returns_is_found() {
         let text = b"x 1\r\n# BEGIN mailaffinity\r\nQGRP:a@ g\r\n# END mailaffinity\r\ny 2\r\n";
-        let source = AccessSource::parse(text).unwrap();
-        assert_eq!((source.before, source.after), (&b"x 1\r\n"[..], &b"y 2\r\n"[..]));
+        let source = parse(text);
+        let [before, _, after] = source.parts();
+        assert_eq!((before, after), (&b"x 1\r\n"[..], &b"y 2\r\n"[..]));
     }
 
     #[test]
     fn entries_by_hand() {
         let text = "QGRP:Anna@ g1\n# BEGIN mailaffinity\nQGRP:b@ g\n# END mailaffinity\n\nqgrp:c@ g2\nqgrp:anna@ g3\n";
-        let source = AccessSource::parse(text.as_bytes()).unwrap();
-        let by_hand = source.by_hand();
-        let expected = |line, queue_group| ByHand { line, queue_group };
-        assert_eq!(by_hand.len(), 2);
-        assert_eq!(by_hand[&b"qgrp:anna@".to_vec()], expected(1, b"g1"));
-        assert_eq!(by_hand[&b"qgrp:c@".to_vec()], expected(6, b"g2"));
+        let expected = |line, key, queue_group| ByHand {
+            line,
+            entry: entry(key, queue_group),
+        };
+        assert_eq!(
+            parse(text).by_hand(),
+            [expected(1, "Anna@", "g1"), expected(6, "c@", "g2")]
+        );
     }
 
     #[test]
     fn makemap_gets_nothing_to_complain_about() {
         let text = "A 1\n# c\na 2\n broken\n# BEGIN mailaffinity\nQGRP:old@ g\n# END mailaffinity\nmailaffinity:source x\nB  2 # c \r\nb 3\nq";
-        let source = AccessSource::parse(text.as_bytes()).unwrap();
-        let (input, complaints) = source.makemap_input(&[entry("qgrp:anna@", "g1")], "d1");
+        let source = parse(text).with_entries([entry("anna@", "g1")]);
+        let (input, complaints) = for_makemap(&source);
+        let [_, block, _] = source.parts();
+        let block = str::from_utf8(block).unwrap();
         assert_eq!(
             String::from_utf8(input).unwrap(),
-            "a\t1\nb\t2 # c \r\nqgrp:anna@\tg1\nmailaffinity:source\td1\n"
+            format!("{block}A 1\n# c\nB  2 # c \r\n")
         );
         let complaints: Vec<_> = complaints.iter().map(|c| (c.line, c.problem.as_str())).collect();
         assert_eq!(
@@ -446,9 +441,9 @@ mod tests {
             [
                 (3, "the key of line 1 again, which counts"),
                 (4, "it starts with a blank"),
-                (8, "this key is mailaffinity's"),
-                (10, "the key of line 9 again, which counts"),
-                (11, "it has a key but no value"),
+                (9, "this key is mailaffinity's"),
+                (11, "the key of line 10 again, which counts"),
+                (12, "it has a key but no value"),
             ]
         );
     }
@@ -473,18 +468,20 @@ mod tests {
         })
     }
 
-    fn entries() -> impl Strategy<Value = Vec<Entry<'static>>> {
-        prop::collection::btree_map(
-            "[a-z0-9.]{1,8}",
-            prop_oneof![Just("node1group"), Just("g2")],
-            0..6,
-        )
-        .prop_map(|users| {
-            users
-                .into_iter()
-                .map(|(user, group)| entry(&format!("qgrp:{user}@"), group))
-                .collect()
-        })
+    fn entries() -> impl Strategy<Value = Vec<(String, Bytes)>> {
+        let group = prop_oneof![Just(&b"node1group"[..]), Just(&b"g2"[..])];
+        prop::collection::btree_map("[a-z0-9.]{1,8}@", group, 0..6)
+            .prop_map(|entries| entries.into_iter().collect())
+    }
+
+    fn borrowed(entries: &[(String, Bytes)]) -> Vec<Entry<&[u8]>> {
+        let entries = entries.iter();
+        entries
+            .map(|(key, value)| Entry {
+                key: key.as_bytes(),
+                value,
+            })
+            .collect()
     }
 
     proptest! {
@@ -493,54 +490,56 @@ mod tests {
             before in access_text(), after in access_text(), first in entries(), second in entries(),
         ) {
             // Random lines may contain a marker of their own.
-            prop_assume!(AccessSource::parse(&before).is_ok_and(|source| source.block.is_empty()));
-            let added = AccessSource::parse(&before).unwrap().with_entries(&first);
+            prop_assume!(AccessSource::parse(before.clone()).is_ok_and(|source| source.block.is_empty()));
+            let (first, second) = (borrowed(&first), borrowed(&second));
+            let added = parse(&before).with_entries(first);
             let newline: &[u8] = if before.is_empty() || before.ends_with(b"\n") { b"" } else { b"\n" };
             let kept = [&before[..], newline].concat();
             prop_assert!(added.text.starts_with(&kept));
 
             let edited = [&added.text[..], &after].concat();
-            let Ok(source) = AccessSource::parse(&edited) else { return Ok(()) };
-            prop_assert_eq!(source.before, &kept[..]);
-            prop_assert_eq!(source.after, &after[..]);
-            let replaced = source.with_entries(&second);
-            let again = AccessSource::parse(&replaced.text).unwrap();
-            prop_assert_eq!((again.before, again.after), (source.before, source.after));
-            prop_assert_eq!(again.managed().len(), second.len());
-            prop_assert_eq!(again.managed_count(), second.len());
-            prop_assert_eq!(again.digest(), Some(replaced.digest.clone()));
+            let Ok(source) = AccessSource::parse(edited) else { return Ok(()) };
+            let outside = [&kept[..], &after];
+            let [before, _, after] = source.parts();
+            prop_assert_eq!([before, after], outside);
+            let replaced = source.with_entries(second.iter().copied());
+            let again = parse(&replaced.text);
+            prop_assert_eq!(&again, &replaced);
+            let [before, _, after] = again.parts();
+            prop_assert_eq!([before, after], outside);
+            prop_assert!(again.entries().eq(second.iter().copied()));
             // What changes nothing changes nothing.
-            prop_assert_eq!(&again.with_entries(&second), &replaced);
+            prop_assert_eq!(&again.with_entries(second), &replaced);
         }
 
         #[test]
-        fn makemap_gets_the_meaning_of_the_source(before in access_text(), mut entries in entries()) {
-            let Ok(source) = AccessSource::parse(&before) else { return Ok(()) };
+        fn makemap_gets_the_meaning_of_the_source(before in access_text(), entries in entries()) {
+            let Ok(source) = AccessSource::parse(before) else { return Ok(()) };
             let by_hand = source.by_hand();
-            entries.retain(|entry| !by_hand.contains_key(&entry.key));
-            let rewritten = source.with_entries(&entries);
-            let (input, _) = source.makemap_input(&entries, &rewritten.digest);
-            let mut keys = Vec::new();
-            text::for_each_line(&rewritten.text, |_, line| {
-                if let Line::Entry(key, _) = line {
-                    keys.push(key.to_ascii_lowercase());
-                }
-            });
-            for key in keys {
+            let mut entries = borrowed(&entries);
+            entries.retain(|entry| !by_hand.iter().any(|own| own.entry.key.eq_ignore_ascii_case(entry.key)));
+            let rewritten = source.with_entries(entries);
+            let (input, _) = for_makemap(&rewritten);
+            for (_, _, line) in lines(&rewritten.text) {
+                let Line::Entry(Entry { key, .. }) = line else { continue };
+                let key = key.to_ascii_lowercase();
                 let of = |text: &[u8]| lookup(text, std::slice::from_ref(&key)).unwrap().map(|(_, value)| value);
-                if key != DIGEST_KEY {
+                if key == DIGEST_KEY {
+                    prop_assert_eq!(of(&input), rewritten.digest().map(|digest| digest.as_bytes().to_vec()));
+                } else {
                     prop_assert_eq!(of(&input), of(&rewritten.text), "{}", key.escape_ascii());
                 }
             }
             let mut seen = std::collections::HashSet::new();
-            let mut lines = 0;
-            text::for_each_line(&input, |_, line| {
-                lines += 1;
-                if let Line::Entry(key, _) = line {
-                    seen.insert(key.to_vec());
+            for (number, _, line) in lines(&input) {
+                match line {
+                    Line::Nothing => {}
+                    Line::LeftOut(why) => prop_assert!(false, "line {}: {}", number, why),
+                    Line::Entry(entry) => {
+                        prop_assert!(seen.insert(entry.key.to_ascii_lowercase()), "line {} again", number);
+                    }
                 }
-            });
-            prop_assert_eq!(lines, seen.len(), "each line is an entry with a key of its own");
+            }
         }
     }
 }

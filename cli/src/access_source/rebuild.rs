@@ -8,15 +8,17 @@
 //! update finds it as it was, and rewrites both.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::fs::{self, Metadata};
-use std::io;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::process::ChildStdin;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::managed_block::{AccessSource, DIGEST_KEY};
+use super::managed_block::{AccessSource, BlockError, Complaint, DIGEST_KEY};
 use crate::child;
 use crate::files::replace::{Staged, folder_of, real_path, sync_folder};
 use mailaffinity::access_map::{AccessMap, Error};
@@ -37,14 +39,15 @@ pub struct SourceFile {
     path: PathBuf,
     metadata: Metadata,
     /// Its content.
-    pub text: Vec<u8>,
+    pub content: AccessSource,
 }
 
 /// Why a map could not be brought up to date. What was in force still is.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RebuildError {
     /// A file or folder could not be read or written.
+    #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -52,35 +55,23 @@ pub enum RebuildError {
         source: io::Error,
     },
     /// There is no source.
+    #[error("the access source {} is not there; create it, empty if need be", .0.display())]
     NoSource(PathBuf),
+    /// The source's block cannot be told from the rest.
+    #[error("{}: {error}", path.display())]
+    Block {
+        /// The source.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: BlockError,
+    },
     /// makemap failed, or made something that cannot be read.
+    #[error("{0}")]
     Makemap(String),
     /// Somebody else changed the source meanwhile.
+    #[error("{} was changed by somebody else meanwhile (the next update tries again)", .0.display())]
     SourceChanged(PathBuf),
 }
-
-impl fmt::Display for RebuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RebuildError::Io { path, source } => write!(f, "{}: {source}", path.display()),
-            RebuildError::NoSource(path) => write!(
-                f,
-                "the access source {} is not there; create it, empty if need be",
-                path.display()
-            ),
-            RebuildError::Makemap(problem) => f.write_str(problem),
-            RebuildError::SourceChanged(path) => {
-                write!(
-                    f,
-                    "{} was changed by somebody else meanwhile (the next update tries again)",
-                    path.display()
-                )
-            }
-        }
-    }
-}
-
-impl std::error::Error for RebuildError {}
 
 /// Names the file in an error.
 fn at(path: &Path) -> impl Fn(io::Error) -> RebuildError + '_ {
@@ -95,9 +86,9 @@ impl SourceFile {
     /// must first have been left alone for [`SETTLE`].
     ///
     /// # Errors
-    /// When it is missing, cannot be read, or is being written.
-    pub fn read(path: &Path) -> Result<SourceFile, RebuildError> {
-        let path = real_path(path);
+    /// When it is missing, cannot be read, is being written, or its block cannot be told.
+    pub fn read(source: &Path) -> Result<SourceFile, RebuildError> {
+        let path = real_path(source);
         let mut file = regular_file::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => RebuildError::NoSource(path.clone()),
             _ => at(&path)(error),
@@ -105,30 +96,30 @@ impl SourceFile {
         let metadata = file.metadata().map_err(at(&path))?;
         let mut text = Vec::new();
         io::Read::read_to_end(&mut file, &mut text).map_err(at(&path))?;
-        let source = SourceFile { path, metadata, text };
-        if !source.is_complete() {
+        let stamp = FileStamp::of(&metadata);
+        // A file that is being truncated is empty before its ctime changes (ext4).
+        let left_alone = !text.is_empty() && stamp.age().is_some_and(|age| age >= SETTLE);
+        let content = AccessSource::parse(text);
+        // Whoever is half-way through writing it would write the rest to a file that has
+        // been replaced.
+        let is_whole = content.as_ref().is_ok_and(|content| content.digest().is_some());
+        if !left_alone && !is_whole {
             thread::sleep(SETTLE);
         }
-        source.check_unchanged()?;
-        Ok(source)
-    }
-
-    /// Whether nobody can be half-way through writing it. Whoever still is would write
-    /// the rest to a file that has been replaced.
-    fn is_complete(&self) -> bool {
-        let age = FileStamp::of(&self.metadata).age();
-        // A file that is being truncated is empty before its ctime changes (ext4).
-        let left_alone = !self.text.is_empty() && age.is_some_and(|age| age >= SETTLE);
-        left_alone || AccessSource::parse(&self.text).is_ok_and(|source| source.digest().is_some())
+        check_unchanged(&path, &stamp)?;
+        let content = content.map_err(|error| RebuildError::Block {
+            path: source.to_owned(),
+            error,
+        })?;
+        Ok(SourceFile {
+            path,
+            metadata,
+            content,
+        })
     }
 
     fn check_unchanged(&self) -> Result<(), RebuildError> {
-        let now = fs::metadata(&self.path).map_err(at(&self.path))?;
-        if FileStamp::of(&now) == FileStamp::of(&self.metadata) {
-            Ok(())
-        } else {
-            Err(RebuildError::SourceChanged(self.path.clone()))
-        }
+        check_unchanged(&self.path, &FileStamp::of(&self.metadata))
     }
 
     /// Puts a new source in its place, unless somebody changes it until that very moment:
@@ -148,7 +139,7 @@ impl SourceFile {
             }
             Err(error) => return Err(at(&self.path)(error)),
         }
-        if fs::read(staged.path()).is_ok_and(|old| old == self.text) {
+        if has_content(staged.path(), self.content.text()).is_ok_and(|same| same) {
             return Ok(());
         }
         match staged.exchange() {
@@ -159,23 +150,47 @@ impl SourceFile {
     }
 }
 
-/// Whether a map was built of the source with this digest. One that is missing, damaged or
-/// being built by somebody else was not.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn is_current(map: &AccessMap, digest: &str) -> Result<bool, RebuildError> {
-    match map.get(DIGEST_KEY) {
-        Ok(found) => Ok(found.as_deref() == Some(digest.as_bytes())),
-        Err(Error::Io { path, source }) if source.kind() != io::ErrorKind::NotFound => {
-            Err(RebuildError::Io { path, source })
-        }
-        Err(_) => Ok(false),
+fn check_unchanged(path: &Path, stamp: &FileStamp) -> Result<(), RebuildError> {
+    match FileStamp::of(&fs::metadata(path).map_err(at(path))?) == *stamp {
+        true => Ok(()),
+        false => Err(RebuildError::SourceChanged(path.to_owned())),
     }
 }
 
-/// Puts `text` in force as the source and, where a map is given, builds it of `input`, what
-/// makemap is to make of that text, and puts it in force before. The caller holds the lock.
+fn has_content(path: &Path, text: &[u8]) -> io::Result<bool> {
+    let mut file = BufReader::with_capacity(1 << 16, fs::File::open(path)?);
+    let mut rest = text;
+    loop {
+        let buffer = file.fill_buf()?;
+        match rest.split_at_checked(buffer.len()) {
+            Some((start, _)) if start != buffer => return Ok(false),
+            None => return Ok(false),
+            Some(_) if buffer.is_empty() => return Ok(rest.is_empty()),
+            Some((_, after)) => rest = after,
+        }
+        let read = buffer.len();
+        file.consume(read);
+    }
+}
+
+/// The digest of the source that a map was built of; none of a map that is missing,
+/// damaged or being built by somebody else.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn built_of(map: &AccessMap) -> Result<Option<Vec<u8>>, RebuildError> {
+    match map.get(DIGEST_KEY) {
+        Ok(digest) => Ok(digest),
+        Err(Error::Io { path, source }) if source.kind() != io::ErrorKind::NotFound => {
+            Err(RebuildError::Io { path, source })
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// Puts `new` in force as the source and, where a map is given, builds it of that and puts
+/// it in force before. The caller holds the lock. Returns the administrator's lines that
+/// do not count.
 ///
 /// # Errors
 /// All but a failure to rename the second of the two leaves everything as it was.
@@ -183,21 +198,20 @@ pub fn rebuild(
     map: Option<&AccessMap>,
     build: &MapBuild,
     old: &SourceFile,
-    text: &[u8],
-    input: &[u8],
-    digest: &str,
-) -> Result<(), RebuildError> {
-    let new_source = if text == old.text {
+    new: &Arc<AccessSource>,
+) -> Result<Vec<Complaint>, RebuildError> {
+    let new_source = if new.text() == old.content.text() {
         None
     } else {
         let staged = stage(&old.path)?;
-        staged.write(text).map_err(at(&old.path))?;
+        staged.write(new.text()).map_err(at(&old.path))?;
         Some(staged)
     };
+    let (parts, complaints) = new.for_makemap();
     let new_map = match map {
         Some(map) => {
             let staged = stage(map.path())?;
-            makemap(map, build, staged.path(), input, digest)?;
+            makemap(map, build, staged.path(), new, parts)?;
             Some(staged)
         }
         None => None,
@@ -219,7 +233,8 @@ pub fn rebuild(
     folders.dedup();
     folders
         .iter()
-        .try_for_each(|folder| sync_folder(folder).map_err(at(folder)))
+        .try_for_each(|folder| sync_folder(folder).map_err(at(folder)))?;
+    Ok(complaints)
 }
 
 fn stage(target: &Path) -> Result<Staged, RebuildError> {
@@ -230,8 +245,8 @@ fn makemap(
     map: &AccessMap,
     build: &MapBuild,
     file: &Path,
-    input: &[u8],
-    digest: &str,
+    source: &Arc<AccessSource>,
+    parts: Vec<Range<usize>>,
 ) -> Result<(), RebuildError> {
     let mut command = vec![OsString::from(&build.makemap)];
     if !build.makemap_options.iter().any(|option| option == "-c") {
@@ -239,12 +254,19 @@ fn makemap(
     }
     command.extend(build.makemap_options.iter().map(OsString::from));
     command.extend([map.kind().into(), file.into()]);
-    child::run(&command, input, MAKEMAP_TIMEOUT)
+    let input = {
+        let source = Arc::clone(source);
+        move |makemap: &mut ChildStdin| {
+            let mut parts = parts.into_iter().filter_map(|part| source.text().get(part));
+            parts.try_for_each(|part| makemap.write_all(part))
+        }
+    };
+    child::run_with_input(&command, input, MAKEMAP_TIMEOUT)
         .and_then(child::Finished::success)
         .map_err(|error| RebuildError::Makemap(error.to_string()))?;
     // What we cannot read, PHP and C cannot read either.
     match map.in_file(file).get(DIGEST_KEY) {
-        Ok(Some(found)) if found == digest.as_bytes() => Ok(()),
+        Ok(found) if found.as_deref() == source.digest().map(str::as_bytes) => Ok(()),
         Ok(_) => Err(RebuildError::Makemap(format!(
             "{} made a map that lacks entries",
             build.makemap.display()

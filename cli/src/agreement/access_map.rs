@@ -3,9 +3,9 @@
 use std::io::ErrorKind;
 
 use super::{Answer, Opinion, Question};
-use crate::update::{self, Override, Plan};
-use crate::users::access_map_key;
-use mailaffinity::access_map::{AccessMap, Error};
+use crate::entries::Override;
+use crate::update::{self, Plan};
+use mailaffinity::access_map::{AccessMap, Error, key};
 use mailaffinity::config::AccessMapConfig;
 
 const PART: &str = "access map";
@@ -68,29 +68,29 @@ fn cause(question: &Question<'_>, map: &AccessMap, first: usize) -> Vec<String> 
         }
     };
     let mut problems = Vec::new();
-    if let Ok(false) | Err(_) = plan.is_in_force() {
+    if !plan.is_in_force() {
         problems.push(format!(
             "{path} is stale: run \"mailaffinity update\". Was the configuration changed, or do timer and cron not \
              run? (\"mailaffinity diff\" shows what changes)"
         ));
     }
-    let moved_by_hand = |own: &&Override| own.queue_group != own.computed.as_bytes();
-    let by_hand: Vec<&Override> = plan.by_hand.iter().filter(moved_by_hand).collect();
+    let moved_by_hand = |own: &&Override<'_>| own.entry.value != own.computed.as_bytes();
+    let by_hand: Vec<&Override<'_>> = plan.by_hand.iter().filter(moved_by_hand).collect();
     if let Some(own) = by_hand.first() {
         problems.push(format!(
             "{}:{}: an entry by hand gives {} the queue group {}; remove it if that is not on purpose ({} such \
              entries)",
             plan.source().display(),
             own.line,
-            update::name_in_key(&own.key).escape_ascii(),
-            own.queue_group.escape_ascii(),
+            key::name(&own.entry.key).escape_ascii(),
+            own.entry.value.escape_ascii(),
             by_hand.len()
         ));
     }
     if problems.is_empty() {
         let user = question.users.get(first).map_or(b"".as_slice(), Vec::as_slice);
-        let key = access_map_key(user).ok();
-        let has_key = |other: &&Vec<u8>| other.as_slice() != user && access_map_key(other).ok() == key;
+        let key = key::own(user);
+        let has_key = |other: &&Vec<u8>| other.as_slice() != user && key::own(other) == key;
         problems.push(match question.users.iter().find(has_key) {
             Some(other) => format!(
                 "sendmail and its map cannot tell {} from {}, whose name differs in case only: they have one entry, \

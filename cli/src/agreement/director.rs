@@ -1,6 +1,5 @@
 //! The Director, by its `director-admin` socket.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -84,9 +83,10 @@ fn answer(question: &Question<'_>, lookup: Lookup) -> Answer {
 fn host_differences(question: &Question<'_>, snapshot: &Snapshot) -> Vec<String> {
     let mut problems = Vec::new();
     let nodes = question.config.nodes.iter().zip(question.cluster.nodes());
-    for (config, node) in nodes {
+    let (hosts, unknown) = snapshot.match_hosts(question.cluster.nodes().iter());
+    for ((config, node), host) in nodes.zip(hosts) {
         let name = described(config);
-        let Some(host) = snapshot.hosts.iter().find(|host| host.address == node.address) else {
+        let Some(host) = host else {
             if node.up && node.vhost_count > 0 {
                 problems.push(format!(
                     "the Director has no host {name}: is it missing in director_mail_servers, or was it removed?"
@@ -123,9 +123,8 @@ fn host_differences(question: &Question<'_>, snapshot: &Snapshot) -> Vec<String>
             _ => {}
         }
     }
-    let known: BTreeSet<IpAddr> = question.cluster.nodes().iter().map(|node| node.address).collect();
-    for host in &snapshot.hosts {
-        if host.vhost_count > 0 && host.tag == question.config.tag && !known.contains(&host.address) {
+    for host in unknown {
+        if host.vhost_count > 0 && host.tag == question.config.tag {
             problems.push(format!(
                 "the Director's host {} is not in the configuration: describe it in a [[node]]",
                 ring_label(host.address)
@@ -205,5 +204,34 @@ fn other(strategy: Strategy) -> Strategy {
     match strategy {
         Strategy::Ring => Strategy::Modulo,
         Strategy::Modulo => Strategy::Ring,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mailaffinity::config::Config;
+    use mailaffinity::node_state::NodeState;
+
+    use super::*;
+
+    #[test]
+    fn two_nodes_of_one_address_are_told_apart_by_their_tags() {
+        let text = "node_state = \"/nonexistent/nodes.toml\"\n\
+            [[node]]\nname = \"a\"\naddress = \"192.0.2.1\"\n\
+            [[node]]\nname = \"b\"\naddress = \"192.0.2.1\"\ntag = \"east\"\n";
+        let config = Config::parse(text, Path::new("x")).unwrap();
+        let state = NodeState::default();
+        let question = Question::new(Path::new("x"), &config, &state, &[], &[]).unwrap();
+        let differences = |answers: &str| {
+            let snapshot = Snapshot::read(answers.as_bytes()).unwrap();
+            host_differences(&question, &snapshot)
+        };
+        let same = "192.0.2.1\t100\t0\t\tU\t0\n192.0.2.1\t100\t0\teast\tU\t0\n\n\n";
+        assert_eq!(differences(same), [""; 0]);
+        let other = differences("192.0.2.1\t100\t0\t\tU\t0\n192.0.2.1\t100\t0\twest\tU\t0\n\n\n");
+        assert_eq!(
+            other,
+            ["b (192.0.2.1) has the tag \"west\" in the Director, and \"east\" in the configuration"]
+        );
     }
 }

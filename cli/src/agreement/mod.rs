@@ -18,7 +18,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::users::access_map_key;
+use crate::entries::{self, NoEntry};
 use mailaffinity::config::{Config, NoNodeUp, NodeConfig};
 use mailaffinity::mapping::{Cluster, ClusterError};
 use mailaffinity::node_state::NodeState;
@@ -41,25 +41,16 @@ pub struct Question<'q> {
 }
 
 /// Why nothing can be asked.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuestionError {
     /// The node state makes no cluster.
+    #[error(transparent)]
     Cluster(ClusterError),
     /// No node with the tag of the configuration is up.
+    #[error("{0}: there is no answer to compare with")]
     NobodyUp(NoNodeUp),
 }
-
-impl fmt::Display for QuestionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            QuestionError::Cluster(error) => error.fmt(f),
-            QuestionError::NobodyUp(error) => write!(f, "{error}: there is no answer to compare with"),
-        }
-    }
-}
-
-impl std::error::Error for QuestionError {}
 
 /// What a part says of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,22 +108,16 @@ impl<'q> Question<'q> {
             .iter()
             .map(|user| cluster.index_of(user, &config.tag))
             .collect();
-        let nobody_up = || QuestionError::NobodyUp(NoNodeUp::with_tag(&config.tag));
-        let expected = expected.ok_or_else(nobody_up)?;
-        let has_group = |node: &usize| {
-            config
-                .nodes
-                .get(*node)
-                .is_some_and(|node| node.queue_group.is_some())
-        };
-        let without_entry = users
-            .iter()
-            .zip(&expected)
-            .map(|(user, node)| match access_map_key(user) {
-                Err(_) => Some("the name can have no entry in the access map"),
-                Ok(_) if !has_group(node) => Some("the node has no queue_group"),
+        let expected = expected.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp::with_tag(&config.tag)))?;
+        let mut key = Vec::new();
+        let without_entry = users.iter().map(|user| {
+            key.clear();
+            match entries::of_user(config, &cluster, user, &mut key) {
                 Ok(_) => None,
-            });
+                Err(NoEntry::NoQueueGroup(_)) => Some("the node has no queue_group"),
+                Err(_) => Some("the name can have no entry in the access map"),
+            }
+        });
         Ok(Question {
             without_entry: without_entry.collect(),
             config_path,

@@ -113,11 +113,11 @@ impl From<UpdateError> for Failure {
         use crate::access_source::rebuild::RebuildError;
         let status = match &error {
             UpdateError::Change(error) => status_of(error),
-            UpdateError::State(_) | UpdateError::Cluster(..) => Status::Config,
+            UpdateError::State(_) | UpdateError::Cluster { .. } => Status::Config,
             UpdateError::EmptySource(_)
             | UpdateError::NoUsers { .. }
             | UpdateError::TooFewUsers { .. }
-            | UpdateError::Block(..) => Status::DataErr,
+            | UpdateError::Rebuild(RebuildError::Block { .. }) => Status::DataErr,
             UpdateError::Rebuild(RebuildError::Makemap(_)) => Status::Unavailable,
             UpdateError::Rebuild(RebuildError::Io { .. } | RebuildError::NoSource(_)) => Status::IoError,
             UpdateError::Locked(error) if error.kind() != ErrorKind::WouldBlock => Status::IoError,

@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::diff::print_differences;
 use crate::access_source::managed_block::Complaint;
 use crate::access_source::rebuild::RebuildError;
+use crate::differences::print_differences;
 use crate::exit::Failure;
 use crate::nodes::unknown_nodes;
 use crate::report::{Log, last_status, write_status};
-use crate::update::{self, Change, MapPlan, NodeChanges, Plan, UpdateError, name_in_key};
+use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError};
+use mailaffinity::access_map::key;
 use mailaffinity::config::Config;
 
 /// How many names of a kind the log and the status file show.
@@ -59,23 +60,6 @@ pub(crate) struct Update {
     wait: u64,
 }
 
-/// The nodes that go up or down: name, what they are from now on, and why.
-pub(crate) fn node_changes<'c>(
-    config: &'c Config,
-    nodes: &NodeChanges,
-) -> Vec<(&'c str, &'static str, String)> {
-    let names = config.nodes.iter().map(|node| node.node.name.as_str());
-    names
-        .filter_map(|name| {
-            let down = nodes.after.is_down(name);
-            (nodes.before.is_down(name) != down).then(|| match nodes.after.mark_of(name) {
-                Some(mark) if down => (name, "down", mark.reason.clone()),
-                _ => (name, "up", String::new()),
-            })
-        })
-        .collect()
-}
-
 impl Update {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         if self.dry_run {
@@ -103,7 +87,7 @@ impl Update {
     fn update(&self, config: &Config, log: &mut Log, report: &mut Report) -> Result<(), UpdateError> {
         let _lock = update::lock_map(config, Duration::from_secs(self.wait))?;
         let nodes = update::check_nodes(config, true)?;
-        for (node, state, reason) in node_changes(config, &nodes) {
+        for (node, state, reason) in nodes.up_or_down(config) {
             let colon = if reason.is_empty() { "" } else { ": " };
             log.warning(&format!("node {node} is {state}{colon}{}", reason.escape_debug()));
         }
@@ -145,11 +129,11 @@ impl Update {
             Plan::Map(plan) => plan,
         };
         report.take(&plan);
-        if plan.is_in_force()? && !self.force {
+        if plan.is_in_force() && !self.force {
             return Ok(());
         }
         spinner.set_message("building the access map");
-        report.count_changes(&plan.changes);
+        report.count_changes(&plan);
         let complaints = plan.carry_out(self.force)?;
         spinner.finish_and_clear();
         report.wrote = true;
@@ -229,7 +213,7 @@ impl Report {
     fn take(&mut self, plan: &MapPlan<'_>) {
         self.fingerprint = Some(plan.fingerprint.clone());
         self.users = plan.users;
-        self.entries = plan.entries();
+        self.entries = plan.entries;
         let left_out = plan.left_out.iter();
         self.left_out = Remarks::new(
             left_out.map(|left_out| format!("{}: {}", left_out.user.escape_ascii(), left_out.reason)),
@@ -238,18 +222,21 @@ impl Report {
             format!(
                 "line {}: {} has {}, the mapping {}",
                 own.line,
-                name_in_key(&own.key).escape_ascii(),
-                own.queue_group.escape_ascii(),
+                key::name(&own.entry.key).escape_ascii(),
+                own.entry.value.escape_ascii(),
                 own.computed
             )
         }));
     }
 
-    fn count_changes(&mut self, changes: &[Change]) {
-        let count = |is: fn(&&Change) -> bool| changes.iter().filter(is).count();
-        self.moved = count(|change| change.before.is_some() && change.after.is_some());
-        self.added = count(|change| change.before.is_none());
-        self.removed = count(|change| change.after.is_none());
+    fn count_changes(&mut self, plan: &MapPlan<'_>) {
+        for change in plan.changes() {
+            *match (change.before, change.after) {
+                (None, _) => &mut self.added,
+                (_, None) => &mut self.removed,
+                _ => &mut self.moved,
+            } += 1;
+        }
     }
 
     /// What the administrator should look at.

@@ -83,6 +83,14 @@ fn wait_for(
     }
 }
 
+/// Why a lock of what updates write could not be had, as a sentence.
+pub(crate) fn described(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => format!("another update is at work: {error}"),
+        _ => error.to_string(),
+    }
+}
+
 fn named(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()))
 }

@@ -1,0 +1,187 @@
+//! What an update would change, as lines for people or programs.
+
+use std::io::{self, Write};
+
+use serde::{Serialize, Serializer};
+
+use crate::exit::Failure;
+use crate::names::{self, json_name, write_user};
+use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError};
+use mailaffinity::access_map::key;
+use mailaffinity::config::Config;
+use mailaffinity::node_state::NodeState;
+
+/// A line of what an update would change, or would leave out.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Difference<'a> {
+    Node {
+        node: &'a str,
+        before: &'static str,
+        after: &'static str,
+        reason: String,
+    },
+    /// Something else that the Director has otherwise than before.
+    Director {
+        director: String,
+        before: String,
+        after: String,
+    },
+    Entry {
+        #[serde(serialize_with = "bytes")]
+        user: &'a [u8],
+        #[serde(serialize_with = "some_bytes")]
+        before: Option<&'a [u8]>,
+        #[serde(serialize_with = "some_bytes")]
+        after: Option<&'a [u8]>,
+        /// The line of the administrator's entry to which it gives way.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by_hand: Option<u64>,
+    },
+    LeftOut {
+        #[serde(serialize_with = "bytes")]
+        user: &'a [u8],
+        left_out: String,
+    },
+    /// The map is not the one of the source, which stays as it is.
+    Rebuild { rebuild: String },
+}
+
+fn bytes<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&json_name(bytes))
+}
+
+fn some_bytes<S: Serializer>(bytes: &Option<&[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
+    bytes.map(json_name).serialize(serializer)
+}
+
+impl Difference<'_> {
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Difference::Node {
+                node,
+                before,
+                after,
+                reason,
+            } => writeln!(out, "{node}\t{before} -> {after}\t{}", reason.escape_debug()),
+            Difference::Director {
+                director,
+                before,
+                after,
+            } => writeln!(out, "{director}\t{before} -> {after}"),
+            Difference::Entry {
+                user,
+                before,
+                after,
+                by_hand,
+            } => {
+                let group = |group: &Option<&[u8]>| group.unwrap_or(b"-").escape_ascii().to_string();
+                write_user(out, user)?;
+                write!(out, "\t{} -> {}", group(before), group(after))?;
+                match by_hand {
+                    Some(line) => writeln!(out, " (by hand, line {line})"),
+                    None => writeln!(out),
+                }
+            }
+            Difference::LeftOut { user, left_out } => {
+                write_user(out, user)?;
+                writeln!(out, "\tleft out: {left_out}")
+            }
+            Difference::Rebuild { rebuild } => {
+                writeln!(out, "{rebuild}\tthe map is not the one of this source")
+            }
+        }
+    }
+}
+
+/// Prints what an update would change, and returns whether that is anything.
+pub(crate) fn print_differences(config: &Config, accept_loss: bool, json: bool) -> Result<bool, Failure> {
+    let nodes = update::check_nodes(config, false)?;
+    let plan = match update::plan(config, &nodes.after, accept_loss, None)? {
+        Plan::Map(plan) => Some(plan),
+        Plan::NoMap | Plan::Unchanged => None,
+    };
+    let is_in_force = plan.as_ref().is_none_or(|plan| plan.is_in_force());
+
+    let mut differences: Vec<Difference<'_>> = node_differences(config, &nodes);
+    differences.extend(director_differences(config, &nodes));
+    if let Some(plan) = &plan {
+        differences.extend(plan_differences(plan));
+    }
+    names::print(|out| {
+        differences.iter().try_for_each(|difference| match json {
+            true => writeln!(out, "{}", serde_json::to_string(difference)?),
+            false => difference.write(out),
+        })
+    })?;
+    match nodes.problem {
+        Some(problem) => Err(UpdateError::Checks(problem).into()),
+        None => Ok(nodes.before != nodes.after || !is_in_force),
+    }
+}
+
+fn node_differences<'c>(config: &'c Config, nodes: &NodeChanges) -> Vec<Difference<'c>> {
+    let changes = nodes.up_or_down(config).into_iter();
+    changes
+        .map(|(node, after, reason)| Difference::Node {
+            node,
+            before: if after == "down" { "up" } else { "down" },
+            after,
+            reason,
+        })
+        .collect()
+}
+
+fn director_differences(config: &Config, nodes: &NodeChanges) -> Vec<Difference<'static>> {
+    let (old, new) = (&nodes.before, &nodes.after);
+    let mut differences = Vec::new();
+    let mut compare = |director: String, of: &dyn Fn(&NodeState) -> String| {
+        let (before, after) = (of(old), of(new));
+        if before != after {
+            differences.push(Difference::Director {
+                director,
+                before,
+                after,
+            });
+        }
+    };
+    for node in config.nodes.iter().map(|node| &node.node) {
+        let of = |state: &NodeState| state.nodes.get(&node.name).cloned().unwrap_or_default();
+        compare(format!("{} vhost_count", node.name), &|state| {
+            of(state).vhost_count.unwrap_or(node.vhost_count).to_string()
+        });
+        compare(format!("{} tag", node.name), &|state| {
+            let tag = of(state).tag.unwrap_or_else(|| node.tag.clone());
+            format!("\"{}\"", tag.escape_debug())
+        });
+        compare(format!("users moved to {}", node.name), &|state| {
+            of(state).moved.len().to_string()
+        });
+    }
+    differences
+}
+
+fn plan_differences<'p>(plan: &'p MapPlan<'_>) -> Vec<Difference<'p>> {
+    let mut by_hand = plan.by_hand.iter().peekable();
+    let entries = plan.changes().map(|change| {
+        while by_hand.next_if(|own| *own.entry.key < *change.key).is_some() {}
+        let own = by_hand.next_if(|own| change.after.is_none() && own.entry.key == change.key);
+        Difference::Entry {
+            user: key::name(change.key),
+            before: change.before,
+            after: own.map(|own| &*own.entry.value).or(change.after),
+            by_hand: own.map(|own| own.line),
+        }
+    });
+    let mut differences: Vec<_> = entries.collect();
+    let rebuild = Difference::Rebuild {
+        rebuild: plan.source().display().to_string(),
+    };
+    let rebuild = (differences.is_empty() && !plan.is_in_force()).then_some(rebuild);
+    differences.extend(plan.left_out.iter().map(|left_out| Difference::LeftOut {
+        user: &left_out.user,
+        left_out: left_out.reason.to_string(),
+    }));
+    differences.extend(rebuild);
+    differences
+}
