@@ -43,17 +43,21 @@ pub struct NodeState {
 
 /// What there is to say of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "NodeTable", into = "NodeTable")]
+#[serde(try_from = "NodeTable")]
 pub struct NodeEntry {
     /// Whether it is down or held up; without a mark it is up until checks find it down.
+    #[serde(flatten)]
     pub mark: Option<Mark>,
     /// Its vhost count in the Director, where the configuration has another, as after
     /// `doveadm director add`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub vhost_count: Option<u32>,
     /// Its tag in the Director, where the configuration has another.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
     /// The users, by username hash, whom the Director has on it, though the mapping gives
     /// another node.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub moved: BTreeSet<u32>,
 }
 
@@ -79,11 +83,12 @@ pub enum By {
 }
 
 /// That a node is down or held up, since when, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Mark {
     /// What the node is.
     pub state: State,
     /// Since when, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// In the words of whoever, or whatever, marked it.
     pub reason: String,
@@ -109,23 +114,18 @@ impl Mark {
 }
 
 /// An entry as the file has it.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct NodeTable {
-    #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<State>,
     /// As RFC 3339 has it, written as text or as a date of TOML's own.
-    #[serde(deserialize_with = "timestamp", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "timestamp")]
     since: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<By>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     vhost_count: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     tag: Option<String>,
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    #[serde(default)]
     moved: BTreeSet<u32>,
 }
 
@@ -148,24 +148,6 @@ impl TryFrom<NodeTable> for NodeEntry {
             tag: table.tag,
             moved: table.moved,
         })
-    }
-}
-
-impl From<NodeEntry> for NodeTable {
-    fn from(entry: NodeEntry) -> NodeTable {
-        let marked = entry.mark.map(|mark| NodeTable {
-            state: Some(mark.state),
-            since: mark.since,
-            reason: Some(mark.reason),
-            by: Some(mark.by),
-            ..NodeTable::default()
-        });
-        NodeTable {
-            vhost_count: entry.vhost_count,
-            tag: entry.tag,
-            moved: entry.moved,
-            ..marked.unwrap_or_default()
-        }
     }
 }
 

@@ -204,15 +204,12 @@ impl InForce {
             .queue_group(user)
             .map_err(|error| error.to_string())?
             .ok_or_else(|| format!("{path}: no entry for a user"))?;
-        let node = self
-            .config
-            .node_of_queue_group(&entry.value)
-            .and_then(|index| self.config.nodes.get(index))
-            .ok_or_else(|| {
-                let queue_group = entry.value.escape_ascii();
-                format!("{path}: no node has the queue group \"{queue_group}\"")
-            })?;
-        Ok(Some((map, node)))
+        let index = self.config.node_of_queue_group(&entry.value).ok_or_else(|| {
+            let queue_group = entry.value.escape_ascii();
+            format!("{path}: no node has the queue group \"{queue_group}\"")
+        })?;
+        #[expect(clippy::indexing_slicing, reason = "it is the place of one of these nodes")]
+        Ok(Some((map, &self.config.nodes[index])))
     }
 }
 

@@ -7,7 +7,6 @@
 //! to the next.
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use std::time::Duration;
 pub mod berkeley_db;
 #[doc(hidden)]
 pub mod cdb;
+mod error;
 pub mod key;
 #[doc(hidden)]
 pub mod read_at;
@@ -24,6 +24,7 @@ mod session;
 pub mod text;
 
 pub use crate::files::file_stamp::SETTLE;
+pub use error::{Error, SpecError};
 use read_at::Found;
 use session::Writers;
 
@@ -186,96 +187,10 @@ impl fmt::Display for AccessMap {
     }
 }
 
-/// A map that was not given in a supported notation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SpecError {
-    spec: String,
-    problem: &'static str,
-}
-
-impl fmt::Display for SpecError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "access map {:?} {}; write hash:/path, cdb:/path or text:/path",
-            self.spec, self.problem
-        )
-    }
-}
-
-impl std::error::Error for SpecError {}
-
-/// Why a lookup has no answer.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Error {
-    /// Others were writing the map for as long as the lookup could wait.
-    Busy {
-        /// The map.
-        path: PathBuf,
-        /// How long the lookup waited.
-        waited: Duration,
-        /// What it waited for.
-        why: &'static str,
-    },
-    /// The map could not be opened, locked or read.
-    Io {
-        /// The map.
-        path: PathBuf,
-        /// What the system reported.
-        source: io::Error,
-    },
-    /// The map's contents contradict its format.
-    Damaged {
-        /// The map.
-        path: PathBuf,
-        /// What is wrong, and on which page.
-        detail: String,
-    },
-    /// The file is of a kind that is not read.
-    Unsupported {
-        /// The map.
-        path: PathBuf,
-        /// What the file is.
-        detail: String,
-    },
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Busy { path, waited, why } => write!(
-                f,
-                "access map {} is busy: {why}; gave up after {:.1} s",
-                path.display(),
-                waited.as_secs_f64()
-            ),
-            Error::Io { path, source } => {
-                write!(f, "cannot read access map {}: {source}", path.display())
-            }
-            Error::Damaged { path, detail } => write!(
-                f,
-                "access map {} is damaged: {detail}; build it again",
-                path.display()
-            ),
-            Error::Unsupported { path, detail } => {
-                write!(f, "cannot use access map {}: {detail}", path.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Io { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[track_caller]

@@ -29,7 +29,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::Error;
+use super::error::Error;
 use super::read_at::{ReadAt, ReadError};
 use crate::files::file_stamp::{FileStamp, SETTLE};
 use crate::files::regular_file;

@@ -25,8 +25,7 @@ mod values;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
-use toml::Spanned;
+use toml::de::DeTable;
 
 use crate::access_map::AccessMap;
 use crate::files::regular_file;
@@ -166,7 +165,7 @@ impl TryFrom<AccessMapTable> for AccessMapConfig {
 }
 
 /// Which users the access map lists (`[users]`).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "UsersTable")]
 pub struct Users {
     /// Where their names are from.
@@ -175,17 +174,6 @@ pub struct Users {
     pub max_loss_percent: Number<0, 100, 10>,
     /// How long asking for them may take (`timeout_seconds`).
     pub timeout: Seconds<1, DAY, 60>,
-}
-
-impl Default for Users {
-    fn default() -> Users {
-        let (uid_min, uid_max) = UIDS;
-        Users {
-            source: UserSource::Nss { uid_min, uid_max },
-            max_loss_percent: Number::default(),
-            timeout: Seconds::default(),
-        }
-    }
 }
 
 /// Where the names of users are from.
@@ -204,6 +192,13 @@ pub enum UserSource {
     /// A program and its arguments (`command`), such as `doveadm user *`, which prints
     /// one name a line.
     Command(Vec<String>),
+}
+
+impl Default for UserSource {
+    fn default() -> UserSource {
+        let (uid_min, uid_max) = UIDS;
+        UserSource::Nss { uid_min, uid_max }
+    }
 }
 
 #[derive(Deserialize)]
@@ -409,19 +404,14 @@ impl NoNodeUp {
     }
 }
 
-/// What in the file a problem is with.
-enum Place {
-    File,
-    Tag,
-    Node(usize),
-}
+/// Where something is in the file: a key, and the place in its array if it has one.
+type Place = (&'static str, usize);
 
-/// Where things are in the file, for errors that only the whole file can have.
-#[derive(Deserialize)]
-struct Places {
-    tag: Option<Spanned<IgnoredAny>>,
-    #[serde(default)]
-    node: Vec<Spanned<IgnoredAny>>,
+fn line_of_place(text: &str, (key, index): Place) -> Option<usize> {
+    let file = DeTable::parse(text).ok()?;
+    let value = file.get_ref().get(key)?;
+    let place = value.get_ref().get(index).unwrap_or(value);
+    Some(line_of(text, place.span().start))
 }
 
 impl Config {
@@ -452,33 +442,27 @@ impl Config {
             let (line, problem) = line_and_problem(&wrong, text);
             error(line, problem)
         })?;
-        config.check().map_err(|(place, problem)| {
-            let places = toml::from_str::<Places>(text).ok();
-            let span = places.and_then(|places| match place {
-                Place::File => None,
-                Place::Tag => Some(places.tag?.span()),
-                Place::Node(index) => Some(places.node.get(index)?.span()),
-            });
-            error(span.map(|span| line_of(text, span.start)), problem)
-        })?;
+        config
+            .check()
+            .map_err(|(place, problem)| error(place.and_then(|place| line_of_place(text, place)), problem))?;
         Ok(config)
     }
 
     /// Checks what only the whole file can get wrong.
-    fn check(&self) -> Result<(), (Place, String)> {
+    fn check(&self) -> Result<(), (Option<Place>, String)> {
         self.nodes
             .check()
-            .map_err(|(index, problem)| (Place::Node(index), problem))?;
+            .map_err(|(index, problem)| (Some(("node", index)), problem))?;
         if !self.tag.is_empty() && !self.nodes.iter().any(|node| node.node.tag == self.tag) {
             let problem = format!("no node has the tag \"{}\"", self.tag.escape_debug());
-            return Err((Place::Tag, problem));
+            return Err((Some(("tag", 0)), problem));
         }
         Cluster::check(self.nodes.iter().map(|node| &node.node)).map_err(|error| {
             let problem = match error {
                 ClusterError::NoNodes => "there are no nodes; describe each one in a [[node]] table".into(),
                 other => other.to_string(),
             };
-            (Place::File, problem)
+            (None, problem)
         })
     }
 
