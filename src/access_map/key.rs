@@ -207,7 +207,7 @@ mod tests {
         text::lookup(line.as_slice(), &search_order::keys(user)).unwrap()
     }
 
-    fn name() -> impl Strategy<Value = Vec<u8>> {
+    fn any_user() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             prop::collection::vec(any::<u8>(), 0..300),
             "[abA+*@ .#]{0,6}".prop_map(String::into_bytes),
@@ -216,7 +216,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_accepted_key_is_found_first(user in name()) {
+        fn an_accepted_key_is_found_first(user in any_user()) {
             if let Ok(key) = own(&user) {
                 prop_assert_eq!(finds(&user, &key), Some((0, b"group".to_vec())));
             }
