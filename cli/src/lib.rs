@@ -2,8 +2,8 @@
 //!
 //! What the commands are for, each module knowing only those before it:
 //!
-//! - [`users`] says which users there are, [`access_source`] what the access map is made
-//!   of, [`checks`] which nodes are up.
+//! - [`users`] says which users there are, [`access_source`] what the access map comes
+//!   from, [`entries`] which entry each user has, [`checks`] which nodes are up.
 //! - [`update`] keeps the node state true to the checks, and the access map true to the
 //!   node state; [`drain`] runs the queues of dead nodes; [`agreement`] holds all parts
 //!   against each other.
