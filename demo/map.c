@@ -22,7 +22,7 @@ int main(int argc, char **argv)
     while (fgets(user, sizeof user, stdin) != NULL) {
         size_t length = strcspn(user, "\n"), node;
         error = mailaffinity_lookup(cluster, user, length, NULL, &node);
-        puts(error == MAILAFFINITY_OK ? mailaffinity_node_imap_host(cluster, node) : mailaffinity_strerror(error));
+        puts(error == MAILAFFINITY_OK ? mailaffinity_node_host(cluster, node) : mailaffinity_strerror(error));
     }
     mailaffinity_cluster_free(cluster);
     return 0;

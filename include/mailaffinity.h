@@ -9,7 +9,7 @@
  *     if (mailaffinity_cluster_load(NULL, &cluster, detail, sizeof detail) != MAILAFFINITY_OK)
  *         errx(EX_CONFIG, "%s", detail);
  *     if (mailaffinity_lookup(cluster, user, strlen(user), NULL, &node) == MAILAFFINITY_OK)
- *         puts(mailaffinity_node_imap_host(cluster, node));
+ *         puts(mailaffinity_node_host(cluster, node));
  *     mailaffinity_cluster_free(cluster);
  *
  * These rules hold for every function.
@@ -130,15 +130,15 @@ int mailaffinity_builder_new(int strategy,
  * `address` is the one under which the Director knows the node, in any spelling that
  * Dovecot takes. `name` NULL stands for the address, `tag` NULL for "", no tag.
  * `vhost_count` is the node's share of the users, relative to the other nodes; the
- * Director's default is 100, and 0 takes none. A node that is not `up` takes none
- * either.
+ * Director's default is 100, and 0 takes none. `state` is "up" or "down", NULL for "up";
+ * a node that is down takes none either.
  */
 int mailaffinity_builder_add_node(mailaffinity_builder *builder,
                                   const char *name,
                                   const char *address,
                                   uint32_t vhost_count,
                                   const char *tag,
-                                  int up,
+                                  const char *state,
                                   char *detail,
                                   size_t detail_size);
 
@@ -195,7 +195,7 @@ const char *mailaffinity_node_tag(const mailaffinity_cluster *cluster, size_t no
  * The host that IMAP clients connect to, a bare name or address: the node's address,
  * unless a configuration says otherwise. NULL if there is no such node.
  */
-const char *mailaffinity_node_imap_host(const mailaffinity_cluster *cluster, size_t node);
+const char *mailaffinity_node_host(const mailaffinity_cluster *cluster, size_t node);
 
 /**
  * The sendmail queue group of a node's users. NULL if there is no such node, or no
@@ -210,8 +210,8 @@ const char *mailaffinity_node_queue_group(const mailaffinity_cluster *cluster,
  */
 uint32_t mailaffinity_node_vhost_count(const mailaffinity_cluster *cluster, size_t node);
 
-/** 1 if a node is up, 0 if it is down or there is no such node. */
-int mailaffinity_node_is_up(const mailaffinity_cluster *cluster, size_t node);
+/** The state of a node, "up" or "down". NULL if there is no such node. */
+const char *mailaffinity_node_state(const mailaffinity_cluster *cluster, size_t node);
 
 /**
  * The 32-bit hash of a user, never 0, as the Director computes it.

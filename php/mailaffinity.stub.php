@@ -47,7 +47,7 @@ function map_user_via_sendmail_access(string $username): string
  *
  * @param string $username
  * @param string|null $tag null: that of the configuration; '': none
- * @return array{node: string, address: string, host: string, queue_group: string|null, tag: string}|null
+ * @return array{name: string, address: string, host: string, queue_group: string|null, tag: string}|null
  *         null when no node with the tag is up
  * @throws MailaffinityException
  */
@@ -63,7 +63,7 @@ function mailaffinity_node(string $username, ?string $tag = null): ?array
  * @return int<0, 4294967295>
  * @throws MailaffinityException
  */
-function mailaffinity_hash(string $username): int
+function mailaffinity_username_hash(string $username): int
 {
     throw new \Error('The module mailaffinity is not loaded');
 }
@@ -72,7 +72,7 @@ function mailaffinity_hash(string $username): int
  * All nodes, in the order of the configuration. Those that are down have a time (RFC 3339,
  * where it is known) and a reason.
  *
- * @return list<array{node: string, address: string, host: string, queue_group: string|null, tag: string, vhost_count: int, up: bool, since: string|null, reason: string|null}>
+ * @return list<array{name: string, address: string, host: string, queue_group: string|null, tag: string, vhost_count: int, state: 'up'|'down', since: string|null, reason: string|null}>
  * @throws MailaffinityException
  */
 function mailaffinity_nodes(): array

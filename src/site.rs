@@ -289,12 +289,12 @@ mod tests {
 name = "node1"
 address = "10.0.0.1"
 queue_group = "node1group"
-imap_host = "node1.example.org"
+host = "node1.example.org"
 [[node]]
 name = "node2"
 address = "10.0.0.2"
 queue_group = "node2group"
-imap_host = "node2.example.org"
+host = "node2.example.org"
 "#;
 
     /// A site in a folder of its own, with a text map.
@@ -344,7 +344,7 @@ imap_host = "node2.example.org"
             let host = self.site.in_force().and_then(|in_force| {
                 in_force
                     .node_of(user.as_bytes(), |notice| notices.push(notice))
-                    .map(|node| node.imap_host.clone())
+                    .map(|node| node.host.clone())
             });
             (host, notices.iter().map(Notice::to_string).collect())
         }

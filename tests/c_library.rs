@@ -210,7 +210,7 @@ address = "10.0.0.1"
 vhost_count = 50
 tag = "east"
 queue_group = "node1group"
-imap_host = "node1.example.org"
+host = "node1.example.org"
 [[node]]
 name = "node2"
 address = "2001:db8::2"

@@ -10,12 +10,7 @@ fuzz_target!(|text: &str| {
     match Config::parse(text, Path::new("/etc/mailaffinity.toml")) {
         Ok(config) => {
             assert!(!config.nodes.is_empty());
-            assert!(
-                config
-                    .nodes
-                    .iter()
-                    .all(|node| check_host(&node.imap_host).is_ok())
-            );
+            assert!(config.nodes.iter().all(|node| check_host(&node.host).is_ok()));
         }
         Err(error) => assert!(error.to_string().starts_with("/etc/mailaffinity.toml:")),
     }

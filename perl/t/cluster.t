@@ -18,10 +18,10 @@ my $cluster = Mail::Affinity->load($file);
 is_deeply([map { $_->name } $cluster->nodes], [qw(node1 node2 node3)]);
 my $node1 = ($cluster->nodes)[0];
 is_deeply(
-    [map { $node1->$_ } qw(number name address tag imap_host queue_group vhost_count is_up)],
-    [0, 'node1', '10.0.0.1', '', 'node1.example.org', 'node1group', 100, 1]
+    [map { $node1->$_ } qw(number name address tag host queue_group vhost_count state)],
+    [0, 'node1', '10.0.0.1', '', 'node1.example.org', 'node1group', 100, 'up']
 );
-is_deeply([map { $_->is_up } $cluster->nodes], [1, 0, 1]);
+is_deeply([map { $_->state } $cluster->nodes], [qw(up down up)]);
 
 # As INFN-16-11/CCR and md5sum have it: user1 is 24c9e15e.
 is(username_hash('user1'), 0x24c9e15e);
@@ -35,8 +35,8 @@ $users_of{ $cluster->node("user$_")->name }++ for 1 .. 300;
 is_deeply([sort keys %users_of], [qw(node1 node3)], 'those that are up');
 
 write_file('nodes.toml', '');
-is_deeply([map { $_->is_up } $cluster->nodes], [1, 0, 1], 'a cluster never changes');
-is_deeply([map { $_->is_up } Mail::Affinity->load($file)->nodes], [1, 1, 1]);
+is_deeply([map { $_->state } $cluster->nodes], [qw(up down up)], 'a cluster never changes');
+is_deeply([map { $_->state } Mail::Affinity->load($file)->nodes], [qw(up up up)]);
 
 (my $tagged = read_file($file)) =~ s/(?<=^name = "node3"\n)/tag = "east"\n/m;
 $tagged =~ s/^tag = ""/tag = "east"/m;
@@ -60,16 +60,16 @@ is($cluster->node('user1', 'east')->address, '2001:db8::1');
 $cluster = Mail::Affinity->new(
     username_hash => '%u',
     nodes         => [
-        { address => '10.0.0.1', vhost_count => 50, up => 0 },
+        { address => '10.0.0.1', vhost_count => 50, state => 'down' },
         { address => '10.0.0.2', name => 'node2', tag => undef },
         { address => '::ffff:10.0.0.3', tag => 'east', vhost_count => 0 },
     ]
 );
-is_deeply([map { [$_->name, $_->address, $_->tag, $_->vhost_count, $_->is_up] } $cluster->nodes],
+is_deeply([map { [$_->name, $_->address, $_->tag, $_->vhost_count, $_->state] } $cluster->nodes],
     [
-        ['10.0.0.1',        '10.0.0.1',        '',     50,  0],
-        ['node2',           '10.0.0.2',        '',     100, 1],
-        ['::ffff:10.0.0.3', '::ffff:10.0.0.3', 'east', 0,   1],
+        ['10.0.0.1',        '10.0.0.1',        '',     50,  'down'],
+        ['node2',           '10.0.0.2',        '',     100, 'up'],
+        ['::ffff:10.0.0.3', '::ffff:10.0.0.3', 'east', 0,   'up'],
     ]);
 is($cluster->node('anna')->name,    'node2');
 is($cluster->node('anna', 'east'), undef, 'no vhosts');

@@ -30,7 +30,7 @@ sub answers {
         +{  address     => $address,
             vhost_count => $vhost_count,
             tag         => $tag eq '-' ? '' : $tag,
-            up          => $state eq 'up',
+            state       => $state,
         }
     } @$hosts;
     my $cluster = @nodes ? Mail::Affinity->new(%rules, nodes => \@nodes) : undef;

@@ -42,7 +42,7 @@ use mailaffinity::node_state::{Mark, State};
 pub fn map_user_via_sendmail_access(username: BinarySlice<u8>) -> String {
     let answer = site::ask(|in_force, notify| {
         let node = in_force.node_of(&username, notify)?;
-        Some(node.imap_host.clone())
+        Some(node.host.clone())
     });
     let mut problems = answer.problems;
     let host = answer.value.flatten().unwrap_or_else(|| {
@@ -85,7 +85,7 @@ pub fn mailaffinity_node(
 
 /// The 32-bit hash of a user, by the configuration's `username_hash`.
 #[php_function]
-pub fn mailaffinity_hash(username: BinarySlice<u8>) -> PhpResult<i64> {
+pub fn mailaffinity_username_hash(username: BinarySlice<u8>) -> PhpResult<i64> {
     site::ask_or_throw(|in_force| in_force.config.username_hash.hash(&username)).map(i64::from)
 }
 
@@ -110,9 +110,9 @@ pub fn mailaffinity_nodes() -> PhpResult<Vec<ZBox<ZendHashTable>>> {
 
 fn node_array(node: &NodeConfig) -> PhpResult<ZBox<ZendHashTable>> {
     let mut array = ZendHashTable::new();
-    array.insert("node", node.node.name.as_str())?;
+    array.insert("name", node.node.name.as_str())?;
     array.insert("address", ring_label(node.node.address))?;
-    array.insert("host", node.imap_host.as_str())?;
+    array.insert("host", node.host.as_str())?;
     array.insert("queue_group", node.queue_group.as_deref())?;
     array.insert("tag", node.node.tag.as_str())?;
     Ok(array)
@@ -121,7 +121,7 @@ fn node_array(node: &NodeConfig) -> PhpResult<ZBox<ZendHashTable>> {
 fn node_and_state_array(node: &NodeConfig, down: Option<&Mark>) -> PhpResult<ZBox<ZendHashTable>> {
     let mut array = node_array(node)?;
     array.insert("vhost_count", i64::from(node.node.vhost_count))?;
-    array.insert("up", down.is_none())?;
+    array.insert("state", if down.is_none() { "up" } else { "down" })?;
     let since = down.and_then(|down| down.since);
     array.insert("since", since.map(|since| since.to_string()))?;
     array.insert("reason", down.map(|down| down.reason.as_str()))?;
@@ -138,7 +138,7 @@ pub fn module(module: ModuleBuilder) -> ModuleBuilder {
         .info_function(info::print)
         .function(wrap_function!(map_user_via_sendmail_access))
         .function(wrap_function!(mailaffinity_node))
-        .function(wrap_function!(mailaffinity_hash))
+        .function(wrap_function!(mailaffinity_username_hash))
         .function(wrap_function!(mailaffinity_nodes))
 }
 

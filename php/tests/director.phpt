@@ -27,7 +27,7 @@ foreach (['ring-3', 'ring-down', 'ring-unequal', 'ring-tags', 'ring-ipv6', 'dire
             }
             [$user, $tag, $answer] = array_map(rawurldecode(...), explode("\t", $line));
             if ($scenario === 'hashes-Lu') {
-                check(mailaffinity_hash($user) === (int) $answer, "$scenario: $line");
+                check(mailaffinity_username_hash($user) === (int) $answer, "$scenario: $line");
                 continue;
             }
             $node = mailaffinity_node($user, $tag);

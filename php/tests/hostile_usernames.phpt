@@ -44,7 +44,7 @@ configure();
 print_r(map_all());
 print_r(newly_logged());
 foreach (hostile_usernames() as $user) {
-    $hash = mailaffinity_hash($user);
+    $hash = mailaffinity_username_hash($user);
     check($hash === hexdec(substr(md5(strtolower($user)), 0, 8)), 'hash of ' . substr(urlencode($user), 0, 60));
     check(mailaffinity_node($user)['host'] === map_user_via_sendmail_access($user), 'the computed node');
     check(mailaffinity_node('user1', $user === '' ? 'x' : $user) === null, 'a tag that no node has');

@@ -14,7 +14,7 @@ foreach (['mailaffinity.config', 'mailaffinity.fallback'] as $name) {
 }
 var_dump(ini_get('mailaffinity.fallback'));
 configure();
-var_dump(mailaffinity_nodes()[0]['node']);
+var_dump(mailaffinity_nodes()[0]['name']);
 
 // The defaults, and the configuration's default again where the directive is empty.
 foreach ([[], ['mailaffinity.config' => '']] as $directives) {

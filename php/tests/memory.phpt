@@ -22,7 +22,7 @@ function calls(int $times): void
             mailaffinity_node("user$i");
             mailaffinity_node("user$i", "nowhere$i");
             mailaffinity_nodes();
-            mailaffinity_hash("user$i");
+            mailaffinity_username_hash("user$i");
         }
     }
 }

@@ -14,7 +14,7 @@ function show(string $what): void
     foreach (newly_logged() as $line) {
         echo "  $line\n";
     }
-    foreach (['mailaffinity_node' => ['user1'], 'mailaffinity_hash' => ['user1'], 'mailaffinity_nodes' => []] as $function => $arguments) {
+    foreach (['mailaffinity_node' => ['user1'], 'mailaffinity_username_hash' => ['user1'], 'mailaffinity_nodes' => []] as $function => $arguments) {
         try {
             $function(...$arguments);
             echo "  $function() answers\n";
@@ -53,40 +53,40 @@ missing: fallback.example.org
   mailaffinity: FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use
   mailaffinity: there is no node to connect to; using the fallback host fallback.example.org
   mailaffinity_node() throws FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use
-  mailaffinity_hash() throws FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use
+  mailaffinity_username_hash() throws FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use
   mailaffinity_nodes() throws FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use
 a folder: fallback.example.org
   mailaffinity: FOLDER/mailaffinity.toml: cannot read the configuration: it is not a regular file; there is no good configuration to use
   mailaffinity_node() throws FOLDER/mailaffinity.toml: cannot read the configuration: it is not a regular file; there is no good configuration to use
-  mailaffinity_hash() throws FOLDER/mailaffinity.toml: cannot read the configuration: it is not a regular file; there is no good configuration to use
+  mailaffinity_username_hash() throws FOLDER/mailaffinity.toml: cannot read the configuration: it is not a regular file; there is no good configuration to use
   mailaffinity_nodes() throws FOLDER/mailaffinity.toml: cannot read the configuration: it is not a regular file; there is no good configuration to use
 broken: fallback.example.org
   mailaffinity: FOLDER/mailaffinity.toml:1: %s; there is no good configuration to use
   mailaffinity_node() throws FOLDER/mailaffinity.toml:1: %s; there is no good configuration to use
-  mailaffinity_hash() throws FOLDER/mailaffinity.toml:1: %s; there is no good configuration to use
+  mailaffinity_username_hash() throws FOLDER/mailaffinity.toml:1: %s; there is no good configuration to use
   mailaffinity_nodes() throws FOLDER/mailaffinity.toml:1: %s; there is no good configuration to use
 not even text: fallback.example.org
   mailaffinity: FOLDER/mailaffinity.toml: cannot read the configuration: %s; there is no good configuration to use
   mailaffinity_node() throws FOLDER/mailaffinity.toml: cannot read the configuration: %s; there is no good configuration to use
-  mailaffinity_hash() throws FOLDER/mailaffinity.toml: cannot read the configuration: %s; there is no good configuration to use
+  mailaffinity_username_hash() throws FOLDER/mailaffinity.toml: cannot read the configuration: %s; there is no good configuration to use
   mailaffinity_nodes() throws FOLDER/mailaffinity.toml: cannot read the configuration: %s; there is no good configuration to use
 mended: node3.example.org
   mailaffinity_node() answers
-  mailaffinity_hash() answers
+  mailaffinity_username_hash() answers
   mailaffinity_nodes() answers
 broken later, the last good one stays: node3.example.org
   mailaffinity: FOLDER/mailaffinity.toml:1: %s; the last good configuration stays in force
   mailaffinity_node() answers
-  mailaffinity_hash() answers
+  mailaffinity_username_hash() answers
   mailaffinity_nodes() answers
 removed: node3.example.org
   mailaffinity: FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; the last good configuration stays in force
   mailaffinity_node() answers
-  mailaffinity_hash() answers
+  mailaffinity_username_hash() answers
   mailaffinity_nodes() answers
 no node has the tag, the last good one stays: node3.example.org
   mailaffinity: FOLDER/mailaffinity.toml:%d: no node has the tag "east"; the last good configuration stays in force
   mailaffinity_node() answers
-  mailaffinity_hash() answers
+  mailaffinity_username_hash() answers
   mailaffinity_nodes() answers
 NULL

@@ -29,7 +29,7 @@ makemap($map, <<<ACCESS
 
     ACCESS);
 foreach (['user1', 'user2', 'user3', 'user4'] as $user) {
-    echo "$user is computed to ", mailaffinity_node($user)['node'], "\n";
+    echo "$user is computed to ", mailaffinity_node($user)['name'], "\n";
 }
 show('mapped', 'user1');
 show('mapped, cases differ', 'User2@Example.org');

@@ -40,7 +40,7 @@ check(count($hosts) === 3, 'all nodes have users');
 foreach (['localhost' => '127.0.0.1', '127.0.0.1' => '127.0.0.1', '::1' => '[::1]'] as $host => $address) {
     $server = stream_socket_server("tcp://$address:0");
     $port = $server ? (int) substr(strrchr(stream_socket_get_name($server, false), ':'), 1) : 143;
-    replace('mailaffinity.toml', "[[node]]\nname = \"node1\"\naddress = \"10.0.0.1\"\nimap_host = \"$host\"\n");
+    replace('mailaffinity.toml', "[[node]]\nname = \"node1\"\naddress = \"10.0.0.1\"\nhost = \"$host\"\n");
     $mapped = imap_user_server('map:map_user_via_sendmail_access', 'user1');
     $connected = fsockopen($mapped, $port, $code, $error);
     // On a machine without IPv6 it must at least be understood.

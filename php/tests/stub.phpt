@@ -54,6 +54,6 @@ Array
 (
     [0] => map_user_via_sendmail_access(string $username): string
     [1] => mailaffinity_node(string $username, ?string $tag = NULL): ?array
-    [2] => mailaffinity_hash(string $username): int
+    [2] => mailaffinity_username_hash(string $username): int
     [3] => mailaffinity_nodes(): array
 )

@@ -14,7 +14,7 @@ $code = <<<'CODE'
         map_user_via_sendmail_access("\0\xff@" . str_repeat("a", $i));
         mailaffinity_node("user$i");
         mailaffinity_node("user$i", "nowhere");
-        mailaffinity_hash("user$i");
+        mailaffinity_username_hash("user$i");
         mailaffinity_nodes();
         try { map_user_via_sendmail_access($i); } catch (TypeError $e) {}
     }

@@ -1,6 +1,6 @@
 //! Clusters that a program makes node by node.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::mem::MaybeUninit;
 
 use super::cluster::{Cluster, parse_strategy};
@@ -49,8 +49,8 @@ pub unsafe extern "C" fn mailaffinity_builder_new(
 /// `address` is the one under which the Director knows the node, in any spelling that
 /// Dovecot takes. `name` NULL stands for the address, `tag` NULL for "", no tag.
 /// `vhost_count` is the node's share of the users, relative to the other nodes; the
-/// Director's default is 100, and 0 takes none. A node that is not `up` takes none
-/// either.
+/// Director's default is 100, and 0 takes none. `state` is "up" or "down", NULL for "up";
+/// a node that is down takes none either.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mailaffinity_builder_add_node(
     builder: Option<&mut Builder>,
@@ -58,14 +58,15 @@ pub unsafe extern "C" fn mailaffinity_builder_add_node(
     address: *const c_char,
     vhost_count: u32,
     tag: *const c_char,
-    up: c_int,
+    state: *const c_char,
     detail: *mut c_char,
     detail_size: usize,
 ) -> c_int {
     let body = || {
         let builder = ffi::required("builder", builder)?;
         // SAFETY: strings are as the header's rules have them.
-        let (name, address, tag) = unsafe { (ffi::string(name), ffi::string(address), ffi::string(tag)) };
+        let [name, address, tag, state] =
+            unsafe { [name, address, tag, state].map(|text| ffi::string(text)) };
         let name = name.map(|name| ffi::utf8("name", name)).transpose()?;
         let address = ffi::utf8("address", ffi::required("address", address)?)?;
         let tag = tag.map(|tag| ffi::utf8("tag", tag)).transpose()?;
@@ -77,7 +78,7 @@ pub unsafe extern "C" fn mailaffinity_builder_add_node(
             address,
             vhost_count,
             tag: tag.unwrap_or_default().to_owned(),
-            up: up != 0,
+            up: parse_state(state)?,
         });
         Ok(())
     };
@@ -115,4 +116,15 @@ pub unsafe extern "C" fn mailaffinity_builder_build(
 #[unsafe(no_mangle)]
 pub extern "C" fn mailaffinity_builder_free(builder: Option<Box<Builder>>) {
     ffi::guard((), || drop(builder));
+}
+
+fn parse_state(state: Option<&CStr>) -> Result<bool, Error> {
+    match state.map(CStr::to_bytes) {
+        None | Some(b"up") => Ok(true),
+        Some(b"down") => Ok(false),
+        Some(other) => Err(Error::InvalidArgument(format!(
+            "\"{}\" is not the state of a node, which is \"up\" or \"down\"",
+            other.escape_ascii()
+        ))),
+    }
 }

@@ -31,7 +31,7 @@ pub(super) struct NodeStrings {
     pub(super) name: CString,
     pub(super) address: CString,
     pub(super) tag: CString,
-    pub(super) imap_host: CString,
+    pub(super) host: CString,
     pub(super) queue_group: Option<CString>,
 }
 
@@ -112,7 +112,7 @@ impl Cluster {
             nodes: config
                 .nodes
                 .iter()
-                .map(|node| NodeStrings::new(&node.node, &node.imap_host, node.queue_group.as_deref()))
+                .map(|node| NodeStrings::new(&node.node, &node.host, node.queue_group.as_deref()))
                 .collect::<Result<_, _>>()?,
             default_tag: config.tag,
         })
@@ -136,12 +136,12 @@ impl Cluster {
 }
 
 impl NodeStrings {
-    fn new(node: &Node, imap_host: &str, queue_group: Option<&str>) -> Result<NodeStrings, Error> {
+    fn new(node: &Node, host: &str, queue_group: Option<&str>) -> Result<NodeStrings, Error> {
         Ok(NodeStrings {
             name: c_string(&node.name)?,
             address: c_string(&ring_label(node.address))?,
             tag: c_string(&node.tag)?,
-            imap_host: c_string(imap_host)?,
+            host: c_string(host)?,
             queue_group: queue_group.map(c_string).transpose()?,
         })
     }

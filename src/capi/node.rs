@@ -1,6 +1,6 @@
 //! The nodes of a cluster, by number.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char};
 use std::ptr;
 
 use super::cluster::{Cluster, NodeStrings};
@@ -35,8 +35,8 @@ pub extern "C" fn mailaffinity_node_tag(cluster: Option<&Cluster>, node: usize) 
 /// The host that IMAP clients connect to, a bare name or address: the node's address,
 /// unless a configuration says otherwise. NULL if there is no such node.
 #[unsafe(no_mangle)]
-pub extern "C" fn mailaffinity_node_imap_host(cluster: Option<&Cluster>, node: usize) -> *const c_char {
-    text(cluster, node, |node| Some(&node.imap_host))
+pub extern "C" fn mailaffinity_node_host(cluster: Option<&Cluster>, node: usize) -> *const c_char {
+    text(cluster, node, |node| Some(&node.host))
 }
 
 /// The sendmail queue group of a node's users. NULL if there is no such node, or no
@@ -53,10 +53,12 @@ pub extern "C" fn mailaffinity_node_vhost_count(cluster: Option<&Cluster>, node:
     ffi::guard(0, || mapped(cluster, node).map_or(0, |node| node.vhost_count))
 }
 
-/// 1 if a node is up, 0 if it is down or there is no such node.
+/// The state of a node, "up" or "down". NULL if there is no such node.
 #[unsafe(no_mangle)]
-pub extern "C" fn mailaffinity_node_is_up(cluster: Option<&Cluster>, node: usize) -> c_int {
-    ffi::guard(0, || mapped(cluster, node).is_some_and(|node| node.up).into())
+pub extern "C" fn mailaffinity_node_state(cluster: Option<&Cluster>, node: usize) -> *const c_char {
+    ffi::guard(ptr::null(), || {
+        mapped(cluster, node).map_or(ptr::null(), |node| if node.up { c"up" } else { c"down" }.as_ptr())
+    })
 }
 
 fn mapped(cluster: Option<&Cluster>, node: usize) -> Option<&Node> {

@@ -13,7 +13,7 @@
 //! name = "node1"
 //! address = "192.0.2.1"                   # as in director_mail_servers
 //! queue_group = "node1group"
-//! imap_host = "node1.example.org"         # where webmail connects to
+//! host = "node1.example.org"         # where webmail connects to
 //! ```
 //!
 //! Unknown keys and impossible values are errors that name the line.
@@ -529,7 +529,7 @@ address = "010.0.0.1"
 vhost_count = 50
 tag = "east"
 queue_group = "node1group"
-imap_host = "node1.example.org"
+host = "node1.example.org"
 
 [[node]]
 name = "node2"
@@ -550,9 +550,9 @@ address = "2001:DB8::2"
         let [one, two] = &config.nodes[..] else { panic!() };
         assert_eq!(one.node.address, IpAddr::from([10, 0, 0, 1]));
         assert_eq!((one.node.vhost_count, one.node.tag.as_str()), (50, "east"));
-        assert_eq!(one.imap_host, "node1.example.org");
+        assert_eq!(one.host, "node1.example.org");
         assert_eq!((two.node.vhost_count, two.node.tag.as_str()), (100, ""));
-        assert_eq!(two.imap_host, "2001:db8::2");
+        assert_eq!(two.host, "2001:db8::2");
         assert_eq!(two.queue_group, None);
         assert_eq!(config.node_of_queue_group(b"NODE1group"), Some(0));
         assert_eq!(config.node_of_queue_group(b"node1group \t\r"), Some(0));

@@ -22,7 +22,7 @@ pub struct NodeConfig {
     pub queue_path: Option<PathBuf>,
     /// The host that webmail connects to: a bare name or address. The node's
     /// address unless it says otherwise.
-    pub imap_host: String,
+    pub host: String,
 }
 
 #[derive(Deserialize)]
@@ -34,7 +34,7 @@ struct NodeTable {
     tag: Option<Tag>,
     queue_group: Option<QueueGroupName>,
     queue_path: Option<QueuePath>,
-    imap_host: Option<Host>,
+    host: Option<Host>,
 }
 
 impl From<NodeTable> for NodeConfig {
@@ -43,7 +43,7 @@ impl From<NodeTable> for NodeConfig {
         NodeConfig {
             queue_group: table.queue_group.map(String::from),
             queue_path: table.queue_path.map(PathBuf::from),
-            imap_host: table.imap_host.map_or_else(|| ring_label(address), String::from),
+            host: table.host.map_or_else(|| ring_label(address), String::from),
             node: Node {
                 vhost_count: table.vhost_count.unwrap_or(DEFAULT_VHOST_COUNT),
                 tag: table.tag.map(String::from).unwrap_or_default(),

@@ -27,9 +27,10 @@ static mailaffinity_builder *builder_of(int strategy)
     return builder;
 }
 
-static void add(mailaffinity_builder *builder, const char *address, uint32_t vhost_count, const char *tag, int up)
+static void add(mailaffinity_builder *builder, const char *address, uint32_t vhost_count, const char *tag,
+                const char *state)
 {
-    CHECK(mailaffinity_builder_add_node(builder, NULL, address, vhost_count, tag, up, detail, sizeof detail)
+    CHECK(mailaffinity_builder_add_node(builder, NULL, address, vhost_count, tag, state, detail, sizeof detail)
           == MAILAFFINITY_OK);
     CHECK_STRING(detail, "");
 }
@@ -99,15 +100,15 @@ static void tags(void)
     mailaffinity_builder *builder = builder_of(MAILAFFINITY_RING);
     mailaffinity_cluster *cluster;
 
-    add(builder, "10.0.0.1", 100, NULL, 1);
-    add(builder, "10.0.0.2", 100, "", 1);
-    add(builder, "10.0.0.3", 100, "east", 1);
-    add(builder, "10.0.0.4", 100, "east", 1);
-    add(builder, "10.0.0.5", 100, "west", 1);
-    add(builder, "10.0.0.6", 0, "zero", 1);
-    add(builder, "10.0.0.7", 100, "East", 1);
-    add(builder, "10.0.0.8", 100, "off", 0);
-    add(builder, "10.0.0.9", 20, "east", 1);
+    add(builder, "10.0.0.1", 100, NULL, "up");
+    add(builder, "10.0.0.2", 100, "", "up");
+    add(builder, "10.0.0.3", 100, "east", "up");
+    add(builder, "10.0.0.4", 100, "east", "up");
+    add(builder, "10.0.0.5", 100, "west", "up");
+    add(builder, "10.0.0.6", 0, "zero", "up");
+    add(builder, "10.0.0.7", 100, "East", "up");
+    add(builder, "10.0.0.8", 100, "off", "down");
+    add(builder, "10.0.0.9", 20, "east", "up");
     cluster = build(builder);
     mailaffinity_builder_free(builder);
 
@@ -127,8 +128,8 @@ static void tags(void)
     CHECK(mailaffinity_node_vhost_count(cluster, 5) == 0);
     CHECK(mailaffinity_node_vhost_count(cluster, 7) == 100);
     CHECK(mailaffinity_node_vhost_count(cluster, 8) == 20);
-    CHECK(mailaffinity_node_is_up(cluster, 0) == 1);
-    CHECK(mailaffinity_node_is_up(cluster, 7) == 0);
+    CHECK_STRING(mailaffinity_node_state(cluster, 0), "up");
+    CHECK_STRING(mailaffinity_node_state(cluster, 7), "down");
     mailaffinity_cluster_free(cluster);
 }
 
@@ -159,7 +160,7 @@ static void names_resolve(void)
     CHECK(mailaffinity_node_count(cluster) >= 1);
     CHECK_STRING(mailaffinity_node_name(cluster, 0), "localhost");
     CHECK_STRING(mailaffinity_node_tag(cluster, 0), "here");
-    CHECK_STRING(mailaffinity_node_imap_host(cluster, 0), mailaffinity_node_address(cluster, 0));
+    CHECK_STRING(mailaffinity_node_host(cluster, 0), mailaffinity_node_address(cluster, 0));
     CHECK(strcmp(address_of(cluster, "user1", "here"), "-") != 0);
     mailaffinity_cluster_free(cluster);
 }
@@ -169,9 +170,9 @@ static void nodes(void)
     mailaffinity_builder *builder = builder_of(MAILAFFINITY_RING);
     mailaffinity_cluster *cluster;
 
-    CHECK(mailaffinity_builder_add_node(builder, "n\xc5\x93ud", "2001:0DB8:0:0:0:0:0:2", 7, "east", -1, NULL, 0)
+    CHECK(mailaffinity_builder_add_node(builder, "n\xc5\x93ud", "2001:0DB8:0:0:0:0:0:2", 7, "east", "up", NULL, 0)
           == MAILAFFINITY_OK);
-    add(builder, "010.0.0.1", 100, NULL, 1);
+    add(builder, "010.0.0.1", 100, NULL, NULL);
     cluster = build(builder);
     mailaffinity_builder_free(builder);
 
@@ -179,29 +180,29 @@ static void nodes(void)
     CHECK_STRING(mailaffinity_node_name(cluster, 0), "n\xc5\x93ud");
     CHECK_STRING(mailaffinity_node_address(cluster, 0), "2001:db8::2");
     CHECK_STRING(mailaffinity_node_tag(cluster, 0), "east");
-    CHECK_STRING(mailaffinity_node_imap_host(cluster, 0), "2001:db8::2");
+    CHECK_STRING(mailaffinity_node_host(cluster, 0), "2001:db8::2");
     CHECK(mailaffinity_node_queue_group(cluster, 0) == NULL);
     CHECK(mailaffinity_node_vhost_count(cluster, 0) == 7);
-    CHECK(mailaffinity_node_is_up(cluster, 0) == 1);
+    CHECK_STRING(mailaffinity_node_state(cluster, 0), "up");
     CHECK_STRING(mailaffinity_node_name(cluster, 1), "10.0.0.1");
 
     CHECK(mailaffinity_node_name(cluster, 2) == NULL);
     CHECK(mailaffinity_node_address(cluster, 2) == NULL);
     CHECK(mailaffinity_node_tag(cluster, SIZE_MAX) == NULL);
-    CHECK(mailaffinity_node_imap_host(cluster, 2) == NULL);
+    CHECK(mailaffinity_node_host(cluster, 2) == NULL);
     CHECK(mailaffinity_node_queue_group(cluster, 2) == NULL);
     CHECK(mailaffinity_node_vhost_count(cluster, 2) == 0);
-    CHECK(mailaffinity_node_is_up(cluster, SIZE_MAX) == 0);
+    CHECK(mailaffinity_node_state(cluster, SIZE_MAX) == NULL);
     mailaffinity_cluster_free(cluster);
 
     CHECK(mailaffinity_node_count(NULL) == 0);
     CHECK(mailaffinity_node_name(NULL, 0) == NULL);
     CHECK(mailaffinity_node_address(NULL, 0) == NULL);
     CHECK(mailaffinity_node_tag(NULL, 0) == NULL);
-    CHECK(mailaffinity_node_imap_host(NULL, 0) == NULL);
+    CHECK(mailaffinity_node_host(NULL, 0) == NULL);
     CHECK(mailaffinity_node_queue_group(NULL, 0) == NULL);
     CHECK(mailaffinity_node_vhost_count(NULL, 0) == 0);
-    CHECK(mailaffinity_node_is_up(NULL, 0) == 0);
+    CHECK(mailaffinity_node_state(NULL, 0) == NULL);
 }
 
 /* A builder can build again, with more, and be freed first. Arguments are copied. */
@@ -211,12 +212,12 @@ static void building_twice(void)
     mailaffinity_cluster *one, *same, *both;
     char address[] = "10.0.0.1";
 
-    add(builder, address, 100, NULL, 1);
+    add(builder, address, 100, NULL, "up");
     memset(address, '#', strlen(address));
     one = build(builder);
     same = build(builder);
     CHECK(one != same);
-    add(builder, "10.0.0.2", 100, NULL, 1);
+    add(builder, "10.0.0.2", 100, NULL, "up");
     both = build(builder);
     mailaffinity_builder_free(builder);
 
@@ -271,26 +272,28 @@ static void builder_errors(void)
     CHECK(builder == unbuilt);
 
     builder = builder_of(MAILAFFINITY_MODULO);
-#define REFUSED(builder, name, address, tag) \
-    mailaffinity_builder_add_node(builder, name, address, 100, tag, 1, detail, sizeof detail)
-    CHECK(REFUSED(NULL, NULL, "10.0.0.1", NULL) == MAILAFFINITY_ERROR_NULL);
+#define REFUSED(builder, name, address, tag, state) \
+    mailaffinity_builder_add_node(builder, name, address, 100, tag, state, detail, sizeof detail)
+    CHECK(REFUSED(NULL, NULL, "10.0.0.1", NULL, NULL) == MAILAFFINITY_ERROR_NULL);
     CHECK_STRING(detail, "builder is NULL");
-    CHECK(REFUSED(builder, NULL, NULL, NULL) == MAILAFFINITY_ERROR_NULL);
+    CHECK(REFUSED(builder, NULL, NULL, NULL, NULL) == MAILAFFINITY_ERROR_NULL);
     CHECK_STRING(detail, "address is NULL");
-    CHECK(REFUSED(builder, NULL, "node1", NULL) == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
+    CHECK(REFUSED(builder, NULL, "node1", NULL, NULL) == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
     CHECK_STRING(detail, "\"node1\" is not an IP address");
-    CHECK(REFUSED(builder, NULL, "\xff", NULL) == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
+    CHECK(REFUSED(builder, NULL, "\xff", NULL, NULL) == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
     CHECK_STRING(detail, "address is not UTF-8");
-    CHECK(REFUSED(builder, "\xff", "10.0.0.1", NULL) == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
+    CHECK(REFUSED(builder, "\xff", "10.0.0.1", NULL, NULL) == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
     CHECK_STRING(detail, "name is not UTF-8");
-    CHECK(REFUSED(builder, NULL, "10.0.0.1", "\xff") == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
+    CHECK(REFUSED(builder, NULL, "10.0.0.1", "\xff", NULL) == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
     CHECK_STRING(detail, "tag is not UTF-8");
+    CHECK(REFUSED(builder, NULL, "10.0.0.1", NULL, "Up") == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
+    CHECK_STRING(detail, "\"Up\" is not the state of a node, which is \"up\" or \"down\"");
 #undef REFUSED
 
     /* None of those is in it. */
     CHECK(mailaffinity_builder_build(builder, &cluster, detail, sizeof detail) == MAILAFFINITY_ERROR_CLUSTER);
     CHECK_CONTAINS(detail, "at least one node");
-    add(builder, "10.0.0.1", UINT32_MAX, NULL, 1);
+    add(builder, "10.0.0.1", UINT32_MAX, NULL, "up");
     CHECK(mailaffinity_builder_build(builder, &cluster, detail, sizeof detail) == MAILAFFINITY_ERROR_CLUSTER);
     CHECK_CONTAINS(detail, "vhosts");
     CHECK(mailaffinity_builder_build(builder, NULL, detail, sizeof detail) == MAILAFFINITY_ERROR_NULL);

@@ -39,14 +39,14 @@ static void as_configured(const char *folder)
     CHECK_STRING(mailaffinity_node_name(cluster, 0), "node1");
     CHECK_STRING(mailaffinity_node_address(cluster, 0), "10.0.0.1");
     CHECK_STRING(mailaffinity_node_tag(cluster, 0), "east");
-    CHECK_STRING(mailaffinity_node_imap_host(cluster, 0), "node1.example.org");
+    CHECK_STRING(mailaffinity_node_host(cluster, 0), "node1.example.org");
     CHECK_STRING(mailaffinity_node_queue_group(cluster, 0), "node1group");
     CHECK(mailaffinity_node_vhost_count(cluster, 0) == 50);
-    CHECK(mailaffinity_node_is_up(cluster, 0) == 1);
+    CHECK_STRING(mailaffinity_node_state(cluster, 0), "up");
 
-    CHECK_STRING(mailaffinity_node_imap_host(cluster, 1), "2001:db8::2");
+    CHECK_STRING(mailaffinity_node_host(cluster, 1), "2001:db8::2");
     CHECK(mailaffinity_node_queue_group(cluster, 1) == NULL);
-    CHECK(mailaffinity_node_is_up(cluster, 1) == 0);
+    CHECK_STRING(mailaffinity_node_state(cluster, 1), "down");
 
     /* The default tag is east, and one of its two nodes is down. */
     CHECK(mailaffinity_lookup(cluster, "user1", 5, NULL, &node) == MAILAFFINITY_OK);
@@ -60,12 +60,12 @@ static void as_configured(const char *folder)
 
     /* The files are read once. */
     CHECK(remove(path_of(folder, "nodes.toml")) == 0);
-    CHECK(mailaffinity_node_is_up(cluster, 1) == 0);
+    CHECK_STRING(mailaffinity_node_state(cluster, 1), "down");
     mailaffinity_cluster_free(cluster);
 
     /* Without a node state all are up. */
     CHECK(mailaffinity_cluster_load(path_of(folder, "mailaffinity.toml"), &cluster, NULL, 0) == MAILAFFINITY_OK);
-    CHECK(mailaffinity_node_is_up(cluster, 1) == 1);
+    CHECK_STRING(mailaffinity_node_state(cluster, 1), "up");
     mailaffinity_cluster_free(cluster);
 }
 

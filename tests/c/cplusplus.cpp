@@ -33,7 +33,7 @@ int main()
     const std::unique_ptr<mailaffinity_builder, Free> builder{new_builder};
 
     for (const char *address : {"10.0.0.1", "10.0.0.2", "10.0.0.3"})
-        if (mailaffinity_builder_add_node(builder.get(), nullptr, address, 100, nullptr, 1, detail, sizeof detail)
+        if (mailaffinity_builder_add_node(builder.get(), nullptr, address, 100, nullptr, "up", detail, sizeof detail)
             != MAILAFFINITY_OK)
             return 2;
 

@@ -43,7 +43,7 @@ static void add_host(mailaffinity_builder *builder, const char *host)
 
     CHECK(sscanf(host, "%63s %u %63s %7s", address, &vhosts, tag, state) == 4);
     CHECK(mailaffinity_builder_add_node(builder, NULL, address, vhosts, strcmp(tag, "-") == 0 ? NULL : tag,
-                                        strcmp(state, "up") == 0, NULL, 0) == MAILAFFINITY_OK);
+                                        state, NULL, 0) == MAILAFFINITY_OK);
 }
 
 int main(void)

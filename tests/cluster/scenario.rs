@@ -57,7 +57,7 @@ fn configuration(folder: &Path, sendmail: &[String], tables: Tables<'_>) -> Stri
         Node::numbered(number, "10.0.0")
             .queue_group(&Cluster::group(node))
             .queue_path(queue)
-            .host(&imap_host(node))
+            .host(&host(node))
     });
     Configuration::of(nodes)
         .set_path("node_state", path("nodes.toml"))
@@ -74,7 +74,7 @@ fn configuration(folder: &Path, sendmail: &[String], tables: Tables<'_>) -> Stri
         .to_string()
 }
 
-fn imap_host(node: &str) -> String {
+fn host(node: &str) -> String {
     format!("{node}.example.org")
 }
 
@@ -362,7 +362,7 @@ fn agreed_nodes(mail: &Mail, director: &mut Director) -> BTreeMap<String, &'stat
     let groups: Vec<Option<String>> = nodes.iter().map(|node| Some(Cluster::group(node))).collect();
     assert_eq!(mail.cluster.rule_set_groups(&users), groups, "sendmail");
 
-    let hosts: Vec<String> = nodes.iter().map(|node| imap_host(node)).collect();
+    let hosts: Vec<String> = nodes.iter().map(|node| host(node)).collect();
     let input = users.join("\n");
     let lines = |command: &mut Command| -> Vec<String> {
         let output = run_well(command, input.as_bytes());

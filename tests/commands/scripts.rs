@@ -226,7 +226,7 @@ fn nodes_are_marked_by_hand() {
     let site = site();
     let state_of = |node: &str| {
         let rows = site.json(&["nodes", "--json"]);
-        rows.into_iter().find(|row| row["node"] == node).unwrap()
+        rows.into_iter().find(|row| row["name"] == node).unwrap()
     };
     assert_eq!(state_of("node2")["state"], "up");
     let share: f64 = site

@@ -139,7 +139,7 @@ impl Peers {
             .lines()
             .map(|line| match line.split('\t').collect::<Vec<_>>()[..] {
                 [_user, "-", "-", "-"] => None,
-                // Nodes have no other imap_host here.
+                // Nodes have no other host here.
                 [_user, _node, host, _queue_group] => Some(address(host)),
                 _ => panic!("{line:?}"),
             })

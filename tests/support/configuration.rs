@@ -101,7 +101,7 @@ impl Node {
     /// Where webmail connects to.
     #[must_use]
     pub fn host(self, host: &str) -> Node {
-        self.set("imap_host", host)
+        self.set("host", host)
     }
 
     #[must_use]

@@ -149,7 +149,7 @@ impl Site {
     pub fn node(&self, name: &str) -> Value {
         let rows = self.json(&["nodes", "--json"]);
         rows.into_iter()
-            .find(|row| row["node"] == name)
+            .find(|row| row["name"] == name)
             .expect("the node is listed")
     }
 

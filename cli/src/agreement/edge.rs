@@ -22,11 +22,11 @@ pub struct Facts {
 #[derive(Debug, Deserialize, Serialize)]
 pub struct NodeFacts {
     /// Its name.
-    pub node: String,
+    pub name: String,
     /// Its address, as `inet_ntop` prints it.
     pub address: String,
-    /// Whether it is up.
-    pub up: bool,
+    /// `up` or `down`.
+    pub state: String,
 }
 
 /// What an edge prints, as far as it is well-formed and complete: an answer for each line
@@ -98,18 +98,18 @@ pub(crate) fn differences(who: &str, question: &Question<'_>, facts: &Facts) -> 
     for node in &question.config.nodes {
         let name = &node.node.name;
         let address = mailaffinity::mapping::ring_label(node.node.address);
-        let up = !question.state.is_down(name);
-        match facts.nodes.iter().find(|facts| &facts.node == name) {
+        let state = up_or_down(!question.state.is_down(name));
+        match facts.nodes.iter().find(|facts| &facts.name == name) {
             None => problems.push(format!("{who} does not know the node {}", described(node))),
             Some(facts) if facts.address != address => problems.push(format!(
                 "{who} has the node {name} at {}, and the configuration at {address}",
                 facts.address.escape_debug()
             )),
-            Some(facts) if facts.up != up => problems.push(format!(
+            Some(facts) if facts.state != state => problems.push(format!(
                 "{who} takes the node {name} for {}, while {} says that it is {}; can it read that file?",
-                up_or_down(facts.up),
+                facts.state.escape_debug(),
                 question.config.node_state.display(),
-                up_or_down(up)
+                state
             )),
             Some(_) => {}
         }

@@ -58,7 +58,7 @@ try {
     echo json_encode(['version' => phpversion('mailaffinity'), 'config' => $config, 'nodes' => $nodes], $flags), "\n";
     while (($line = fgets(STDIN)) !== false) {
         $user = substr($line, 1, -1);
-        $node = mailaffinity_node($user)['node'] ?? null;
+        $node = mailaffinity_node($user)['name'] ?? null;
         $host = $line[0] === '+' ? map_user_via_sendmail_access($user) : null;
         echo json_encode(['node' => $node, 'host' => $host], $flags), "\n";
     }
@@ -181,7 +181,7 @@ fn of_host(question: &Question<'_>, user: usize, host: &str) -> Answer {
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host);
     let nodes = &question.config.nodes;
-    let has_host = |node: &usize| nodes.get(*node).is_some_and(|node| node.imap_host == bare);
+    let has_host = |node: &usize| nodes.get(*node).is_some_and(|node| node.host == bare);
     let expected = question.expected.get(user).copied().filter(has_host);
     match expected.or_else(|| (0..nodes.len()).find(has_host)) {
         Some(node) => Answer::Node(node),

@@ -48,7 +48,7 @@ struct Functions<'l> {
     node_count: Symbol<'l, unsafe extern "C" fn(*const Cluster) -> usize>,
     node_name: Symbol<'l, unsafe extern "C" fn(*const Cluster, usize) -> *const c_char>,
     node_address: Symbol<'l, unsafe extern "C" fn(*const Cluster, usize) -> *const c_char>,
-    node_is_up: Symbol<'l, unsafe extern "C" fn(*const Cluster, usize) -> c_int>,
+    node_state: Symbol<'l, unsafe extern "C" fn(*const Cluster, usize) -> *const c_char>,
     free: Symbol<'l, unsafe extern "C" fn(*mut Cluster)>,
 }
 
@@ -98,7 +98,7 @@ impl<'l> Functions<'l> {
                 node_count: library.get("mailaffinity_node_count")?,
                 node_name: library.get("mailaffinity_node_name")?,
                 node_address: library.get("mailaffinity_node_address")?,
-                node_is_up: library.get("mailaffinity_node_is_up")?,
+                node_state: library.get("mailaffinity_node_state")?,
                 free: library.get("mailaffinity_cluster_free")?,
             })
         }
@@ -139,11 +139,11 @@ impl<'l> LoadedCluster<'l> {
         // SAFETY: the cluster was loaded, and is freed when this is dropped.
         let count = unsafe { (self.functions.node_count)(self.cluster) };
         let nodes = (0..count).map(|node| NodeFacts {
-            node: self.name(node),
+            name: self.name(node),
             // SAFETY: the string is of a node of the cluster, which is there.
             address: unsafe { text((self.functions.node_address)(self.cluster, node)) },
             // SAFETY: as above.
-            up: unsafe { (self.functions.node_is_up)(self.cluster, node) } == 1,
+            state: unsafe { text((self.functions.node_state)(self.cluster, node)) },
         });
         Facts {
             // SAFETY: the string is valid as long as the library is loaded.

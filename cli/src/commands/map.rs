@@ -68,7 +68,7 @@ impl Map {
                     let fields = json!({
                         "user": names::json_name(user),
                         "node": node.map(|node| &node.node.name),
-                        "imap_host": node.map(|node| &node.imap_host),
+                        "host": node.map(|node| &node.host),
                         "queue_group": node.and_then(|node| node.queue_group.as_ref()),
                     });
                     writeln!(out, "{fields}")
@@ -82,7 +82,7 @@ impl Map {
                     return vec!["-".into(); 3];
                 };
                 let queue_group = node.queue_group.as_deref().unwrap_or("-");
-                vec![node.node.name.clone(), node.imap_host.clone(), queue_group.into()]
+                vec![node.node.name.clone(), node.host.clone(), queue_group.into()]
             })
         }?;
         if users_without_node > 0 {

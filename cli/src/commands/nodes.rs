@@ -113,7 +113,7 @@ impl Nodes {
             return names::print(|out| {
                 for (node, live, mark, share) in rows {
                     let row = json!({
-                        "node": live.name,
+                        "name": live.name,
                         "state": if live.up { "up" } else { "down" },
                         "since": mark.and_then(|mark| mark.since).map(|since| since.to_string()),
                         "by": mark.map(|mark| by(mark.by)),
@@ -122,7 +122,7 @@ impl Nodes {
                         "vhost_count": live.vhost_count,
                         "tag": live.tag,
                         "address": ring_label(live.address),
-                        "imap_host": node.imap_host,
+                        "host": node.host,
                         "queue_group": node.queue_group,
                     });
                     writeln!(out, "{row}")?;

@@ -49,10 +49,10 @@ our %FUNCTION = (
     mailaffinity_node_name        => [['opaque', 'size_t'] => 'string'],
     mailaffinity_node_address     => [['opaque', 'size_t'] => 'string'],
     mailaffinity_node_tag         => [['opaque', 'size_t'] => 'string'],
-    mailaffinity_node_imap_host   => [['opaque', 'size_t'] => 'string'],
+    mailaffinity_node_host        => [['opaque', 'size_t'] => 'string'],
     mailaffinity_node_queue_group => [['opaque', 'size_t'] => 'string'],
     mailaffinity_node_vhost_count => [['opaque', 'size_t'] => 'uint32'],
-    mailaffinity_node_is_up       => [['opaque', 'size_t'] => 'int'],
+    mailaffinity_node_state       => [['opaque', 'size_t'] => 'string'],
 );
 
 # The functions are those of the package Mail::Affinity::C, by their names in C.
@@ -243,10 +243,10 @@ sub add_node {
     Mail::Affinity::_bytes(address => $node{address});
     my ($name, $address, $tag) = map { Mail::Affinity::_text($_ => delete $node{$_}) } qw(name address tag);
     my $vhost_count = Mail::Affinity::_uint32(vhost_count => delete $node{vhost_count} // 100);
-    my $up          = delete $node{up} // 1;
+    my $state       = Mail::Affinity::_text(state => delete $node{state});
     Mail::Affinity::_none_left(\%node);
     Mail::Affinity::_call(\&Mail::Affinity::C::mailaffinity_builder_add_node,
-        $$self, $name, $address, $vhost_count, $tag, $up ? 1 : 0);
+        $$self, $name, $address, $vhost_count, $tag, $state);
     return;
 }
 
@@ -267,10 +267,10 @@ sub _new {
         name        => Mail::Affinity::C::mailaffinity_node_name($cluster, $number),
         address     => Mail::Affinity::C::mailaffinity_node_address($cluster, $number),
         tag         => Mail::Affinity::C::mailaffinity_node_tag($cluster, $number),
-        imap_host   => Mail::Affinity::C::mailaffinity_node_imap_host($cluster, $number),
+        host        => Mail::Affinity::C::mailaffinity_node_host($cluster, $number),
         queue_group => Mail::Affinity::C::mailaffinity_node_queue_group($cluster, $number),
         vhost_count => Mail::Affinity::C::mailaffinity_node_vhost_count($cluster, $number),
-        is_up       => Mail::Affinity::C::mailaffinity_node_is_up($cluster, $number),
+        state       => Mail::Affinity::C::mailaffinity_node_state($cluster, $number),
     }, $class;
 }
 
@@ -278,10 +278,10 @@ sub number      { return $_[0]{number} }
 sub name        { return $_[0]{name} }
 sub address     { return $_[0]{address} }
 sub tag         { return $_[0]{tag} }
-sub imap_host   { return $_[0]{imap_host} }
+sub host        { return $_[0]{host} }
 sub queue_group { return $_[0]{queue_group} }
 sub vhost_count { return $_[0]{vhost_count} }
-sub is_up       { return $_[0]{is_up} }
+sub state       { return $_[0]{state} }    ## no critic (ProhibitBuiltinHomonyms) it is a method
 
 1;
 
@@ -300,17 +300,17 @@ Mail::Affinity - the node of a mail cluster that a user belongs to
     my $cluster = Mail::Affinity->load;     # /etc/mailaffinity.toml
     my $node    = $cluster->node('anna')
         or die "no node is up\n";
-    printf "%s %s %s\n", $node->name, $node->imap_host, $node->queue_group // '-';
+    printf "%s %s %s\n", $node->name, $node->host, $node->queue_group // '-';
 
     # Users on standard input, their hosts on standard output:
     # perl -MMail::Affinity -lne 'BEGIN { $c = Mail::Affinity->load }
-    #     $n = $c->node($_); print "$_\t", $n ? $n->imap_host : "-"'
+    #     $n = $c->node($_); print "$_\t", $n ? $n->host : "-"'
 
     # A cluster without a configuration file:
     my $by_hand = Mail::Affinity->new(
         nodes => [
             { name => 'node1', address => '192.0.2.1' },
-            { name => 'node2', address => '192.0.2.2', vhost_count => 50, up => 0 },
+            { name => 'node2', address => '192.0.2.2', vhost_count => 50, state => 'down' },
         ],
     );
 
@@ -344,7 +344,7 @@ C<"ring"> (the default) or C<"modulo">, and C<username_hash>, C<"%Lu"> by defaul
 =head2 Mail::Affinity->new(nodes => \@nodes, %options)
 
 The cluster of these nodes. Each is a hash with C<address>, which is needed, and C<name>
-(the address by default), C<vhost_count> (100), C<tag> (the empty one) and C<up> (true).
+(the address by default), C<vhost_count> (100), C<tag> (the empty one) and C<state> (C<"up">, or C<"down">).
 The options are those of C<from_mail_servers>.
 
 =head2 $cluster->node($user, $tag)
@@ -383,7 +383,7 @@ The address under which the Director knows it.
 
 Its tag, empty for none.
 
-=item $node->imap_host
+=item $node->host
 
 The host that IMAP clients connect to: a name, or an address (IPv6 without brackets).
 
@@ -395,9 +395,9 @@ sendmail's queue group of its users; C<undef> if it has none.
 
 Its share of the users, relative to the other nodes; as many while it is down.
 
-=item $node->is_up
+=item $node->state
 
-1 or 0.
+C<"up"> or C<"down">.
 
 =back
 

@@ -47,7 +47,7 @@ sub configure {
 name = "node$i"
 address = "10.0.0.$i"
 queue_group = "node${i}group"
-imap_host = "node$i.example.org"
+host = "node$i.example.org"
 NODE
     }
     return write_file('mailaffinity.toml', $text);

@@ -9,7 +9,7 @@ function wrong_answers(array $right): string
         $answers = [
             'map_user_via_sendmail_access' => map_user_via_sendmail_access($user),
             'mailaffinity_node' => serialize(mailaffinity_node($user)),
-            'mailaffinity_hash' => (string) mailaffinity_hash($user),
+            'mailaffinity_username_hash' => (string) mailaffinity_username_hash($user),
         ];
         foreach ($answers as $function => $answer) {
             if (!isset($right_answers[$function][$answer])) {

@@ -10,7 +10,7 @@ require __DIR__ . '/../helpers.inc';
 
 const THREADS = 6;
 const USERS = 40;
-const FUNCTIONS = ['map_user_via_sendmail_access', 'mailaffinity_node', 'mailaffinity_hash'];
+const FUNCTIONS = ['map_user_via_sendmail_access', 'mailaffinity_node', 'mailaffinity_username_hash'];
 
 /** The number of each kind's versions. */
 const VERSIONS = ['config' => 2, 'state' => 2, 'map' => 2];
@@ -47,7 +47,7 @@ function answers(string $config): array
             $answers[$user] = [
                 "map_user_via_sendmail_access" => map_user_via_sendmail_access($user),
                 "mailaffinity_node" => serialize(mailaffinity_node($user)),
-                "mailaffinity_hash" => (string) mailaffinity_hash($user),
+                "mailaffinity_username_hash" => (string) mailaffinity_username_hash($user),
             ];
         }
         echo serialize($answers);';
