@@ -1,3 +1,5 @@
+//! The command `hash_user_group`: the paper's two functions for scripts.
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 

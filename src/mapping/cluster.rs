@@ -1,3 +1,5 @@
+//! The whole mapping: nodes, their tags and vhosts, a strategy, and users who were moved.
+
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;

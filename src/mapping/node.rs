@@ -1,3 +1,5 @@
+//! What the mapping knows of a node.
+
 use std::net::IpAddr;
 
 /// How many vhosts a node has unless it says otherwise, as in the Director.

@@ -1,3 +1,5 @@
+//! `mailaffinity agreement`: asks all parts, and prints who differs and why.
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind, Write};

@@ -1,3 +1,5 @@
+//! `mailaffinity diff`: what an update would change.
+
 use std::process::ExitCode;
 
 use clap::Args;

@@ -1,3 +1,5 @@
+//! `mailaffinity update`: one run, what it leaves in the log, and in the status file.
+
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
