@@ -11,7 +11,7 @@ use Site;
 use Mail::Affinity;
 
 (my $code = read_file(repository('include/mailaffinity.h'))) =~ s{/\*.*?\*/}{}gs;
-my %define = $code =~ /^#define (MAILAFFINITY_\w+) (\d+)$/mg;
+my %define = $code =~ /^#define (MAILAFFINITY_\w+) +(\d+) *$/mg;
 $code =~ s/^(#|extern "C"|typedef|\}).*$//mg;
 
 sub platypus_type {

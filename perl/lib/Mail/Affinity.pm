@@ -38,7 +38,7 @@ our %FUNCTION = (
 
     mailaffinity_builder_new      => [['int', 'string', 'opaque*', 'opaque', 'size_t'] => 'int'],
     mailaffinity_builder_add_node =>
-        [['opaque', 'string', 'string', 'uint32', 'string', 'int', 'opaque', 'size_t'] => 'int'],
+        [['opaque', 'string', 'string', 'uint32', 'string', 'string', 'opaque', 'size_t'] => 'int'],
     mailaffinity_builder_build => [['opaque', 'opaque*', 'opaque', 'size_t'] => 'int'],
     mailaffinity_builder_free  => [['opaque'] => 'void'],
 
