@@ -164,8 +164,9 @@ fn director_differences(config: &Config, nodes: &NodeChanges) -> Vec<Difference<
 fn plan_differences<'p>(plan: &'p MapPlan<'_>) -> Vec<Difference<'p>> {
     let mut by_hand = plan.by_hand.iter().peekable();
     let entries = plan.changes().map(|change| {
-        while by_hand.next_if(|own| *own.entry.key < *change.key).is_some() {}
-        let own = by_hand.next_if(|own| change.after.is_none() && own.entry.key == change.key);
+        let order = |own: &&crate::entries::Override<'_>| key::compare(&own.entry.key, change.key);
+        while by_hand.next_if(|own| order(own).is_lt()).is_some() {}
+        let own = by_hand.next_if(|own| change.after.is_none() && order(own).is_eq());
         Difference::Entry {
             user: key::name(change.key),
             before: change.before,

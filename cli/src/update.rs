@@ -220,17 +220,15 @@ pub fn plan<'c>(
         return Err(UpdateError::NobodyUp(NoNodeUp::with_tag(&config.tag)));
     }
     let source = SourceFile::read(&build.source)?;
-    let built_of = match map.is_built() {
-        true => rebuild::built_of(map)?,
-        false => None,
-    };
+    let list = users::read(&config.users.source, *config.users.timeout).map_err(UpdateError::Users)?;
+    // One that cannot be read is not the one that is wanted.
+    let built_of = rebuild::built_of(map).unwrap_or_default();
     if source.content.text().is_empty() && !accept_loss && built_of.is_some() {
         return Err(UpdateError::EmptySource(build.source.clone()));
     }
     let is_current = |source: &AccessSource| {
         !map.is_built() || built_of.is_some() && built_of.as_deref() == source.digest().map(str::as_bytes)
     };
-    let list = users::read(&config.users.source, *config.users.timeout).map_err(UpdateError::Users)?;
     let origin = digest_of_origin(config, state, &cluster, &list);
     let fingerprint = |source: &AccessSource| format!("{origin} {}", source.digest().unwrap_or_default());
     if known.is_some_and(|known| known == fingerprint(&source.content)) && is_current(&source.content) {

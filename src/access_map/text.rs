@@ -78,7 +78,9 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = (u64, &[u8], Line<'_>)> {
         let line = match entry(piece) {
             Some(entry) => Line::Entry(entry),
             None if piece.is_empty() => return None,
-            None if matches!(piece, [b'#' | b'\n', ..]) && piece.len() < LONGEST => Line::Nothing,
+            None if matches!(piece, [b'#' | b'\n', ..]) && piece.len() < LONGEST && !piece.contains(&0) => {
+                Line::Nothing
+            }
             None => Line::LeftOut(fault(piece)),
         };
         let found = (number, piece, line);

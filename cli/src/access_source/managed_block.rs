@@ -98,7 +98,7 @@ impl AccessSource {
         let last_line = block.iter().rposition(|byte| *byte == b'\n')?.checked_add(1)?;
         let (rest, written) = block.split_at_checked(last_line)?;
         let written = written.strip_prefix(DIGEST_KEY)?.strip_prefix(b"\t")?;
-        let digest = digest(&[before, rest, after]);
+        let digest = digest(&[before, rest, FOOTING, after]);
         (written == digest.as_bytes()).then_some(digest)
     }
 
@@ -145,7 +145,7 @@ impl AccessSource {
                 text.extend_from_slice(part);
             }
         }
-        let digest = digest(&[&text, after]);
+        let digest = digest(&[&text, FOOTING, after]);
         for part in [DIGEST_KEY, b"\t", digest.as_bytes(), b"\n", FOOTING] {
             text.extend_from_slice(part);
         }
@@ -161,22 +161,22 @@ impl AccessSource {
     /// The parts of the text that makemap is to read, so that it has nothing to complain
     /// about, and the administrator's lines that are not in them.
     ///
-    /// The block is the last of them where what stands after it ends in a newline, so
-    /// that a map with the digest has all the rest.
+    /// The block is the last of them, so that a map with the digest has all the rest. One
+    /// that does not end in a newline is to get one.
     pub fn for_makemap(&self) -> (Vec<Range<usize>>, Vec<Complaint>) {
         let Range { start, end } = self.block;
         let mut parts: Vec<Range<usize>> = Vec::new();
         let mut complaints = Vec::new();
         let mut keys: HashMap<Vec<u8>, u64> = HashMap::new();
         let mut position = 0usize;
-        if !self.text.ends_with(b"\n") {
-            parts.push(start..end);
-        }
         for (number, piece, line) in self.outside() {
             if position == start {
                 position = end;
             }
             let next = position.saturating_add(piece.len());
+            // The last line ends at a NUL where it has no newline.
+            let nul = piece.iter().position(|byte| *byte == 0);
+            let until = nul.map_or(next, |nul| position.saturating_add(nul));
             let problem = match line {
                 Line::Nothing => None,
                 Line::LeftOut(why) => Some(why.into()),
@@ -198,14 +198,12 @@ impl AccessSource {
                     line: number,
                     problem,
                 }),
-                (None, Some(last)) if last.end == position => last.end = next,
-                (None, _) => parts.push(position..next),
+                (None, Some(last)) if last.end == position => last.end = until,
+                (None, _) => parts.push(position..until),
             }
             position = next;
         }
-        if self.text.ends_with(b"\n") {
-            parts.push(start..end);
-        }
+        parts.push(start..end);
         (parts, complaints)
     }
 
@@ -219,7 +217,12 @@ impl AccessSource {
         };
         let after =
             lines(after).map(move |(number, piece, line)| (number.saturating_add(lines_before), piece, line));
-        lines(before).chain(after)
+        // What stands before the block gets a newline, and is what it then is.
+        let before = lines(before).map(|(number, piece, line)| match line {
+            Line::Entry(_) if piece.contains(&0) => (number, piece, Line::LeftOut("it has a NUL byte")),
+            line => (number, piece, line),
+        });
+        before.chain(after)
     }
 }
 
@@ -322,8 +325,44 @@ mod tests {
     /// What makemap reads.
     fn for_makemap(source: &AccessSource) -> (Vec<u8>, Vec<Complaint>) {
         let (parts, complaints) = source.for_makemap();
-        let parts: Vec<_> = parts.into_iter().map(|part| &source.text[part]).collect();
-        (parts.concat(), complaints)
+        let parts = parts.into_iter().map(|part| match &source.text[part] {
+            part if part.ends_with(b"\n") => part.to_vec(),
+            part => [part, b"\n"].concat(),
+        });
+        (parts.flatten().collect(), complaints)
+    }
+
+    #[test]
+    fn the_block_is_the_last_that_makemap_reads() {
+        for after in ["Connect:9 RELAY", "Connect:9 RELAY\n", "# why", "a b\0c"] {
+            let text = rewrite("x 1\n", &[entry("anna@", "node1group")]) + after;
+            let source = parse(text).with_entries([entry("anna@", "node2group")]);
+            let (input, _) = for_makemap(&source);
+            let digest = format!("\n{}\t{}\n", DIGEST_KEY.escape_ascii(), source.digest().unwrap());
+            let input = String::from_utf8(input).unwrap();
+            assert!(input.ends_with(&(digest + "# END mailaffinity\n")), "{input}");
+            assert!(!input.contains('\0'), "{input}");
+        }
+    }
+
+    #[test]
+    fn a_nul_is_told_wherever_it_is() {
+        let source = parse("# caf\0e\nConnect:9 RELAY\nQGRP:anna@ g9\0x");
+        assert_eq!(source.by_hand(), [], "with a newline it is no entry");
+        let (input, complaints) = for_makemap(&source.with_entries([entry("anna@", "node1group")]));
+        assert!(!input.contains(&0), "{}", input.escape_ascii());
+        let lines: Vec<u64> = complaints.iter().map(|complaint| complaint.line).collect();
+        assert_eq!(lines, [1, 3]);
+    }
+
+    #[test]
+    fn a_line_that_crosses_the_edge_of_the_block_shows() {
+        let text = rewrite("", &[entry("anna@", "node1group")]) + "QGRP:aab@\tg9\n";
+        let text = rewrite(&text, &[entry("anna@", "node1group")]);
+        assert!(parse(&text).digest().is_some());
+        let moved = text.replace("QGRP:aab@\tg9\n", "");
+        let moved = moved.replace("mailaffinity:source", "QGRP:aab@\tg9\nmailaffinity:source");
+        assert_eq!(parse(moved).digest(), None);
     }
 
     #[test]
@@ -433,7 +472,7 @@ mod tests {
         let block = str::from_utf8(block).unwrap();
         assert_eq!(
             String::from_utf8(input).unwrap(),
-            format!("{block}A 1\n# c\nB  2 # c \r\n")
+            format!("A 1\n# c\nB  2 # c \r\n{block}")
         );
         let complaints: Vec<_> = complaints.iter().map(|c| (c.line, c.problem.as_str())).collect();
         assert_eq!(

@@ -258,7 +258,13 @@ fn makemap(
         let source = Arc::clone(source);
         move |makemap: &mut ChildStdin| {
             let mut parts = parts.into_iter().filter_map(|part| source.text().get(part));
-            parts.try_for_each(|part| makemap.write_all(part))
+            parts.try_for_each(|part| {
+                makemap.write_all(part)?;
+                match part.ends_with(b"\n") {
+                    true => Ok(()),
+                    false => makemap.write_all(b"\n"),
+                }
+            })
         }
     };
     child::run_with_input(&command, input, MAKEMAP_TIMEOUT)
