@@ -1,16 +1,17 @@
 //! Runs a program that may hang, print without end or leave children behind.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::io::{self, Read, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+
+use mailaffinity::deadline::Deadline;
 
 /// More than any list of users or map has.
 const LONGEST_STDOUT: u64 = 1 << 30;
@@ -37,20 +38,13 @@ pub(crate) struct Finished {
 
 /// A program that could not be run, did not end in time or failed. It displays as a
 /// sentence that starts with the command.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{command} {problem}")]
 pub(crate) struct ChildError {
     command: String,
     /// All of the sentence but the command.
     pub(crate) problem: String,
 }
-
-impl fmt::Display for ChildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.command, self.problem)
-    }
-}
-
-impl std::error::Error for ChildError {}
 
 impl Finished {
     /// What the program printed on standard output.
@@ -126,8 +120,7 @@ fn run_bounded(
     timeout: Duration,
     longest_stdout: u64,
 ) -> Result<Finished, ChildError> {
-    let start = Instant::now();
-    let left = || timeout.saturating_sub(start.elapsed());
+    let deadline = Deadline::after(timeout);
     let name = name(command);
     let error = |problem: String| ChildError {
         command: name.clone(),
@@ -146,10 +139,9 @@ fn run_bounded(
         .map_err(|problem| error(format!("cannot be run: {problem}")))?;
     let finished = Pipes::attach(&mut child, write, longest_stdout)
         .and_then(|pipes| {
-            let stdout = pipes.stdout.recv_timeout(left()).map_err(|_| timed_out())??;
-            let stderr = pipes.stderr.recv_timeout(left()).map_err(|_| timed_out())??;
-            let status = wait(&mut child, left())?.ok_or_else(timed_out)?;
-            Ok((status, stdout, stderr))
+            let stdout = received(&pipes.stdout, deadline)?;
+            let stderr = received(&pipes.stderr, deadline)?;
+            Ok((wait(&mut child, deadline.left()?)?, stdout, stderr))
         })
         .map_err(|problem| match problem.kind() {
             io::ErrorKind::TimedOut => error(format!("did not end within {timeout:?} and was stopped")),
@@ -226,24 +218,19 @@ fn read_start(pipe: Option<impl Read>, longest: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn timed_out() -> io::Error {
-    io::ErrorKind::TimedOut.into()
+fn received<T>(pipe: &Receiver<io::Result<T>>, deadline: Deadline) -> io::Result<T> {
+    pipe.recv_timeout(deadline.left()?)
+        .map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-/// Waits for the program's end; `None` if it has not ended by `timeout`.
-fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
-    let start = Instant::now();
-    let mut pause = Duration::from_micros(100);
+/// Waits for the program's end.
+fn wait(child: &mut Child, timeout: Duration) -> io::Result<ExitStatus> {
+    let deadline = Deadline::after(timeout);
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+            return Ok(status);
         }
-        let left = timeout.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            return Ok(None);
-        }
-        thread::sleep(pause.min(left));
-        pause = pause.saturating_mul(2).min(Duration::from_millis(16));
+        deadline.pause()?;
     }
 }
 
@@ -282,6 +269,7 @@ fn one_line(text: &[u8]) -> String {
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::time::Instant;
 
     use super::*;
 

@@ -11,12 +11,11 @@
 //! be delivered stays queued.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -24,6 +23,7 @@ use crate::child;
 use crate::files::lock;
 use crate::queue_group;
 use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::deadline::Deadline;
 use mailaffinity::mapping::UsernameHash;
 use mailaffinity::node_state::{NodeState, NodeStateError};
 
@@ -76,27 +76,18 @@ pub struct Drained {
 }
 
 /// Why a queue could not be run.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum DrainError {
     /// The queue directory could not be read or locked.
+    #[error("queue {}: {_1}", _0.display())]
     Io(PathBuf, io::Error),
     /// Another drain is at it.
+    #[error("another drain is at work: {0}")]
     Locked(io::Error),
     /// The node state could not be read.
+    #[error(transparent)]
     State(NodeStateError),
 }
-
-impl fmt::Display for DrainError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DrainError::Io(path, error) => write!(f, "queue {}: {error}", path.display()),
-            DrainError::Locked(error) => write!(f, "another drain is at work: {error}"),
-            DrainError::State(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for DrainError {}
 
 /// What is to be done about each node that is down, as seen from `this_node`.
 ///
@@ -201,7 +192,7 @@ impl Queue<'_> {
             _ => DrainError::Io(self.path.to_owned(), error),
         })?;
         let ids = self.message_ids()?;
-        let begun = Instant::now();
+        let deadline = Deadline::after(*config.drain.limit);
         let run = Mutex::new(Run {
             batches: ids.chunks(BATCH),
             tried: 0,
@@ -211,7 +202,8 @@ impl Queue<'_> {
         thread::scope(|scope| {
             for _ in 0..*config.drain.runners {
                 scope.spawn(|| {
-                    while let Some(batch) = next_batch(&run, || self.reason_to_end(config, this_node, begun))
+                    while let Some(batch) =
+                        next_batch(&run, || self.reason_to_end(config, this_node, deadline))
                     {
                         let problem = self.run_sendmail(config, batch).err();
                         let mut run = locked(&run);
@@ -235,8 +227,13 @@ impl Queue<'_> {
         })
     }
 
-    fn reason_to_end(&self, config: &Config, this_node: &NodeConfig, begun: Instant) -> Option<&'static str> {
-        if begun.elapsed() >= *config.drain.limit {
+    fn reason_to_end(
+        &self,
+        config: &Config,
+        this_node: &NodeConfig,
+        deadline: Deadline,
+    ) -> Option<&'static str> {
+        if deadline.left().is_err() {
             return Some("the time for a drain was over");
         }
         let Ok(state) = NodeState::load(&config.node_state) else {
