@@ -5,7 +5,6 @@
 //! once, it is whoever asks that has failed, and nothing changes.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::thread;
@@ -82,9 +81,8 @@ pub fn observe(config: &Config, state: &NodeState) -> Result<Observation, Checks
         }
         Check::Command(command) => {
             let answers = ask_all(config, state, checks, |node| {
-                let arguments = [&node.name, &ring_label(node.address)].map(OsString::from);
-                let command: Vec<OsString> = command.iter().map(OsString::from).chain(arguments).collect();
-                child::run(&command, b"", *checks.timeout)
+                let arguments = [node.name.clone(), ring_label(node.address)];
+                child::run(&[command, &arguments[..]].concat(), b"", *checks.timeout)
                     .and_then(child::Finished::success)
                     .map(drop)
                     .map_err(|error| error.to_string())

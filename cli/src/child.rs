@@ -1,6 +1,6 @@
 //! Runs a program that may hang, print without end or leave children behind.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::io::{self, Read, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -97,7 +97,11 @@ impl Finished {
 /// # Errors
 /// When the program cannot be run, does not end in time, or prints more than 1 GiB. How
 /// it ended is for [`Finished::success`] to judge.
-pub(crate) fn run(command: &[OsString], stdin: &[u8], timeout: Duration) -> Result<Finished, ChildError> {
+pub(crate) fn run(
+    command: &[impl AsRef<OsStr>],
+    stdin: &[u8],
+    timeout: Duration,
+) -> Result<Finished, ChildError> {
     let stdin = stdin.to_vec();
     run_with_input(command, move |pipe| pipe.write_all(&stdin), timeout)
 }
@@ -107,7 +111,7 @@ pub(crate) fn run(command: &[OsString], stdin: &[u8], timeout: Duration) -> Resu
 /// # Errors
 /// As [`run`].
 pub(crate) fn run_with_input(
-    command: &[OsString],
+    command: &[impl AsRef<OsStr>],
     write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
 ) -> Result<Finished, ChildError> {
@@ -115,7 +119,7 @@ pub(crate) fn run_with_input(
 }
 
 fn run_bounded(
-    command: &[OsString],
+    command: &[impl AsRef<OsStr>],
     write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
     longest_stdout: u64,
@@ -243,13 +247,13 @@ fn kill(child: &mut Child) {
 }
 
 /// A command as error messages show it.
-pub(crate) fn name(command: &[OsString]) -> String {
+pub(crate) fn name(command: &[impl AsRef<OsStr>]) -> String {
     if command.is_empty() {
         return "a command".into();
     }
     let words = command
         .iter()
-        .map(|word| word.as_bytes().escape_ascii().to_string());
+        .map(|word| word.as_ref().as_bytes().escape_ascii().to_string());
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -279,12 +283,8 @@ mod tests {
     /// For what does hang.
     const SHORT: Duration = Duration::from_millis(300);
 
-    fn command(words: &[&str]) -> Vec<OsString> {
-        words.iter().map(Into::into).collect()
-    }
-
     fn sh(script: &str, stdin: &[u8], timeout: Duration) -> Result<Finished, ChildError> {
-        run(&command(&["sh", "-c", script]), stdin, timeout)
+        run(&["sh", "-c", script], stdin, timeout)
     }
 
     /// A program that writes its process id to `file`, in a script.
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn no_shell_sees_the_arguments() {
         let words = ["printf", "%s,", "a b", "*", "$HOME", "'", ""];
-        let printed = run(&command(&words), b"", LONG).unwrap().success().unwrap();
+        let printed = run(&words, b"", LONG).unwrap().success().unwrap();
         assert_eq!(printed, b"a b,*,$HOME,',,");
     }
 
@@ -351,14 +351,14 @@ mod tests {
             "with exit status 65: one; two?[1m; three"
         );
         assert!(error("kill -TERM $$").ends_with(" was ended by signal 15"));
-        let error = run(&command(&["/nonexistent/getent", "pass\nwd"]), b"", LONG).unwrap_err();
+        let error = run(&["/nonexistent/getent", "pass\nwd"], b"", LONG).unwrap_err();
         assert_eq!(
             error.to_string(),
             "/nonexistent/getent pass\\nwd cannot be run: No such file or directory (os error 2)"
         );
-        assert!(run(&command(&["a\0b"]), b"", LONG).is_err());
+        assert!(run(&["a\0b"], b"", LONG).is_err());
         assert_eq!(
-            run(&[], b"", LONG).unwrap_err().to_string(),
+            run(&[""; 0], b"", LONG).unwrap_err().to_string(),
             "a command cannot be run: it names no program"
         );
     }
@@ -449,14 +449,14 @@ mod tests {
 
     #[test]
     fn endless_output_is_refused() {
-        let error = run_bounded(&command(&["yes"]), |_| Ok(()), LONG, 1 << 20).unwrap_err();
+        let error = run_bounded(&["yes"], |_| Ok(()), LONG, 1 << 20).unwrap_err();
         assert_eq!(
             error.to_string(),
             "yes was stopped: it prints more than 1048576 bytes"
         );
-        let exact = run_bounded(&command(&["printf", "1234"]), |_| Ok(()), LONG, 4).unwrap();
+        let exact = run_bounded(&["printf", "1234"], |_| Ok(()), LONG, 4).unwrap();
         assert_eq!(exact.stdout, b"1234");
-        assert!(run_bounded(&command(&["printf", "12345"]), |_| Ok(()), LONG, 4).is_err());
+        assert!(run_bounded(&["printf", "12345"], |_| Ok(()), LONG, 4).is_err());
     }
 
     #[test]

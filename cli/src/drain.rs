@@ -10,7 +10,6 @@
 //! could deliver a message twice. Each message is tried once in a drain; one that cannot
 //! be delivered stays queued.
 
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -246,12 +245,11 @@ impl Queue<'_> {
 
     /// Has sendmail try these messages, one after the other.
     fn run_sendmail(&self, config: &Config, ids: &[String]) -> Result<(), String> {
-        let mut command: Vec<OsString> = config.sendmail.command.iter().map(OsString::from).collect();
+        let mut command = config.sendmail.command.to_vec();
         // Without -qf it would go on in the background.
-        command.push("-qf".into());
-        command.push(format!("-qG{}", self.queue_group).into());
+        command.extend(["-qf".into(), format!("-qG{}", self.queue_group)]);
         let name = child::name(&command);
-        command.extend(ids.iter().map(|id| OsString::from(format!("-qI{id}"))));
+        command.extend(ids.iter().map(|id| format!("-qI{id}")));
         // It succeeds also where it could do nothing, as for an unknown queue group.
         child::run(&command, b"", SENDMAIL_TIMEOUT)
             .and_then(child::Finished::silent_success)
