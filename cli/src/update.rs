@@ -130,9 +130,10 @@ pub fn check_nodes(config: &Config, save: bool) -> Result<NodeChanges, UpdateErr
     let mut problem = None;
     match checks::observe(config, &before) {
         Err(error) => problem = Some(error),
-        Ok(observation) => {
+        Ok(None) => {}
+        Ok(Some(observation)) => {
             let now = Timestamp::now();
-            let apply = |state: &mut NodeState| *state = observation.apply(config, state, now);
+            let apply = |state: &mut NodeState| observation.apply(config, state, now);
             apply(&mut after);
             if save && after != before {
                 // To the state as it is now, which others may have changed meanwhile.
