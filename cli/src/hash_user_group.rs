@@ -1,4 +1,3 @@
-use std::cell::LazyCell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -62,7 +61,7 @@ pub fn hash_user_group() -> ExitCode {
             strategy,
             users,
         } = arguments;
-        let ring = LazyCell::new(|| VnodeRing::new(vnodes));
+        let ring = std::cell::LazyCell::new(|| VnodeRing::new(vnodes));
         let vnode = |user: &[u8]| match strategy {
             Strategy::Ring => ring.vnode(user),
             Strategy::Modulo => modulo_vnode(user, vnodes),
