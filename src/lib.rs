@@ -35,6 +35,7 @@ pub mod access_map;
 #[cfg(feature = "capi")]
 mod capi;
 pub mod config;
+pub mod deadline;
 pub mod files;
 pub mod mapping;
 pub mod node_state;

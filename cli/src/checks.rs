@@ -5,7 +5,6 @@
 //! once, it is whoever asks that has failed, and nothing changes.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::thread;
@@ -22,8 +21,6 @@ use mailaffinity::node_state::{By, Mark, NodeEntry, NodeState, State};
 /// What was found out.
 #[derive(Debug)]
 pub enum Observation {
-    /// There are no checks.
-    None,
     /// Which nodes, in the order of the configuration, came up or went down, and why.
     /// `None` for those that are as they were, or were not asked.
     Answers(Vec<Option<Result<(), String>>>),
@@ -64,15 +61,16 @@ pub enum ChecksError {
     },
 }
 
-/// Asks about all nodes, several times where an answer differs from the state.
+/// Asks about all nodes, several times where an answer differs from the state. `None`
+/// where the configuration has no checks.
 ///
 /// # Errors
 /// See [`ChecksError`].
-pub fn observe(config: &Config, state: &NodeState) -> Result<Observation, ChecksError> {
+pub fn observe(config: &Config, state: &NodeState) -> Result<Option<Observation>, ChecksError> {
     let Some(checks) = &config.checks else {
-        return Ok(Observation::None);
+        return Ok(None);
     };
-    match &checks.check {
+    let observation = match &checks.check {
         Check::Director(socket) => ask_director(config, socket, checks),
         Check::Probe(kind, port) => {
             let answers = ask_all(config, state, checks, |node| {
@@ -82,16 +80,16 @@ pub fn observe(config: &Config, state: &NodeState) -> Result<Observation, Checks
         }
         Check::Command(command) => {
             let answers = ask_all(config, state, checks, |node| {
-                let arguments = [&node.name, &ring_label(node.address)].map(OsString::from);
-                let command: Vec<OsString> = command.iter().map(OsString::from).chain(arguments).collect();
-                child::run(&command, b"", *checks.timeout)
+                let arguments = [node.name.clone(), ring_label(node.address)];
+                child::run(&[command, &arguments[..]].concat(), b"", *checks.timeout)
                     .and_then(child::Finished::success)
                     .map(drop)
                     .map_err(|error| error.to_string())
             });
             changes(config, state, answers, "the command")
         }
-    }
+    };
+    observation.map(Some)
 }
 
 fn ask_director(config: &Config, socket: &Path, checks: &Checks) -> Result<Observation, ChecksError> {
@@ -206,41 +204,30 @@ fn changes(
 }
 
 impl Observation {
-    /// What this makes of a node state. Marks by hand stay.
-    pub fn apply(&self, config: &Config, state: &NodeState, now: Timestamp) -> NodeState {
-        let mut new = state.clone();
-        if let Observation::None = self {
-            return new;
-        }
+    /// Applies this to a node state. Marks by hand stay.
+    pub fn apply(&self, config: &Config, state: &mut NodeState, now: Timestamp) {
         // Of what checks began, they end what they no longer decide.
         let stays = |name: &str, mark: &Mark| mark.is_by_hand() || config.index_of_node(name).is_some();
-        new.nodes = state
-            .marks()
-            .filter(|(name, mark)| stays(name, mark))
-            .map(|(name, mark)| {
-                let entry = NodeEntry {
-                    mark: Some(mark.clone()),
-                    ..NodeEntry::default()
-                };
-                (name.to_owned(), entry)
-            })
-            .collect();
+        state.nodes.retain(|name, entry| {
+            let mark = entry.mark.take().filter(|mark| stays(name, mark));
+            *entry = NodeEntry {
+                mark,
+                ..NodeEntry::default()
+            };
+            entry.mark.is_some()
+        });
         match self {
-            Observation::None => {}
             Observation::Answers(changes) => {
                 for (node, change) in config.nodes.iter().zip(changes) {
                     match change {
                         None => {}
-                        Some(Ok(())) => mark(&mut new, &node.node.name, None),
-                        Some(Err(reason)) => mark(&mut new, &node.node.name, Some((now, reason))),
+                        Some(Ok(())) => mark(state, &node.node.name, None),
+                        Some(Err(reason)) => mark(state, &node.node.name, Some((now, reason))),
                     }
                 }
             }
-            Observation::Director { hosts, snapshot } => {
-                apply_director(hosts, snapshot, config, &mut new, now)
-            }
+            Observation::Director { hosts, snapshot } => apply_director(hosts, snapshot, config, state, now),
         }
-        new
     }
 }
 

@@ -1,16 +1,17 @@
 //! Runs a program that may hang, print without end or leave children behind.
 
-use std::ffi::OsString;
-use std::fmt;
+use std::ffi::OsStr;
 use std::io::{self, Read, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+
+use mailaffinity::deadline::Deadline;
 
 /// More than any list of users or map has.
 const LONGEST_STDOUT: u64 = 1 << 30;
@@ -37,20 +38,13 @@ pub(crate) struct Finished {
 
 /// A program that could not be run, did not end in time or failed. It displays as a
 /// sentence that starts with the command.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{command} {problem}")]
 pub(crate) struct ChildError {
     command: String,
     /// All of the sentence but the command.
     pub(crate) problem: String,
 }
-
-impl fmt::Display for ChildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.command, self.problem)
-    }
-}
-
-impl std::error::Error for ChildError {}
 
 impl Finished {
     /// What the program printed on standard output.
@@ -103,7 +97,11 @@ impl Finished {
 /// # Errors
 /// When the program cannot be run, does not end in time, or prints more than 1 GiB. How
 /// it ended is for [`Finished::success`] to judge.
-pub(crate) fn run(command: &[OsString], stdin: &[u8], timeout: Duration) -> Result<Finished, ChildError> {
+pub(crate) fn run(
+    command: &[impl AsRef<OsStr>],
+    stdin: &[u8],
+    timeout: Duration,
+) -> Result<Finished, ChildError> {
     let stdin = stdin.to_vec();
     run_with_input(command, move |pipe| pipe.write_all(&stdin), timeout)
 }
@@ -113,7 +111,7 @@ pub(crate) fn run(command: &[OsString], stdin: &[u8], timeout: Duration) -> Resu
 /// # Errors
 /// As [`run`].
 pub(crate) fn run_with_input(
-    command: &[OsString],
+    command: &[impl AsRef<OsStr>],
     write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
 ) -> Result<Finished, ChildError> {
@@ -121,13 +119,12 @@ pub(crate) fn run_with_input(
 }
 
 fn run_bounded(
-    command: &[OsString],
+    command: &[impl AsRef<OsStr>],
     write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
     longest_stdout: u64,
 ) -> Result<Finished, ChildError> {
-    let start = Instant::now();
-    let left = || timeout.saturating_sub(start.elapsed());
+    let deadline = Deadline::after(timeout);
     let name = name(command);
     let error = |problem: String| ChildError {
         command: name.clone(),
@@ -146,10 +143,9 @@ fn run_bounded(
         .map_err(|problem| error(format!("cannot be run: {problem}")))?;
     let finished = Pipes::attach(&mut child, write, longest_stdout)
         .and_then(|pipes| {
-            let stdout = pipes.stdout.recv_timeout(left()).map_err(|_| timed_out())??;
-            let stderr = pipes.stderr.recv_timeout(left()).map_err(|_| timed_out())??;
-            let status = wait(&mut child, left())?.ok_or_else(timed_out)?;
-            Ok((status, stdout, stderr))
+            let stdout = received(&pipes.stdout, deadline)?;
+            let stderr = received(&pipes.stderr, deadline)?;
+            Ok((wait(&mut child, deadline.left()?)?, stdout, stderr))
         })
         .map_err(|problem| match problem.kind() {
             io::ErrorKind::TimedOut => error(format!("did not end within {timeout:?} and was stopped")),
@@ -226,24 +222,19 @@ fn read_start(pipe: Option<impl Read>, longest: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn timed_out() -> io::Error {
-    io::ErrorKind::TimedOut.into()
+fn received<T>(pipe: &Receiver<io::Result<T>>, deadline: Deadline) -> io::Result<T> {
+    pipe.recv_timeout(deadline.left()?)
+        .map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-/// Waits for the program's end; `None` if it has not ended by `timeout`.
-fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
-    let start = Instant::now();
-    let mut pause = Duration::from_micros(100);
+/// Waits for the program's end.
+fn wait(child: &mut Child, timeout: Duration) -> io::Result<ExitStatus> {
+    let deadline = Deadline::after(timeout);
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+            return Ok(status);
         }
-        let left = timeout.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            return Ok(None);
-        }
-        thread::sleep(pause.min(left));
-        pause = pause.saturating_mul(2).min(Duration::from_millis(16));
+        deadline.pause()?;
     }
 }
 
@@ -256,13 +247,13 @@ fn kill(child: &mut Child) {
 }
 
 /// A command as error messages show it.
-pub(crate) fn name(command: &[OsString]) -> String {
+pub(crate) fn name(command: &[impl AsRef<OsStr>]) -> String {
     if command.is_empty() {
         return "a command".into();
     }
     let words = command
         .iter()
-        .map(|word| word.as_bytes().escape_ascii().to_string());
+        .map(|word| word.as_ref().as_bytes().escape_ascii().to_string());
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -282,6 +273,7 @@ fn one_line(text: &[u8]) -> String {
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::time::Instant;
 
     use super::*;
 
@@ -291,12 +283,8 @@ mod tests {
     /// For what does hang.
     const SHORT: Duration = Duration::from_millis(300);
 
-    fn command(words: &[&str]) -> Vec<OsString> {
-        words.iter().map(Into::into).collect()
-    }
-
     fn sh(script: &str, stdin: &[u8], timeout: Duration) -> Result<Finished, ChildError> {
-        run(&command(&["sh", "-c", script]), stdin, timeout)
+        run(&["sh", "-c", script], stdin, timeout)
     }
 
     /// A program that writes its process id to `file`, in a script.
@@ -339,7 +327,7 @@ mod tests {
     #[test]
     fn no_shell_sees_the_arguments() {
         let words = ["printf", "%s,", "a b", "*", "$HOME", "'", ""];
-        let printed = run(&command(&words), b"", LONG).unwrap().success().unwrap();
+        let printed = run(&words, b"", LONG).unwrap().success().unwrap();
         assert_eq!(printed, b"a b,*,$HOME,',,");
     }
 
@@ -363,14 +351,14 @@ mod tests {
             "with exit status 65: one; two?[1m; three"
         );
         assert!(error("kill -TERM $$").ends_with(" was ended by signal 15"));
-        let error = run(&command(&["/nonexistent/getent", "pass\nwd"]), b"", LONG).unwrap_err();
+        let error = run(&["/nonexistent/getent", "pass\nwd"], b"", LONG).unwrap_err();
         assert_eq!(
             error.to_string(),
             "/nonexistent/getent pass\\nwd cannot be run: No such file or directory (os error 2)"
         );
-        assert!(run(&command(&["a\0b"]), b"", LONG).is_err());
+        assert!(run(&["a\0b"], b"", LONG).is_err());
         assert_eq!(
-            run(&[], b"", LONG).unwrap_err().to_string(),
+            run(&[""; 0], b"", LONG).unwrap_err().to_string(),
             "a command cannot be run: it names no program"
         );
     }
@@ -461,14 +449,14 @@ mod tests {
 
     #[test]
     fn endless_output_is_refused() {
-        let error = run_bounded(&command(&["yes"]), |_| Ok(()), LONG, 1 << 20).unwrap_err();
+        let error = run_bounded(&["yes"], |_| Ok(()), LONG, 1 << 20).unwrap_err();
         assert_eq!(
             error.to_string(),
             "yes was stopped: it prints more than 1048576 bytes"
         );
-        let exact = run_bounded(&command(&["printf", "1234"]), |_| Ok(()), LONG, 4).unwrap();
+        let exact = run_bounded(&["printf", "1234"], |_| Ok(()), LONG, 4).unwrap();
         assert_eq!(exact.stdout, b"1234");
-        assert!(run_bounded(&command(&["printf", "12345"]), |_| Ok(()), LONG, 4).is_err());
+        assert!(run_bounded(&["printf", "12345"], |_| Ok(()), LONG, 4).is_err());
     }
 
     #[test]

@@ -10,16 +10,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read, Take, Write as _};
+use std::io::{self, BufRead, BufReader, Read as _, Take, Write as _};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::sockopt::Timeout;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::timed_socket::{TimedSocket, is_timeout};
+use mailaffinity::deadline::Deadline;
 use mailaffinity::mapping::{Node, parse_address};
 
 const HANDSHAKE: &[u8] = b"VERSION\tdirector-doveadm\t1\t0\n";
@@ -110,10 +113,10 @@ pub enum Lookup {
 /// and when a part of the answer makes no sense or is missing. There is no part of a
 /// snapshot.
 pub fn snapshot(socket: &Path, timeout: Duration) -> Result<Snapshot, DirectorError> {
-    exchange(socket, timeout, |director, answers, time| {
+    exchange(socket, timeout, |director, answers| {
         // In one piece: the Director then answers both before anything else happens to it,
         // and no user is at a host that is not in the list.
-        send(director, time, format!("{HOST_LIST}\n{USER_LIST}\n").as_bytes())?;
+        director.write_all(format!("{HOST_LIST}\n{USER_LIST}\n").as_bytes())?;
         Snapshot::read(answers)
     })
 }
@@ -124,12 +127,12 @@ pub fn snapshot(socket: &Path, timeout: Duration) -> Result<Snapshot, DirectorEr
 /// # Errors
 /// As [`snapshot`].
 pub fn lookups(socket: &Path, lines: &[Vec<u8>], timeout: Duration) -> Result<Vec<Lookup>, DirectorError> {
-    exchange(socket, timeout, |director, answers, time| {
+    exchange(socket, timeout, |director, answers| {
         let mut answers = Lines::new(answers);
         let mut found = Vec::with_capacity(lines.len());
         // So few at once that neither side waits for the other to read.
         for lines in lines.chunks(50) {
-            send(director, time, &lines.concat())?;
+            director.write_all(&lines.concat())?;
             for _ in lines {
                 let line = answers.next(USER_LOOKUP)?;
                 found.push(Lookup::parse(line).ok_or_else(|| {
@@ -160,38 +163,38 @@ pub fn lookup_line(user: &[u8], tag: &str) -> Option<Vec<u8>> {
     sendable.then_some(line)
 }
 
+type Director<'s> = TimedSocket<&'s UnixStream>;
+
 fn exchange<T>(
     socket: &Path,
     timeout: Duration,
-    talk: impl FnOnce(&UnixStream, BufReader<TimedReader<'_>>, &TimeLimit) -> io::Result<T>,
+    talk: impl FnOnce(&mut Director<'_>, BufReader<Director<'_>>) -> io::Result<T>,
 ) -> Result<T, DirectorError> {
-    let time = TimeLimit {
-        begun: Instant::now(),
-        timeout,
-    };
-    let answer = open(socket, &time).and_then(|director| {
-        let mut answers = BufReader::new(TimedReader {
+    let deadline = Deadline::after(timeout);
+    let answer = open(socket, deadline).and_then(|director| {
+        let mut director = TimedSocket {
             socket: &director,
-            time: &time,
-        });
+            deadline,
+        };
+        let mut answers = BufReader::new(director);
         read_handshake(&mut answers)?;
-        send(&director, &time, HANDSHAKE)?;
-        talk(&director, answers, &time)
+        director.write_all(HANDSHAKE)?;
+        talk(&mut director, answers)
     });
     answer.map_err(|problem| DirectorError {
         socket: socket.to_owned(),
-        problem: match problem.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => io::Error::new(
+        problem: match is_timeout(&problem) {
+            true => io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("the Director did not answer within {timeout:?}; does it hang or is it overloaded?"),
             ),
-            _ => problem,
+            false => problem,
         },
     })
 }
 
-fn open(socket: &Path, time: &TimeLimit) -> io::Result<UnixStream> {
-    connect(socket, time).map_err(|error| match error.kind() {
+fn open(socket: &Path, deadline: Deadline) -> io::Result<UnixStream> {
+    connect(socket, deadline).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => error,
         kind => io::Error::new(
             kind,
@@ -202,13 +205,8 @@ fn open(socket: &Path, time: &TimeLimit) -> io::Result<UnixStream> {
     })
 }
 
-fn send(mut director: &UnixStream, time: &TimeLimit, commands: &[u8]) -> io::Result<()> {
-    director.set_write_timeout(Some(time.left()?))?;
-    director.write_all(commands)
-}
-
 /// Connects, also within the time: a socket whose queue is full makes others wait.
-fn connect(socket: &Path, time: &TimeLimit) -> io::Result<UnixStream> {
+fn connect(socket: &Path, deadline: Deadline) -> io::Result<UnixStream> {
     let address = SocketAddrUnix::new(socket)?;
     let director = rustix::net::socket_with(
         AddressFamily::UNIX,
@@ -216,37 +214,13 @@ fn connect(socket: &Path, time: &TimeLimit) -> io::Result<UnixStream> {
         SocketFlags::CLOEXEC,
         None,
     )?;
-    sockopt::set_socket_timeout(&director, sockopt::Timeout::Send, Some(time.left()?))?;
-    rustix::io::retry_on_intr(|| rustix::net::connect(&director, &address))?;
-    Ok(director.into())
-}
-
-struct TimeLimit {
-    begun: Instant,
-    timeout: Duration,
-}
-
-impl TimeLimit {
-    /// Never zero, which sockets do not take for a timeout.
-    fn left(&self) -> io::Result<Duration> {
-        match self.timeout.checked_sub(self.begun.elapsed()) {
-            Some(left) if !left.is_zero() => Ok(left),
-            _ => Err(io::ErrorKind::TimedOut.into()),
-        }
-    }
-}
-
-/// Gives up when the time for everything is over, however often a byte comes.
-struct TimedReader<'a> {
-    socket: &'a UnixStream,
-    time: &'a TimeLimit,
-}
-
-impl Read for TimedReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.set_read_timeout(Some(self.time.left()?))?;
-        self.socket.read(buffer)
-    }
+    let director = TimedSocket {
+        socket: director,
+        deadline,
+    };
+    director.limit(Timeout::Send)?;
+    rustix::io::retry_on_intr(|| rustix::net::connect(&director.socket, &address))?;
+    Ok(director.socket.into())
 }
 
 /// The first line, which the Director sends unasked. Minor versions are compatible.

@@ -10,13 +10,11 @@
 //! could deliver a message twice. Each message is tried once in a drain; one that cannot
 //! be delivered stays queued.
 
-use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -24,6 +22,7 @@ use crate::child;
 use crate::files::lock;
 use crate::queue_group;
 use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::deadline::Deadline;
 use mailaffinity::mapping::UsernameHash;
 use mailaffinity::node_state::{NodeState, NodeStateError};
 
@@ -76,27 +75,18 @@ pub struct Drained {
 }
 
 /// Why a queue could not be run.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum DrainError {
     /// The queue directory could not be read or locked.
+    #[error("queue {}: {_1}", _0.display())]
     Io(PathBuf, io::Error),
     /// Another drain is at it.
+    #[error("another drain is at work: {0}")]
     Locked(io::Error),
     /// The node state could not be read.
+    #[error(transparent)]
     State(NodeStateError),
 }
-
-impl fmt::Display for DrainError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DrainError::Io(path, error) => write!(f, "queue {}: {error}", path.display()),
-            DrainError::Locked(error) => write!(f, "another drain is at work: {error}"),
-            DrainError::State(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for DrainError {}
 
 /// What is to be done about each node that is down, as seen from `this_node`.
 ///
@@ -201,7 +191,7 @@ impl Queue<'_> {
             _ => DrainError::Io(self.path.to_owned(), error),
         })?;
         let ids = self.message_ids()?;
-        let begun = Instant::now();
+        let deadline = Deadline::after(*config.drain.limit);
         let run = Mutex::new(Run {
             batches: ids.chunks(BATCH),
             tried: 0,
@@ -211,7 +201,8 @@ impl Queue<'_> {
         thread::scope(|scope| {
             for _ in 0..*config.drain.runners {
                 scope.spawn(|| {
-                    while let Some(batch) = next_batch(&run, || self.reason_to_end(config, this_node, begun))
+                    while let Some(batch) =
+                        next_batch(&run, || self.reason_to_end(config, this_node, deadline))
                     {
                         let problem = self.run_sendmail(config, batch).err();
                         let mut run = locked(&run);
@@ -235,8 +226,13 @@ impl Queue<'_> {
         })
     }
 
-    fn reason_to_end(&self, config: &Config, this_node: &NodeConfig, begun: Instant) -> Option<&'static str> {
-        if begun.elapsed() >= *config.drain.limit {
+    fn reason_to_end(
+        &self,
+        config: &Config,
+        this_node: &NodeConfig,
+        deadline: Deadline,
+    ) -> Option<&'static str> {
+        if deadline.left().is_err() {
             return Some("the time for a drain was over");
         }
         let Ok(state) = NodeState::load(&config.node_state) else {
@@ -249,12 +245,11 @@ impl Queue<'_> {
 
     /// Has sendmail try these messages, one after the other.
     fn run_sendmail(&self, config: &Config, ids: &[String]) -> Result<(), String> {
-        let mut command: Vec<OsString> = config.sendmail.command.iter().map(OsString::from).collect();
+        let mut command = config.sendmail.command.to_vec();
         // Without -qf it would go on in the background.
-        command.push("-qf".into());
-        command.push(format!("-qG{}", self.queue_group).into());
+        command.extend(["-qf".into(), format!("-qG{}", self.queue_group)]);
         let name = child::name(&command);
-        command.extend(ids.iter().map(|id| OsString::from(format!("-qI{id}"))));
+        command.extend(ids.iter().map(|id| format!("-qI{id}")));
         // It succeeds also where it could do nothing, as for an unknown queue group.
         child::run(&command, b"", SENDMAIL_TIMEOUT)
             .and_then(child::Finished::silent_success)

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 /// A reason to stop, with the exit status that tells it to scripts.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
 pub(crate) struct Failure {
     status: Status,
     message: String,
@@ -83,12 +84,6 @@ impl Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         Failure::new(Status::IoError, error)
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
     }
 }
 

@@ -63,15 +63,13 @@ pub fn hash_user_group() -> ExitCode {
             strategy,
             users,
         } = arguments;
-        let field = |vnode: Option<u32>| vnode.map(|vnode| vnode.to_string()).into_iter().collect();
-        match strategy {
-            Strategy::Ring => {
-                let ring = VnodeRing::new(vnodes);
-                names::write_line_for_each(names::given(users), |user| field(ring.vnode(user)))
-            }
-            Strategy::Modulo => {
-                names::write_line_for_each(names::given(users), |user| field(modulo_vnode(user, vnodes)))
-            }
-        }
+        let ring = std::cell::LazyCell::new(|| VnodeRing::new(vnodes));
+        let vnode = |user: &[u8]| match strategy {
+            Strategy::Ring => ring.vnode(user),
+            Strategy::Modulo => modulo_vnode(user, vnodes),
+        };
+        names::print(|out| {
+            names::given(users).try_for_each(|user| names::write_line(out, user, vnode(user).as_slice()))
+        })
     })
 }

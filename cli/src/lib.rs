@@ -40,6 +40,7 @@ mod nodes;
 pub mod probe;
 pub mod queue_group;
 mod report;
+mod timed_socket;
 pub mod update;
 pub mod users;
 

@@ -1,13 +1,15 @@
 //! Whether a node's service is up, as a client of it sees it.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::timed_socket::{TimedSocket, is_timeout};
 use mailaffinity::config::Probe;
+use mailaffinity::deadline::Deadline;
 
 /// The longest line that is taken for a greeting.
-const LONGEST_GREETING: usize = 1024;
+const LONGEST_GREETING: u64 = 1024;
 
 /// How much of a greeting an error shows.
 const SHOWN: usize = 200;
@@ -46,13 +48,9 @@ impl Protocol {
 /// # Errors
 /// When it is not: a sentence that names the address and says what was seen instead.
 pub fn probe(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<(), String> {
-    let start = Instant::now();
-    // The system takes 0 for "no timeout".
-    let left = || match timeout.saturating_sub(start.elapsed()) {
-        Duration::ZERO => Err(io::Error::from(io::ErrorKind::TimedOut)),
-        left => Ok(left),
-    };
-    let mut service = left()
+    let deadline = Deadline::after(timeout);
+    let socket = deadline
+        .left()
         .and_then(|left| TcpStream::connect_timeout(&address, left))
         .map_err(|error| match is_timeout(&error) {
             true => format!("{address} accepts no connection within {timeout:?}"),
@@ -64,13 +62,15 @@ pub fn probe(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<(),
         Probe::Lmtp => LMTP,
     };
     let name = protocol.name;
-    let (line, end) = read_line(&mut service, left);
+    let mut service = TimedSocket { socket, deadline };
+    let mut line = Vec::new();
+    let end = BufReader::new(&mut service)
+        .take(LONGEST_GREETING)
+        .read_until(b'\n', &mut line);
     if line.ends_with(b"\n") {
         return if protocol.accepts(&line) {
             // Whether it arrives is no longer a question of being up.
-            let _ = left()
-                .and_then(|left| service.set_write_timeout(Some(left)))
-                .and_then(|()| service.write_all(protocol.goodbye));
+            let _ = service.write_all(protocol.goodbye);
             Ok(())
         } else {
             Err(format!(
@@ -84,10 +84,10 @@ pub fn probe(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<(),
         line => format!(", after {}", shown(line)),
     };
     Err(match end {
-        Ok(()) if line.len() < LONGEST_GREETING => {
+        Ok(length) if (length as u64) < LONGEST_GREETING => {
             format!("{address} closes the connection without a greeting{so_far}")
         }
-        Ok(()) => format!(
+        Ok(_) => format!(
             "{address} does not end the line of its greeting: {}",
             shown(&line)
         ),
@@ -96,36 +96,6 @@ pub fn probe(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<(),
         }
         Err(error) => format!("{address} sends no {name} greeting: {error}{so_far}"),
     })
-}
-
-/// Reads a line, without what follows it. What was read, and why that is all where it
-/// does not end in a newline: it is the longest, the end, or an error.
-fn read_line(service: &mut TcpStream, left: impl Fn() -> io::Result<Duration>) -> (Vec<u8>, io::Result<()>) {
-    let mut line = Vec::new();
-    let mut buffer = [0; LONGEST_GREETING];
-    while line.len() < LONGEST_GREETING {
-        let free = LONGEST_GREETING.saturating_sub(line.len());
-        let buffer = buffer.get_mut(..free).unwrap_or_default();
-        let read = left()
-            .and_then(|left| service.set_read_timeout(Some(left)))
-            .and_then(|()| service.read(buffer));
-        let piece = match read {
-            Ok(0) => break,
-            Ok(count) => buffer.get(..count).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return (line, Err(error)),
-        };
-        if let Some(newline) = piece.iter().position(|byte| *byte == b'\n') {
-            line.extend(piece.iter().take(newline.saturating_add(1)));
-            break;
-        }
-        line.extend(piece);
-    }
-    (line, Ok(()))
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
 fn shown(line: &[u8]) -> String {

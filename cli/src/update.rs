@@ -126,31 +126,25 @@ impl NodeChanges {
 /// here, but a part of the answer.
 pub fn check_nodes(config: &Config, save: bool) -> Result<NodeChanges, UpdateError> {
     let before = NodeState::load(&config.node_state).map_err(UpdateError::State)?;
-    let observation = match checks::observe(config, &before) {
-        Ok(observation) => observation,
-        Err(problem) => {
-            return Ok(NodeChanges {
-                after: before.clone(),
-                before,
-                problem: Some(problem),
-            });
+    let mut after = before.clone();
+    let mut problem = None;
+    match checks::observe(config, &before) {
+        Err(error) => problem = Some(error),
+        Ok(None) => {}
+        Ok(Some(observation)) => {
+            let now = Timestamp::now();
+            let apply = |state: &mut NodeState| observation.apply(config, state, now);
+            apply(&mut after);
+            if save && after != before {
+                // To the state as it is now, which others may have changed meanwhile.
+                after = node_state::change(config, apply).map_err(UpdateError::Change)?;
+            }
         }
-    };
-    let now = Timestamp::now();
-    let after = observation.apply(config, &before, now);
-    if !save || after == before {
-        return Ok(NodeChanges {
-            before,
-            after,
-            problem: None,
-        });
     }
-    let after = node_state::change(config, |state| *state = observation.apply(config, state, now))
-        .map_err(UpdateError::Change)?;
     Ok(NodeChanges {
         before,
         after,
-        problem: None,
+        problem,
     })
 }
 

@@ -1,7 +1,6 @@
 //! Which users there are.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -56,7 +55,7 @@ pub fn list(source: &UserSource, timeout: Duration) -> Result<Vec<Vec<u8>>, User
 /// When the source cannot be read, is not finished in time or has more than 1 GiB, and
 /// when a program fails.
 pub fn read(source: &UserSource, timeout: Duration) -> Result<UserList<'_>, UsersError> {
-    let output = |command: &[OsString]| child::run(command, b"", timeout)?.success();
+    let output = |command: &[String]| child::run(command, b"", timeout)?.success();
     let text = match source {
         UserSource::Nss { .. } => output(&["getent".into(), "passwd".into()])?,
         UserSource::File(path) => regular_file::read(path, LONGEST_FILE).map_err(|error| {
@@ -65,7 +64,7 @@ pub fn read(source: &UserSource, timeout: Duration) -> Result<UserList<'_>, User
                 path.display()
             ))
         })?,
-        UserSource::Command(command) => output(&words(command))?,
+        UserSource::Command(command) => output(command)?,
     };
     Ok(UserList { source, text })
 }
@@ -103,7 +102,7 @@ impl UserList<'_> {
             }
             UserSource::Command(command) => {
                 parse_names(&self.text, Comments::AreNames).for_each(each);
-                child::name(&words(command))
+                child::name(command)
             }
         };
         if !is_empty {
@@ -115,10 +114,6 @@ impl UserList<'_> {
         };
         Err(UsersError(format!("{source} lists no user{which}")))
     }
-}
-
-fn words(command: &[String]) -> Vec<OsString> {
-    command.iter().map(OsString::from).collect()
 }
 
 /// The names of the passwd entries whose uid is one of `uids`, or a sentence on a line

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use super::error::Error;
 use super::read_at::{ReadAt, ReadError};
+use crate::deadline::Deadline;
 use crate::files::file_stamp::{FileStamp, SETTLE};
 use crate::files::regular_file;
 
@@ -73,28 +74,23 @@ pub(super) fn read<T>(
     writers: Writers,
     lookup: impl Fn(&MapFile) -> Result<T, ReadError>,
 ) -> Result<T, Error> {
-    let start = Instant::now();
+    let deadline = Deadline::after(timeout);
     let mut watch = Watch::default();
-    let mut pause = Duration::from_millis(1);
     loop {
         let problem = match attempt(path, writers, &mut watch, &lookup) {
             Attempt::Trusted(answer) => return answer.map_err(|error| named(path, error)),
             Attempt::Untrusted(problem) => problem,
         };
-        let waited = start.elapsed();
-        let left = timeout.saturating_sub(waited);
-        if left.is_zero() {
+        if deadline.pause().is_err() {
             return Err(match problem {
                 Problem::Busy(why) => Error::Busy {
                     path: path.into(),
-                    waited,
+                    waited: deadline.elapsed(),
                     why,
                 },
                 Problem::Read(error) => named(path, error),
             });
         }
-        std::thread::sleep(pause.min(left));
-        pause = pause.saturating_mul(2).min(Duration::from_millis(16));
     }
 }
 

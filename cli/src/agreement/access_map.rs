@@ -30,8 +30,8 @@ pub(crate) fn ask(question: &Question<'_>) -> Opinion {
         answers,
         ..Opinion::new(PART)
     };
-    if let Some(first) = question.first_different(&opinion) {
-        opinion.problems = cause(question, map, first);
+    if let Some((_, user)) = question.first_different(&opinion) {
+        opinion.problems = cause(question, map, user);
     }
     opinion
 }
@@ -56,7 +56,7 @@ pub(crate) fn of_queue_group(question: &Question<'_>, queue_group: &[u8]) -> Ans
     }
 }
 
-fn cause(question: &Question<'_>, map: &AccessMap, first: usize) -> Vec<String> {
+fn cause(question: &Question<'_>, map: &AccessMap, user: &[u8]) -> Vec<String> {
     let path = map.path().display();
     let plan = match update::plan(question.config, question.state, true, None) {
         Ok(Plan::Map(plan)) => plan,
@@ -88,7 +88,6 @@ fn cause(question: &Question<'_>, map: &AccessMap, first: usize) -> Vec<String> 
         ));
     }
     if problems.is_empty() {
-        let user = question.users.get(first).map_or(b"".as_slice(), Vec::as_slice);
         let key = key::own(user);
         let has_key = |other: &&Vec<u8>| other.as_slice() != user && key::own(other) == key;
         problems.push(match question.users.iter().find(has_key) {

@@ -2,9 +2,7 @@
 //!
 //! Another process asks it: a library that does not fit takes that one down only.
 
-use serde::Deserialize;
-
-use super::{Answer, Opinion, Question, edge};
+use super::{Opinion, Question, edge};
 use crate::child;
 
 const PART: &str = "C library";
@@ -14,11 +12,6 @@ const SONAME: &str = "libmailaffinity.so.0";
 
 /// What the program loader says of a library that is not there (dlopen(3), glibc).
 const NOT_FOUND: &str = "cannot open shared object file: No such file or directory";
-
-#[derive(Deserialize)]
-struct Given {
-    node: Option<String>,
-}
 
 pub(crate) fn ask(question: &Question<'_>) -> Opinion {
     let configured = &question.config.agreement.c_library;
@@ -42,19 +35,14 @@ pub(crate) fn ask(question: &Question<'_>) -> Opinion {
             return Opinion::failed(PART, said);
         }
     };
-    let Some((facts, given)) = edge::parse::<Given>(question, &stdout) else {
-        return Opinion::failed(
+    match edge::parse(question, &stdout) {
+        Some((facts, given)) => {
+            let who = format!("the C library {library}");
+            edge::opinion(PART, &who, question, &facts, &given)
+        }
+        None => Opinion::failed(
             PART,
             format!("{library} does not answer as this command's release does"),
-        );
-    };
-    let mut opinion = edge::opinion(PART, question, &given, |_, given| -> Answer {
-        edge::of_name(question, given.node.as_deref())
-    });
-    let who = format!("the C library {library}");
-    opinion.problems = edge::differences(&who, question, &facts);
-    if opinion.problems.is_empty() && question.first_different(&opinion).is_some() {
-        opinion.problems.push(edge::cause(&who, question, &facts));
+        ),
     }
-    opinion
 }

@@ -20,41 +20,25 @@ pub(crate) fn ask(question: &Question<'_>) -> Opinion {
         (Some(socket), _) | (None, Some(Check::Director(socket))) => socket,
         _ => return Opinion::absent(PART, "neither [agreement] nor [checks] has a director"),
     };
-    match try_ask(question, socket) {
-        Ok(opinion) => opinion,
-        Err(error) => Opinion::failed(PART, error),
-    }
+    try_ask(question, socket).unwrap_or_else(|error| Opinion::failed(PART, error))
 }
 
 fn try_ask(question: &Question<'_>, socket: &Path) -> Result<Opinion, director::DirectorError> {
     let timeout = *question.config.agreement.timeout;
     let snapshot = director::snapshot(socket, timeout)?;
-    let lines: Vec<Option<Vec<u8>>> = question.users.iter().map(|user| line(question, user)).collect();
-    let asked: Vec<Vec<u8>> = lines.iter().flatten().cloned().collect();
-    let lookups = director::lookups(socket, &asked, timeout)?;
+    let users = question.users.iter();
+    let (users, lines): (Vec<&[u8]>, Vec<Vec<u8>>) = users
+        .filter_map(|user| Some((user.as_slice(), line(question, user)?)))
+        .unzip();
+    let lookups = director::lookups(socket, &lines, timeout)?;
 
-    let mut found = lookups.iter();
-    let answers = lines.iter().map(|line| match line {
-        Some(_) => found
-            .next()
-            .map_or(Answer::NotAsked("the Director did not answer"), |lookup| {
-                answer(question, *lookup)
-            }),
-        None => Answer::NotAsked("the Director takes no such name"),
-    });
-    let mut opinion = Opinion {
-        answers: answers.collect(),
-        ..Opinion::new(PART)
+    let not_asked = |_, user: &[u8]| match line(question, user) {
+        Some(_) => None,
+        None => Some("the Director takes no such name"),
     };
+    let mut opinion = question.opinion(PART, not_asked, &lookups, |_, lookup| answer(question, *lookup));
     opinion.problems = host_differences(question, &snapshot);
-    if opinion.problems.is_empty() && question.first_different(&opinion).is_some() {
-        let asked = lines
-            .iter()
-            .zip(question.users)
-            .filter(|(line, _)| line.is_some());
-        let users: Vec<&[u8]> = asked.map(|(_, user)| user.as_slice()).collect();
-        opinion.problems.push(cause(question, &users, &lookups));
-    }
+    opinion.explain(question, || cause(question, &users, &lookups));
     Ok(opinion)
 }
 

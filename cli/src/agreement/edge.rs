@@ -29,60 +29,64 @@ pub struct NodeFacts {
     pub state: String,
 }
 
+/// What an edge says of a user.
+#[derive(Deserialize)]
+pub(crate) struct Given {
+    node: Option<String>,
+    /// Only PHP has hosts, and none for a user who can have no entry: the module would
+    /// rightly complain.
+    pub(crate) host: Option<String>,
+}
+
 /// What an edge prints, as far as it is well-formed and complete: an answer for each line
 /// of [`input`].
-pub(crate) fn parse<T: for<'de> Deserialize<'de>>(
-    question: &Question<'_>,
-    stdout: &[u8],
-) -> Option<(Facts, Vec<T>)> {
+pub(crate) fn parse(question: &Question<'_>, stdout: &[u8]) -> Option<(Facts, Vec<Given>)> {
     let mut lines = stdout
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty());
     let facts = serde_json::from_slice(lines.next()?).ok()?;
-    let answers: Vec<T> = lines
+    let given: Vec<Given> = lines
         .map(|line| serde_json::from_slice(line).ok())
         .collect::<Option<_>>()?;
-    let asked = question.users.iter().filter(|user| takes(user)).count();
-    (answers.len() == asked).then_some((facts, answers))
+    let users = question.users.iter();
+    let asked = users.filter(|user| not_asked(user).is_none()).count();
+    (given.len() == asked).then_some((facts, given))
 }
 
 /// A line for each user that can be asked for on one, with something before the name.
 pub(crate) fn input(question: &Question<'_>, before: impl Fn(usize) -> &'static str) -> Vec<u8> {
     let users = question.users.iter().enumerate();
     users
-        .filter(|(_, user)| takes(user))
-        .flat_map(|(index, user)| [before(index).as_bytes(), user, b"\n"].concat())
+        .filter(|(_, user)| not_asked(user).is_none())
+        .flat_map(|(place, user)| [before(place).as_bytes(), user, b"\n"].concat())
         .collect()
 }
 
-fn takes(user: &[u8]) -> bool {
-    !user.contains(&b'\n')
+pub(crate) fn not_asked(user: &[u8]) -> Option<&'static str> {
+    user.contains(&b'\n').then_some("the name has a newline")
 }
 
-/// An opinion, of an answer for each line of [`input`]. `answer` is given the place of the
-/// user, too.
-pub(crate) fn opinion<T>(
+/// What an edge, called `who` in a sentence, says of the users' nodes.
+pub(crate) fn opinion(
     part: &'static str,
+    who: &str,
     question: &Question<'_>,
-    given: &[T],
-    answer: impl Fn(usize, &T) -> Answer,
+    facts: &Facts,
+    given: &[Given],
 ) -> Opinion {
-    let mut given = given.iter();
-    let users = question.users.iter().enumerate();
-    let answers = users.map(|(index, user)| match takes(user) {
-        true => given
-            .next()
-            .map_or(Answer::Other("no answer".into()), |given| answer(index, given)),
-        false => Answer::NotAsked("the name has a newline"),
-    });
-    Opinion {
-        answers: answers.collect(),
-        ..Opinion::new(part)
-    }
+    let mut opinion = question.opinion(
+        part,
+        |_, user| not_asked(user),
+        given,
+        |_, given| of_name(question, given.node.as_deref()),
+    );
+    opinion.problems = differences(who, question, facts);
+    opinion.explain(question, || cause(who, question, facts));
+    opinion
 }
 
 /// The node of this name; without one, nobody.
-pub(crate) fn of_name(question: &Question<'_>, name: Option<&str>) -> Answer {
+fn of_name(question: &Question<'_>, name: Option<&str>) -> Answer {
     match name {
         None => Answer::Other("no node".into()),
         Some(name) => match question.config.index_of_node(name) {
@@ -93,12 +97,16 @@ pub(crate) fn of_name(question: &Question<'_>, name: Option<&str>) -> Answer {
 }
 
 /// Whose nodes are not those of the configuration, and why that may be.
-pub(crate) fn differences(who: &str, question: &Question<'_>, facts: &Facts) -> Vec<String> {
+fn differences(who: &str, question: &Question<'_>, facts: &Facts) -> Vec<String> {
     let mut problems = Vec::new();
     for node in &question.config.nodes {
         let name = &node.node.name;
         let address = mailaffinity::mapping::ring_label(node.node.address);
-        let state = up_or_down(!question.state.is_down(name));
+        let state = if question.state.is_down(name) {
+            "down"
+        } else {
+            "up"
+        };
         match facts.nodes.iter().find(|facts| &facts.name == name) {
             None => problems.push(format!("{who} does not know the node {}", described(node))),
             Some(facts) if facts.address != address => problems.push(format!(
@@ -146,8 +154,4 @@ fn other_configuration(who: &str, question: &Question<'_>, facts: &Facts) -> Str
         facts.config.display().to_string().escape_debug(),
         question.config_path.display()
     )
-}
-
-fn up_or_down(up: bool) -> &'static str {
-    if up { "up" } else { "down" }
 }

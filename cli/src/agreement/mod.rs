@@ -1,7 +1,7 @@
 //! Whether all parts of the mail system give the same node for every user, and if not,
 //! why.
 //!
-//! What the configuration and node state say is held against the Director, sendmail's
+//! What the configuration and node state say is compared with the Director, sendmail's
 //! access map, sendmail's rule set, the C library and the PHP module, each of which is
 //! asked for every user. Nothing is changed.
 
@@ -190,12 +190,39 @@ impl<'q> Question<'q> {
             .position(|node| node.address == address && node.tag == self.config.tag)
     }
 
-    /// The place among the users of the first whose answer differs.
-    fn first_different(&self, opinion: &Opinion) -> Option<usize> {
-        let answers = opinion.answers.iter().zip(&self.expected);
-        answers
-            .map(|(answer, expected)| answer.differs(*expected))
-            .position(|differs| differs)
+    /// The first user whose answer differs, after the place among the users.
+    fn first_different(&self, opinion: &Opinion) -> Option<(usize, &'q [u8])> {
+        let mut answers = opinion.answers.iter().zip(&self.expected);
+        let place = answers.position(|(answer, expected)| answer.differs(*expected))?;
+        Some((place, self.users.get(place)?))
+    }
+
+    /// The opinion of a part that is asked for all users but those that `not_asked` has a
+    /// reason for, and has `given` something for each. Both closures get the user's place.
+    fn opinion<T>(
+        &self,
+        part: &'static str,
+        not_asked: impl Fn(usize, &[u8]) -> Option<&'static str>,
+        given: impl IntoIterator<Item = T>,
+        answer: impl Fn(usize, T) -> Answer,
+    ) -> Opinion {
+        let mut given = given.into_iter();
+        let users = self.users.iter().enumerate();
+        let answers = users.map(|(place, user)| match not_asked(place, user) {
+            Some(why) => Answer::NotAsked(why),
+            None => given
+                .next()
+                .map_or(Answer::Other("no answer".into()), |given| answer(place, given)),
+        });
+        Opinion {
+            answers: answers.collect(),
+            ..Opinion::new(part)
+        }
+    }
+
+    /// Why the user at this place has no entry in the access map.
+    fn without_entry(&self, place: usize) -> Option<&'static str> {
+        self.without_entry.get(place).copied().flatten()
     }
 }
 
@@ -230,6 +257,13 @@ impl Opinion {
         Opinion {
             problems: vec![problem.to_string()],
             ..Opinion::new(part)
+        }
+    }
+
+    /// Gives the cause of different answers, where no problem gives it.
+    fn explain(&mut self, question: &Question<'_>, cause: impl FnOnce() -> String) {
+        if self.problems.is_empty() && question.first_different(self).is_some() {
+            self.problems.push(cause());
         }
     }
 

@@ -6,7 +6,6 @@ use std::fs;
 use std::path::Path;
 
 use rustix::process::geteuid;
-use serde::Deserialize;
 
 use super::{Answer, Opinion, Question, edge};
 use crate::child;
@@ -35,14 +34,7 @@ const OPTIONS: [&str; 6] = [
 ];
 
 /// What the script says in place of everything else, with the folder of extensions.
-const NOT_LOADED: &str = "mailaffinity is not loaded ";
-
-#[derive(Deserialize)]
-struct Given {
-    node: Option<String>,
-    /// `None` for a user who can have no entry: the module would rightly complain.
-    host: Option<String>,
-}
+const NOT_LOADED: &[u8] = b"mailaffinity is not loaded ";
 
 /// Prints what [`edge::parse`] reads. A user who can have an entry in the access map has a
 /// `+` before the name, any other a `-`.
@@ -87,20 +79,19 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2]
     command.extend(OPTIONS.iter().chain(&["-r", SCRIPT]).map(OsString::from));
     let timeout = *question.config.agreement.timeout;
     let has_map = question.config.access_map.is_some();
-    let mark = |index: usize| match question.without_entry.get(index) {
-        Some(Some(_)) if has_map => "-",
+    let mark = |place| match question.without_entry(place) {
+        Some(_) if has_map => "-",
         _ => "+",
     };
-    let finished = match child::run(&command, &edge::input(question, mark), timeout) {
-        Ok(finished) => finished,
+    let output = child::run(&command, &edge::input(question, mark), timeout)
+        .and_then(|finished| Ok((messages(&finished.stderr), finished.success()?)));
+    let (logged, stdout) = match output {
+        Ok(output) => output,
         Err(error) => return both(Opinion::failed, format!("{program} {}", error.problem)),
     };
-    if let Some(file) = str::from_utf8(&finished.stdout)
-        .ok()
-        .and_then(|said| said.strip_prefix(NOT_LOADED))
-    {
+    if let Some(file) = stdout.strip_prefix(NOT_LOADED) {
         return match (configured, file) {
-            (None, "") => both(
+            (None, b"") => both(
                 Opinion::absent,
                 "the extension mailaffinity is not installed".into(),
             ),
@@ -110,38 +101,26 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2]
             ),
         };
     }
-    let logged = messages(&finished.stderr);
-    let stdout = match finished.success() {
-        Ok(stdout) => stdout,
-        Err(error) => return both(Opinion::failed, format!("{program} {}", error.problem)),
-    };
-    let Some((facts, given)) = edge::parse::<Given>(question, &stdout) else {
+    let Some((facts, given)) = edge::parse(question, &stdout) else {
         return both(
             Opinion::failed,
             format!("{program} does not print an answer for each user, or something else too"),
         );
     };
 
-    let mut computed = edge::opinion(PART, question, &given, |_, given| {
-        edge::of_name(question, given.node.as_deref())
-    });
-    computed.problems = edge::differences("PHP", question, &facts);
-    if computed.problems.is_empty() && question.first_different(&computed).is_some() {
-        computed.problems.push(edge::cause("PHP", question, &facts));
-    }
-    let mut webmail = edge::opinion(WEBMAIL, question, &given, |index, given| match &given.host {
-        Some(host) => of_host(question, index, host),
+    let computed = edge::opinion(PART, "PHP", question, &facts, &given);
+    let host = |place, given: &edge::Given| match &given.host {
+        Some(host) => of_host(question, place, host),
         None => Answer::NotAsked("without an entry in the access map, it is as mailaffinity_node()"),
-    });
+    };
+    let mut webmail = question.opinion(WEBMAIL, |_, user| edge::not_asked(user), &given, host);
     webmail.problems = logged.into_iter().map(with_remedy).collect();
-    if webmail.problems.is_empty() && question.first_different(&webmail).is_some() {
-        let same = |other: &Opinion| other.answers == webmail.answers;
-        webmail.problems.push(match () {
-            () if same(&computed) => "it is what mailaffinity_node() says".into(),
-            () if question.first_different(access_map).is_some() => "it is what the access map has".into(),
-            () => edge::cause("PHP", question, &facts),
-        });
-    }
+    let as_computed = computed.answers == webmail.answers;
+    webmail.explain(question, || match () {
+        () if as_computed => "it is what mailaffinity_node() says".into(),
+        () if question.first_different(access_map).is_some() => "it is what the access map has".into(),
+        () => edge::cause("PHP", question, &facts),
+    });
     [computed, webmail]
 }
 

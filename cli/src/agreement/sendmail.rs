@@ -2,7 +2,6 @@
 //! its address test mode (`sendmail -bt`).
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::path::Path;
 
 use super::access_map::of_queue_group;
@@ -35,14 +34,17 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
 }
 
 fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, ChildError> {
-    let (asked, users): (Vec<usize>, Vec<&[u8]>) = question
-        .users
-        .iter()
-        .map(Vec::as_slice)
-        .enumerate()
-        .filter(|(index, user)| is_plain(user) && without_entry(question, *index).is_none())
-        .unzip();
-    let session = test_mode(question, &lines(b"queuegroup ", &users))?;
+    let not_asked = |place, user: &[u8]| {
+        let reason = "sendmail's test mode takes no such name";
+        let without_entry = question.without_entry(place);
+        without_entry.or_else(|| (!is_plain(user)).then_some(reason))
+    };
+    let users = question.users.iter().enumerate();
+    let asked: Vec<&Vec<u8>> = users
+        .filter(|(place, user)| not_asked(*place, user).is_none())
+        .map(|(_, user)| user)
+        .collect();
+    let session = test_mode(question, &lines(b"queuegroup ", &asked))?;
     if session.says("Undefined ruleset queuegroup") {
         return Ok(Opinion::failed(
             PART,
@@ -56,38 +58,21 @@ fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, Chi
     if returned.len() != asked.len() {
         return Ok(Opinion::failed(PART, session.complaint()));
     }
-    let not_asked =
-        |index| without_entry(question, index).unwrap_or("sendmail's test mode takes no such name");
-    let mut answers: Vec<Answer> = (0..question.users.len())
-        .map(|index| Answer::NotAsked(not_asked(index)))
-        .collect();
-    for (index, group) in asked.iter().zip(&returned) {
-        if let Some(answer) = answers.get_mut(*index) {
-            *answer = match group {
-                Some(group) => of_queue_group(question, group.as_bytes()),
-                None => Answer::Other("no queue group".into()),
-            };
-        }
-    }
+    let mut opinion = question.opinion(PART, not_asked, &returned, |_, group| match group {
+        Some(group) => of_queue_group(question, group.as_bytes()),
+        None => Answer::Other("no queue group".into()),
+    });
     let groups: BTreeSet<&str> = returned.into_iter().flatten().collect();
-    let mut opinion = Opinion {
-        answers,
-        ..Opinion::new(PART)
-    };
     for group in groups {
         if let Some(problem) = unknown_queue_group(question, group)? {
             opinion.problems.push(problem);
         }
     }
-    if let Some(first) = question.first_different(&opinion) {
-        let problem = cause(question, access_map, &opinion, first)?;
+    if let Some((place, user)) = question.first_different(&opinion) {
+        let problem = cause(question, access_map, &opinion, place, user)?;
         opinion.problems.push(problem);
     }
     Ok(opinion)
-}
-
-fn without_entry(question: &Question<'_>, index: usize) -> Option<&'static str> {
-    question.without_entry.get(index).copied().flatten()
 }
 
 /// Whether the test mode takes a name as it stands: it has syntax of its own for commas,
@@ -115,8 +100,8 @@ fn test_mode(question: &Question<'_>, input: &[u8]) -> Result<Session, ChildErro
 
 /// sendmail's exit status says nothing here: it is that of the last lookup.
 fn run(question: &Question<'_>, arguments: &[&str], input: &[u8]) -> Result<Session, ChildError> {
-    let command = question.config.sendmail.command.iter().map(OsString::from);
-    let command: Vec<OsString> = command.chain(arguments.iter().map(OsString::from)).collect();
+    let mut command = question.config.sendmail.command.to_vec();
+    command.extend(arguments.iter().map(|argument| argument.to_string()));
     let finished = child::run(&command, input, *question.config.agreement.timeout)?;
     Ok(Session {
         command: child::name(&command),
@@ -175,10 +160,10 @@ fn cause(
     question: &Question<'_>,
     access_map: &Opinion,
     own: &Opinion,
-    first: usize,
+    place: usize,
+    user: &[u8],
 ) -> Result<String, ChildError> {
-    let user = question.users.get(first).map_or(b"".as_slice(), Vec::as_slice);
-    if own.answers.get(first) == access_map.answers.get(first) {
+    if own.answers.get(place) == access_map.answers.get(place) {
         return Ok("it is what the access map has".into());
     }
     let keys = search_order::keys(user);
@@ -216,7 +201,7 @@ fn cause(
         .collect();
     Ok(match entries.first() {
         // It is in the map that sendmail has.
-        Some(entry) if Some(entry) == access_map.answers.get(first) => "it has the same entry in its map, but its rule \
+        Some(entry) if Some(entry) == access_map.answers.get(place) => "it has the same entry in its map, but its rule \
              set queuegroup does not find it: put FEATURE(`mailaffinity') in place of FEATURE(`queuegroup') into its \
              .mc file"
             .into(),

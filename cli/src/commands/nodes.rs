@@ -67,6 +67,12 @@ Examples:
       mailaffinity auto node2
       mailaffinity update")]
 pub(crate) struct Auto {
+    #[command(flatten)]
+    chosen: Chosen,
+}
+
+#[derive(Args)]
+struct Chosen {
     /// Print what would change, and change nothing
     #[arg(long, short = 'n')]
     dry_run: bool,
@@ -82,13 +88,8 @@ struct Marking {
     #[arg(long, short)]
     reason: Option<String>,
 
-    /// Print what would change, and change nothing
-    #[arg(long, short = 'n')]
-    dry_run: bool,
-
-    /// Nodes, by their names in the configuration
-    #[arg(required = true)]
-    nodes: Vec<String>,
+    #[command(flatten)]
+    chosen: Chosen,
 }
 
 impl Nodes {
@@ -188,7 +189,7 @@ impl Auto {
         // Also one that the configuration no longer has.
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
         let marked: Vec<&str> = state.marks().map(|(name, _)| name).collect();
-        change(config, &marked, &self.nodes, self.dry_run, |state, node| {
+        self.chosen.change(config, &marked, |state, node| {
             state.set_mark(node, None);
         })
     }
@@ -199,7 +200,7 @@ impl Marking {
     /// other is given.
     fn run(self, config: &Config, new: State) -> Result<ExitCode, Failure> {
         let now = Timestamp::now();
-        change(config, &[], &self.nodes, self.dry_run, |state, node| {
+        self.chosen.change(config, &[], |state, node| {
             let known = state
                 .mark_of(node)
                 .filter(|known| known.state == new && known.is_by_hand())
@@ -218,35 +219,37 @@ impl Marking {
     }
 }
 
-/// Changes the state of nodes, which must be those of the configuration or `others`.
-fn change(
-    config: &Config,
-    others: &[&str],
-    nodes: &[String],
-    dry_run: bool,
-    set: impl Fn(&mut NodeState, &str),
-) -> Result<ExitCode, Failure> {
-    for node in nodes {
-        if !others.contains(&node.as_str()) {
-            find_node(config, node)?;
-        }
-    }
-    let set_all = |state: &mut NodeState| nodes.iter().for_each(|node| set(state, node));
-    if dry_run {
-        let before = NodeState::load(&config.node_state).map_err(Failure::config)?;
-        let mut after = before.clone();
-        set_all(&mut after);
-        return names::print(|out| {
-            for node in nodes {
-                let said = |state: &NodeState| if state.is_down(node) { "down" } else { "up" };
-                writeln!(out, "{node}\t{}\t{}", said(&before), said(&after))?;
+impl Chosen {
+    /// Changes the state of nodes, which must be those of the configuration or `others`.
+    fn change(
+        &self,
+        config: &Config,
+        others: &[&str],
+        set: impl Fn(&mut NodeState, &str),
+    ) -> Result<ExitCode, Failure> {
+        let Chosen { dry_run, nodes } = self;
+        for node in nodes {
+            if !others.contains(&node.as_str()) {
+                find_node(config, node)?;
             }
-            Ok(())
-        });
+        }
+        let set_all = |state: &mut NodeState| nodes.iter().for_each(|node| set(state, node));
+        if *dry_run {
+            let before = NodeState::load(&config.node_state).map_err(Failure::config)?;
+            let mut after = before.clone();
+            set_all(&mut after);
+            return names::print(|out| {
+                for node in nodes {
+                    let said = |state: &NodeState| if state.is_down(node) { "down" } else { "up" };
+                    writeln!(out, "{node}\t{}\t{}", said(&before), said(&after))?;
+                }
+                Ok(())
+            });
+        }
+        let after = node_state::change(config, set_all)?;
+        if config.nodes.iter().all(|node| after.is_down(&node.node.name)) {
+            say(NAME, "all nodes are down now: nobody has a node");
+        }
+        Ok(ExitCode::SUCCESS)
     }
-    let after = node_state::change(config, set_all)?;
-    if config.nodes.iter().all(|node| after.is_down(&node.node.name)) {
-        say(NAME, "all nodes are down now: nobody has a node");
-    }
-    Ok(ExitCode::SUCCESS)
 }

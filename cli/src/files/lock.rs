@@ -4,7 +4,9 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use mailaffinity::deadline::Deadline;
 
 use crate::files::replace::{folder_of, real_path};
 
@@ -64,14 +66,12 @@ fn wait_for(
     try_lock: fn(&File) -> Result<(), TryLockError>,
     wait: Duration,
 ) -> io::Result<()> {
-    let begun = Instant::now();
+    let deadline = Deadline::after(wait);
     loop {
         match try_lock(file) {
             Ok(()) => return Ok(()),
             Err(TryLockError::Error(error)) => return Err(named(path, error)),
-            Err(TryLockError::WouldBlock) if begun.elapsed() < wait => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            Err(TryLockError::WouldBlock) if deadline.pause().is_ok() => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = file.take(300).read_to_string(&mut holder);
