@@ -148,7 +148,7 @@ impl InForce {
         let unknown = self
             .state
             .marks()
-            .filter(|(name, mark)| mark.state == State::Down && self.config.index_of_node(name).is_none())
+            .filter(|(name, mark)| mark.state == State::Down && self.config.nodes.index_of(name).is_none())
             .map(|(name, _)| {
                 format!(
                     "{}: node \"{}\" is down but not in the configuration; correct its name or remove it",
@@ -204,12 +204,13 @@ impl InForce {
             .queue_group(user)
             .map_err(|error| error.to_string())?
             .ok_or_else(|| format!("{path}: no entry for a user"))?;
-        let index = self.config.node_of_queue_group(&entry.value).ok_or_else(|| {
+        let nodes = &self.config.nodes;
+        let index = nodes.index_of_queue_group(&entry.value).ok_or_else(|| {
             let queue_group = entry.value.escape_ascii();
             format!("{path}: no node has the queue group \"{queue_group}\"")
         })?;
         #[expect(clippy::indexing_slicing, reason = "it is the place of one of these nodes")]
-        Ok(Some((map, &self.config.nodes[index])))
+        Ok(Some((map, &nodes[index])))
     }
 }
 

@@ -213,7 +213,7 @@ impl Observation {
             return new;
         }
         // Of what checks began, they end what they no longer decide.
-        let stays = |name: &str, mark: &Mark| mark.is_by_hand() || config.index_of_node(name).is_some();
+        let stays = |name: &str, mark: &Mark| mark.is_by_hand() || config.nodes.index_of(name).is_some();
         new.nodes = state
             .marks()
             .filter(|(name, mark)| stays(name, mark))

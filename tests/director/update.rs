@@ -102,7 +102,10 @@ impl Peers {
         let config = self.config();
         let map = &config.access_map.as_ref().unwrap().map;
         let address_of = |queue_group: &[u8]| {
-            let node = config.node_of_queue_group(queue_group).expect("a known group");
+            let node = config
+                .nodes
+                .index_of_queue_group(queue_group)
+                .expect("a known group");
             config.nodes[node].node.address
         };
         let read: Vec<_> = self
