@@ -391,14 +391,8 @@ fn find_on_page<S: ReadAt + ?Sized>(
         let is_key = match item(order, header.number, name)? {
             Item::Inline(name) => name == key,
             Item::Overflow { first_page, length } => {
-                length as usize == key.len() && {
-                    let mut rest = key;
-                    read_overflow(source, meta, overflow, first_page, length, |part| {
-                        let tail = rest.strip_prefix(part);
-                        rest = tail.unwrap_or_default();
-                        tail.is_some()
-                    })?
-                }
+                length as usize == key.len()
+                    && read_overflow(source, meta, overflow, first_page, length)? == key
             }
         };
         if is_key {
@@ -444,29 +438,21 @@ fn read_value<S: ReadAt + ?Sized>(
 ) -> Result<Vec<u8>, ReadError> {
     match item(meta.order, page, bytes)? {
         Item::Inline(value) => Ok(value.to_vec()),
-        Item::Overflow { first_page, length } => {
-            let mut value = Vec::new();
-            read_overflow(source, meta, overflow, first_page, length, |part| {
-                value.extend_from_slice(part);
-                true
-            })?;
-            Ok(value)
-        }
+        Item::Overflow { first_page, length } => read_overflow(source, meta, overflow, first_page, length),
     }
 }
 
-/// Hands the parts of a large item to `take`, until it returns false. Returns
-/// whether it took all of them.
+/// A large item.
 fn read_overflow<S: ReadAt + ?Sized>(
     source: &S,
     meta: &Meta,
     page: &mut Page,
     first_page: u32,
     length: u32,
-    mut take: impl FnMut(&[u8]) -> bool,
-) -> Result<bool, ReadError> {
+) -> Result<Vec<u8>, ReadError> {
     let mut number = first_page;
     let mut left = length as usize;
+    let mut whole = Vec::new();
     for _ in 0..meta.last_page {
         let header = page.read(source, meta, number)?;
         let part = page
@@ -481,11 +467,9 @@ fn read_overflow<S: ReadAt + ?Sized>(
             return Err(damaged(number, "is not an overflow page"));
         }
         left -= part.len();
-        if !take(part) {
-            return Ok(false);
-        }
+        whole.extend_from_slice(part);
         if left == 0 {
-            return Ok(true);
+            return Ok(whole);
         }
         number = header.next;
     }

@@ -33,11 +33,11 @@ use crate::mapping::{Cluster, ClusterError, Node, Strategy, UsernameHash};
 use crate::node_state::{Mark, NodeEntry, NodeState, State};
 use crate::toml_error::{line_and_problem, line_of};
 pub use nodes::{NodeConfig, Nodes};
+use values::MapSpec;
 pub use values::{
     AbsolutePath, CommandLine, Interval, LibraryName, MakemapOptions, Millis, Number, QueueFlags, Seconds,
     check_host,
 };
-use values::{MapSpec, StrategyName};
 
 /// Where the configuration is unless one is named.
 pub const DEFAULT_PATH: &str = "/etc/mailaffinity.toml";
@@ -58,7 +58,7 @@ const DAY: u32 = 86_400;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// How the nodes share out the users (`strategy`).
-    #[serde(default, with = "StrategyName")]
+    #[serde(default)]
     pub strategy: Strategy,
     /// How usernames are hashed (`username_hash`).
     #[serde(default)]
@@ -383,20 +383,11 @@ pub struct ConfigError {
     problem: String,
 }
 
-/// No node with a tag can take a user: they are all down or without vhosts, or there are
-/// none.
+/// No node with this tag, empty for none, can take a user: they are all down or without
+/// vhosts, or there are none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no node {} is up", if tag.is_empty() { "without a tag".into() } else { format!("with the tag \"{}\"", tag.escape_debug()) })]
-pub struct NoNodeUp {
-    tag: String,
-}
-
-impl NoNodeUp {
-    /// That of a tag, which is empty for none.
-    pub fn with_tag(tag: &str) -> NoNodeUp {
-        NoNodeUp { tag: tag.to_owned() }
-    }
-}
+#[error("no node {} is up", if .0.is_empty() { "without a tag".into() } else { format!("with the tag \"{}\"", .0.escape_debug()) })]
+pub struct NoNodeUp(pub String);
 
 /// Where something is in the file: a key, and the place in its array if it has one.
 type Place = (&'static str, usize);

@@ -13,7 +13,8 @@ use super::username_hash::UsernameHash;
 pub const MAX_VHOSTS: u32 = 1 << 20;
 
 /// How the nodes share out the users.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Strategy {
     /// `director_consistent_hashing = yes`, and all that Dovecot 2.3 has: each
     /// node has `vhost_count` vhosts on a ring, and a user belongs to the first
