@@ -165,11 +165,6 @@ impl NodeState {
         self.mark_of(node).is_some_and(|mark| mark.state == State::Down)
     }
 
-    /// Whether a node is held up, whatever checks say.
-    pub fn is_held_up(&self, node: &str) -> bool {
-        self.mark_of(node).is_some_and(|mark| mark.state == State::Up)
-    }
-
     /// The mark of a node, if it has one.
     pub fn mark_of(&self, node: &str) -> Option<&Mark> {
         self.nodes.get(node)?.mark.as_ref()
@@ -286,8 +281,8 @@ mod tests {
     fn a_mark_that_goes_leaves_what_the_director_has() {
         let text = "[node.a]\nstate = \"down\"\nvhost_count = 50\n[node.b]\nstate = \"up\"\n";
         let mut state = NodeState::parse(text).unwrap();
-        assert!(state.is_down("a") && !state.is_held_up("a"));
-        assert!(state.is_held_up("b") && !state.is_down("b"));
+        assert!(state.is_down("a") && !state.is_down("b"));
+        assert_eq!(state.mark_of("b"), Some(&Mark::new(State::Up)));
         state.set_mark("a", None);
         state.set_mark("b", None);
         assert_eq!(state, NodeState::parse("[node.a]\nvhost_count = 50\n").unwrap());

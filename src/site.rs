@@ -35,19 +35,6 @@ pub struct InForce {
     state_file: Followed,
 }
 
-/// Something the administrator should know. The text names the file and the cause,
-/// never a user.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Notice {
-    /// The access map is behind: it names a node that is down.
-    #[error("{0}")]
-    MappedNodeDown(String),
-    /// Anything else.
-    #[error("{0}")]
-    Other(String),
-}
-
 impl Site {
     /// The site of a configuration file, which is first read by
     /// [`refresh`](Site::refresh).
@@ -64,17 +51,24 @@ impl Site {
     /// A file that replaces another counts at once. One that is written in place counts
     /// when it has been left alone for [`SETTLE`]: until then it may be incomplete.
     ///
-    /// Returns what the administrator should know about the files as they are now,
-    /// the same at each call until it is mended.
-    pub fn refresh(&mut self) -> Vec<Notice> {
-        self.refresh_config();
+    /// Returns notices: what the administrator should know about the files as they are
+    /// now, the same at each call until it is mended. They name the file and the cause,
+    /// never a user.
+    pub fn refresh(&mut self) -> Vec<String> {
+        let earlier = self.in_force.as_ref();
+        let loaded = self
+            .file
+            .refresh(&self.path, || InForce::load(&self.path, earlier));
+        if loaded.is_some() {
+            self.in_force = loaded;
+        }
         let mut notices = Vec::new();
         if let Some(problem) = &self.file.problem {
             let then = match self.in_force {
                 Some(_) => "the last good configuration stays in force",
                 None => "there is no good configuration to use",
             };
-            notices.push(Notice::Other(format!("{problem}; {then}")));
+            notices.push(format!("{problem}; {then}"));
         }
         if let Some(in_force) = &mut self.in_force {
             in_force.refresh_state();
@@ -86,16 +80,6 @@ impl Site {
     /// What is in force; `None` before a good configuration was read.
     pub fn in_force(&self) -> Option<&InForce> {
         self.in_force.as_ref()
-    }
-
-    fn refresh_config(&mut self) {
-        let earlier = self.in_force.as_ref();
-        let loaded = self
-            .file
-            .refresh(&self.path, || InForce::load(&self.path, earlier));
-        if let Some(in_force) = loaded {
-            self.in_force = Some(in_force);
-        }
     }
 }
 
@@ -137,7 +121,7 @@ impl InForce {
         }
     }
 
-    fn state_notices(&self) -> impl Iterator<Item = Notice> + '_ {
+    fn state_notices(&self) -> impl Iterator<Item = String> + '_ {
         let broken = self.state_file.problem.iter().map(|problem| {
             let then = match self.state_file.was_good {
                 true => "the last good node state stays in force",
@@ -148,7 +132,7 @@ impl InForce {
         let unknown = self
             .state
             .marks()
-            .filter(|(name, mark)| mark.state == State::Down && self.config.index_of_node(name).is_none())
+            .filter(|(name, mark)| mark.state == State::Down && self.config.nodes.index_of(name).is_none())
             .map(|(name, _)| {
                 format!(
                     "{}: node \"{}\" is down but not in the configuration; correct its name or remove it",
@@ -156,29 +140,29 @@ impl InForce {
                     name.escape_debug()
                 )
             });
-        broken.chain(unknown).map(Notice::Other)
+        broken.chain(unknown)
     }
 
     /// The node that serves a user: the one the access map names, unless it is
     /// down; else the computed one among those that are up.
     ///
     /// Notices go to `notify`. `None` when no node is up.
-    pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(Notice)) -> Option<&NodeConfig> {
+    pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(String)) -> Option<&NodeConfig> {
         let computed = self.computed_node(user, &self.config.tag);
         match self.mapped_node(user) {
             Ok(None) => {}
             Ok(Some((_, node))) if !self.state.is_down(&node.node.name) => return Some(node),
             // Users whom the Director has on a node that is down belong there.
             Ok(Some((_, node))) if computed.is_some_and(|computed| std::ptr::eq(computed, node)) => {}
-            Ok(Some((map, node))) => notify(Notice::MappedNodeDown(format!(
+            Ok(Some((map, node))) => notify(format!(
                 "{}: node \"{}\" is down, but a user is mapped to it; using the computed node",
                 map.path().display(),
                 node.node.name
-            ))),
-            Err(problem) => notify(Notice::Other(format!("{problem}; using the computed node"))),
+            )),
+            Err(problem) => notify(format!("{problem}; using the computed node")),
         }
         if computed.is_none() {
-            notify(Notice::Other(NoNodeUp::with_tag(&self.config.tag).to_string()));
+            notify(NoNodeUp(self.config.tag.clone()).to_string());
         }
         computed
     }
@@ -204,12 +188,13 @@ impl InForce {
             .queue_group(user)
             .map_err(|error| error.to_string())?
             .ok_or_else(|| format!("{path}: no entry for a user"))?;
-        let index = self.config.node_of_queue_group(&entry.value).ok_or_else(|| {
+        let nodes = &self.config.nodes;
+        let index = nodes.index_of_queue_group(&entry.value).ok_or_else(|| {
             let queue_group = entry.value.escape_ascii();
             format!("{path}: no node has the queue group \"{queue_group}\"")
         })?;
         #[expect(clippy::indexing_slicing, reason = "it is the place of one of these nodes")]
-        Ok(Some((map, &self.config.nodes[index])))
+        Ok(Some((map, &nodes[index])))
     }
 }
 
@@ -346,7 +331,7 @@ host = "node2.example.org"
                     .node_of(user.as_bytes(), |notice| notices.push(notice))
                     .map(|node| node.host.clone())
             });
-            (host, notices.iter().map(Notice::to_string).collect())
+            (host, notices)
         }
     }
 

@@ -207,7 +207,7 @@ impl Observation {
     /// Applies this to a node state. Marks by hand stay.
     pub fn apply(&self, config: &Config, state: &mut NodeState, now: Timestamp) {
         // Of what checks began, they end what they no longer decide.
-        let stays = |name: &str, mark: &Mark| mark.is_by_hand() || config.index_of_node(name).is_some();
+        let stays = |name: &str, mark: &Mark| mark.is_by_hand() || config.nodes.index_of(name).is_some();
         state.nodes.retain(|name, entry| {
             let mark = entry.mark.take().filter(|mark| stays(name, mark));
             *entry = NodeEntry {

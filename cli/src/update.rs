@@ -211,7 +211,7 @@ pub fn plan<'c>(
         error,
     })?;
     if cluster.index_of_hash(0, &config.tag).is_none() {
-        return Err(UpdateError::NobodyUp(NoNodeUp::with_tag(&config.tag)));
+        return Err(UpdateError::NobodyUp(NoNodeUp(config.tag.clone())));
     }
     let source = SourceFile::read(&build.source)?;
     let list = users::read(&config.users.source, *config.users.timeout).map_err(UpdateError::Users)?;

@@ -2,14 +2,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mailaffinity::node_state::NodeState;
+use mailaffinity::node_state::{NodeState, State};
 
 fuzz_target!(|text: &str| {
     if let Ok(state) = NodeState::parse(text) {
         assert!(
             state
                 .marks()
-                .all(|(node, _)| state.is_down(node) != state.is_held_up(node))
+                .all(|(node, mark)| state.is_down(node) == (mark.state == State::Down))
         );
     }
 });

@@ -1,7 +1,7 @@
 //! Questions to the site as it stands on disk now.
 
 use ext_php_rs::prelude::PhpResult;
-use mailaffinity::site::{InForce, Notice, Site};
+use mailaffinity::site::{InForce, Site};
 
 use crate::exception::exception;
 use crate::kept::KEPT;
@@ -17,7 +17,7 @@ pub(crate) struct Answer<T> {
 /// Asks the site as it stands on disk now. The question may send notices.
 ///
 /// The question must not call PHP; see [`KEPT`].
-pub(crate) fn ask<T>(question: impl FnOnce(&InForce, &mut dyn FnMut(Notice)) -> T) -> Answer<T> {
+pub(crate) fn ask<T>(question: impl FnOnce(&InForce, &mut dyn FnMut(String)) -> T) -> Answer<T> {
     let mut problems = Vec::new();
     let value = panic::guarded(|| {
         let mut sites = KEPT.get().sites.borrow_mut();
@@ -32,10 +32,9 @@ pub(crate) fn ask<T>(question: impl FnOnce(&InForce, &mut dyn FnMut(Notice)) -> 
         }
         // Taken out while it changes: a panic leaves nothing half-done behind.
         let mut site = sites.remove(&path).unwrap_or_else(|| Site::new(&path));
-        problems.extend(site.refresh().iter().map(Notice::to_string));
+        problems.extend(site.refresh());
         let site = sites.entry(path).or_insert(site);
-        let mut notify = |notice: Notice| problems.push(notice.to_string());
-        Some(question(site.in_force()?, &mut notify))
+        Some(question(site.in_force()?, &mut |notice| problems.push(notice)))
     });
     match value {
         Ok(value) => Answer { value, problems },

@@ -55,8 +55,8 @@ fn damaged(page: u32, what: &str) -> ReadError {
     ReadError::Damaged(format!("page {page} {what}"))
 }
 
-fn unsupported(what: impl std::fmt::Display) -> ReadError {
-    ReadError::Unsupported(what.to_string())
+fn foreign(kind: &str) -> ReadError {
+    ReadError::Unsupported(format!("{kind}; build it with makemap hash"))
 }
 
 #[derive(Clone, Copy)]
@@ -109,28 +109,21 @@ impl Meta {
 
         let version = u32_at(16);
         if !matches!(version, 8 | 9) {
-            return Err(unsupported(format_args!(
+            return Err(ReadError::Unsupported(format!(
                 "a Berkeley DB hash file of version {version}, and only versions 8 and 9 \
                  are read; build it again with makemap linked with Berkeley DB 4.2 to 5.3"
             )));
         }
-        if u8_at(24) != 0 {
-            return Err(unsupported("an encrypted database; build it with makemap hash"));
-        }
         let (meta_flags, parts) = (u8_at(26), u32_at(36));
-        if meta_flags & 1 != 0 {
-            return Err(unsupported(
-                "a database with page checksums; build it with makemap hash",
-            ));
-        }
-        if meta_flags != 0 || parts != 0 {
-            return Err(unsupported("a partitioned database; build it with makemap hash"));
-        }
-        // Duplicates, and sorted duplicates, make no difference here.
-        if u32_at(48) & !0b101 != 0 {
-            return Err(unsupported(
-                "a file of several databases; build it with makemap hash",
-            ));
+        let kinds = [
+            (u8_at(24) != 0, "an encrypted database"),
+            (meta_flags & 1 != 0, "a database with page checksums"),
+            (meta_flags != 0 || parts != 0, "a partitioned database"),
+            // Duplicates, and sorted duplicates, make no difference here.
+            (u32_at(48) & !0b101 != 0, "a file of several databases"),
+        ];
+        if let Some((_, kind)) = kinds.iter().find(|(is_one, _)| *is_one) {
+            return Err(foreign(kind));
         }
         if u8_at(25) != TYPE_HASH_META || u32_at(8) != 0 {
             return Err(damaged(0, "is not the meta page of a hash database"));
@@ -138,9 +131,7 @@ impl Meta {
         // The hash of a fixed string, stored so that readers can tell whether
         // the writer used their hash function.
         if u32_at(92) != hash(b"%$sniglet^&\0") {
-            return Err(unsupported(
-                "a database with a hash function of its own; build it with makemap hash",
-            ));
+            return Err(foreign("a database with a hash function of its own"));
         }
 
         let (spares, _) = bytes.get(96..224).unwrap_or_default().as_chunks::<4>();
@@ -210,27 +201,25 @@ impl Meta {
 
 /// Recognises the byte order, and other kinds of database.
 fn byte_order(meta: &[u8; META_SIZE]) -> Result<ByteOrder, ReadError> {
-    let little = ByteOrder::Little;
-    if little.u32(meta, 12) == Some(HASH_MAGIC) {
-        return Ok(ByteOrder::Little);
-    }
-    if ByteOrder::Big.u32(meta, 12) == Some(HASH_MAGIC) {
-        return Ok(ByteOrder::Big);
-    }
-    let has = |order: ByteOrder, at, magic| order.u32(meta, at) == Some(magic);
-    let either = |at, magic| has(little, at, magic) || has(ByteOrder::Big, at, magic);
-    let kind = if either(12, 0x0005_3162) {
-        "a Berkeley DB btree file"
-    } else if either(12, 0x0004_2253) {
-        "a Berkeley DB queue file"
-    } else if either(12, 0x0007_4582) {
-        "a Berkeley DB heap file"
-    } else if either(0, HASH_MAGIC) || either(0, 0x0005_3162) {
-        "a Berkeley DB 1.85 file"
-    } else {
-        "not a Berkeley DB hash file"
+    let orders = [ByteOrder::Little, ByteOrder::Big];
+    let order_of = |at, magic| {
+        orders
+            .into_iter()
+            .find(|order| order.u32(meta, at) == Some(magic))
     };
-    Err(unsupported(format_args!("{kind}; build it with makemap hash")))
+    let kinds = [
+        (12, 0x0005_3162, "a Berkeley DB btree file"),
+        (12, 0x0004_2253, "a Berkeley DB queue file"),
+        (12, 0x0007_4582, "a Berkeley DB heap file"),
+        (0, HASH_MAGIC, "a Berkeley DB 1.85 file"),
+        (0, 0x0005_3162, "a Berkeley DB 1.85 file"),
+    ];
+    order_of(12, HASH_MAGIC).ok_or_else(|| {
+        let kind = kinds
+            .iter()
+            .find(|(at, magic, _)| order_of(*at, *magic).is_some());
+        foreign(kind.map_or("not a Berkeley DB hash file", |(_, _, kind)| kind))
+    })
 }
 
 /// The hash function of Berkeley DB's hash access method since version 5: the
@@ -402,14 +391,8 @@ fn find_on_page<S: ReadAt + ?Sized>(
         let is_key = match item(order, header.number, name)? {
             Item::Inline(name) => name == key,
             Item::Overflow { first_page, length } => {
-                length as usize == key.len() && {
-                    let mut rest = key;
-                    read_overflow(source, meta, overflow, first_page, length, |part| {
-                        let tail = rest.strip_prefix(part);
-                        rest = tail.unwrap_or_default();
-                        tail.is_some()
-                    })?
-                }
+                length as usize == key.len()
+                    && read_overflow(source, meta, overflow, first_page, length)? == key
             }
         };
         if is_key {
@@ -441,9 +424,7 @@ fn item(order: ByteOrder, page: u32, bytes: &[u8]) -> Result<Item<'_>, ReadError
             };
             overflow().ok_or_else(|| damaged(page, "has a short reference to overflow pages"))
         }
-        Some((&ITEM_DUPLICATES_TREE, _)) => Err(unsupported(
-            "a database with very many values for one key; build it with makemap hash",
-        )),
+        Some((&ITEM_DUPLICATES_TREE, _)) => Err(foreign("a database with very many values for one key")),
         _ => Err(damaged(page, "has an item of an unknown kind")),
     }
 }
@@ -457,29 +438,21 @@ fn read_value<S: ReadAt + ?Sized>(
 ) -> Result<Vec<u8>, ReadError> {
     match item(meta.order, page, bytes)? {
         Item::Inline(value) => Ok(value.to_vec()),
-        Item::Overflow { first_page, length } => {
-            let mut value = Vec::new();
-            read_overflow(source, meta, overflow, first_page, length, |part| {
-                value.extend_from_slice(part);
-                true
-            })?;
-            Ok(value)
-        }
+        Item::Overflow { first_page, length } => read_overflow(source, meta, overflow, first_page, length),
     }
 }
 
-/// Hands the parts of a large item to `take`, until it returns false. Returns
-/// whether it took all of them.
+/// A large item.
 fn read_overflow<S: ReadAt + ?Sized>(
     source: &S,
     meta: &Meta,
     page: &mut Page,
     first_page: u32,
     length: u32,
-    mut take: impl FnMut(&[u8]) -> bool,
-) -> Result<bool, ReadError> {
+) -> Result<Vec<u8>, ReadError> {
     let mut number = first_page;
     let mut left = length as usize;
+    let mut whole = Vec::new();
     for _ in 0..meta.last_page {
         let header = page.read(source, meta, number)?;
         let part = page
@@ -494,11 +467,9 @@ fn read_overflow<S: ReadAt + ?Sized>(
             return Err(damaged(number, "is not an overflow page"));
         }
         left -= part.len();
-        if !take(part) {
-            return Ok(false);
-        }
+        whole.extend_from_slice(part);
         if left == 0 {
-            return Ok(true);
+            return Ok(whole);
         }
         number = header.next;
     }

@@ -2,7 +2,6 @@
 //! user's own.
 
 use std::cmp::Ordering;
-use std::fmt;
 
 /// The tag of all keys of users, as a map stores it: makemap folds keys to lower case.
 pub const TAG: &[u8] = b"qgrp:";
@@ -51,43 +50,34 @@ pub(super) fn split(user: &[u8]) -> (&[u8], &[u8]) {
 
 /// Why a user cannot have an entry in the access map. It displays as a reason, such as
 /// "it has a blank".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyProblem {
     /// The name is empty.
+    #[error("it is empty")]
     Empty,
     /// Nothing stands before the first `@`.
+    #[error("nothing stands before the @")]
     NoLocalPart,
     /// Nothing stands after the last `@`: the key would be that of the name without it.
+    #[error("nothing stands after the @")]
     NoDomain,
     /// The name has a NUL.
+    #[error("it has a NUL")]
     Nul,
     /// The name has a blank, at which makemap ends a key: space, tab, newline, vertical
     /// tab, form feed or carriage return.
+    #[error("it has a blank")]
     Blank,
     /// The name has another ASCII control character.
+    #[error("it has a control character")]
     ControlCharacter,
     /// The detail is `*`: the entry would be for all details of the user.
+    #[error("with the detail * it stands for all details")]
     AnyDetail,
     /// The key is longer than 256 bytes, the most that sendmail looks up.
+    #[error("it is too long for sendmail")]
     TooLong,
 }
-
-impl fmt::Display for KeyProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            KeyProblem::Empty => "it is empty",
-            KeyProblem::NoLocalPart => "nothing stands before the @",
-            KeyProblem::NoDomain => "nothing stands after the @",
-            KeyProblem::Nul => "it has a NUL",
-            KeyProblem::Blank => "it has a blank",
-            KeyProblem::ControlCharacter => "it has a control character",
-            KeyProblem::AnyDetail => "with the detail * it stands for all details",
-            KeyProblem::TooLong => "it is too long for sendmail",
-        })
-    }
-}
-
-impl std::error::Error for KeyProblem {}
 
 /// The key of a user's own entry: the first that sendmail looks the user up by (see
 /// [`search_order::keys`](super::search_order::keys)), `qgrp:anna@` or

@@ -117,12 +117,8 @@ impl AccessMap {
     }
 
     /// The kind of map, as makemap calls it.
-    pub fn kind(&self) -> &'static str {
-        match self.kind {
-            Kind::Hash => "hash",
-            Kind::Cdb => "cdb",
-            Kind::Text => "text",
-        }
+    pub fn kind(&self) -> &str {
+        self.spec.split(':').next().unwrap_or_default()
     }
 
     /// The same kind of map in another file.

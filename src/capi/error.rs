@@ -1,7 +1,6 @@
 //! What can go wrong, and the numbers that C knows it by.
 
 use std::ffi::{CStr, c_int};
-use std::fmt;
 
 use crate::config::ConfigError;
 use crate::mapping::{ClusterError, FormatError, MailServersError};
@@ -48,16 +47,25 @@ pub(super) fn describe(error: c_int) -> &'static CStr {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
+    #[error("{0} is NULL")]
     Null(&'static str),
+    #[error("{0}")]
     InvalidArgument(String),
-    UsernameHash(FormatError),
-    MailServers(MailServersError),
-    Config(ConfigError),
-    NodeState(NodeStateError),
-    Cluster(ClusterError),
+    #[error(transparent)]
+    UsernameHash(#[from] FormatError),
+    #[error(transparent)]
+    MailServers(#[from] MailServersError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    NodeState(#[from] NodeStateError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("{}", describe(MAILAFFINITY_ERROR_NO_NODE).to_string_lossy())]
     NoNode,
+    #[error("{}", describe(MAILAFFINITY_ERROR_PANIC).to_string_lossy())]
     Panic,
 }
 
@@ -74,50 +82,5 @@ impl Error {
             Error::NoNode => MAILAFFINITY_ERROR_NO_NODE,
             Error::Panic => MAILAFFINITY_ERROR_PANIC,
         }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Null(argument) => write!(f, "{argument} is NULL"),
-            Error::InvalidArgument(problem) => f.write_str(problem),
-            Error::UsernameHash(error) => error.fmt(f),
-            Error::MailServers(error) => error.fmt(f),
-            Error::Config(error) => error.fmt(f),
-            Error::NodeState(error) => error.fmt(f),
-            Error::Cluster(error) => error.fmt(f),
-            Error::NoNode | Error::Panic => f.write_str(&describe(self.number()).to_string_lossy()),
-        }
-    }
-}
-
-impl From<FormatError> for Error {
-    fn from(error: FormatError) -> Error {
-        Error::UsernameHash(error)
-    }
-}
-
-impl From<MailServersError> for Error {
-    fn from(error: MailServersError) -> Error {
-        Error::MailServers(error)
-    }
-}
-
-impl From<ConfigError> for Error {
-    fn from(error: ConfigError) -> Error {
-        Error::Config(error)
-    }
-}
-
-impl From<NodeStateError> for Error {
-    fn from(error: NodeStateError) -> Error {
-        Error::NodeState(error)
-    }
-}
-
-impl From<ClusterError> for Error {
-    fn from(error: ClusterError) -> Error {
-        Error::Cluster(error)
     }
 }

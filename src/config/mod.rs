@@ -33,11 +33,11 @@ use crate::mapping::{Cluster, ClusterError, Node, Strategy, UsernameHash};
 use crate::node_state::{Mark, NodeEntry, NodeState, State};
 use crate::toml_error::{line_and_problem, line_of};
 pub use nodes::{NodeConfig, Nodes};
+use values::MapSpec;
 pub use values::{
     AbsolutePath, CommandLine, Interval, LibraryName, MakemapOptions, Millis, Number, QueueFlags, Seconds,
     check_host,
 };
-use values::{MapSpec, StrategyName};
 
 /// Where the configuration is unless one is named.
 pub const DEFAULT_PATH: &str = "/etc/mailaffinity.toml";
@@ -58,7 +58,7 @@ const DAY: u32 = 86_400;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// How the nodes share out the users (`strategy`).
-    #[serde(default, with = "StrategyName")]
+    #[serde(default)]
     pub strategy: Strategy,
     /// How usernames are hashed (`username_hash`).
     #[serde(default)]
@@ -201,16 +201,14 @@ impl Default for UserSource {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct UsersTable {
     uid_min: Option<u32>,
     uid_max: Option<u32>,
     file: Option<AbsolutePath>,
     command: Option<CommandLine>,
-    #[serde(default)]
     max_loss_percent: Number<0, 100, 10>,
-    #[serde(default)]
     timeout_seconds: Seconds<1, DAY, 60>,
 }
 
@@ -279,20 +277,16 @@ pub enum Probe {
     Lmtp,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct ChecksTable {
     director: Option<AbsolutePath>,
     probe: Option<Probe>,
     port: Option<u16>,
     command: Option<CommandLine>,
-    #[serde(default)]
     timeout_ms: Millis<1, HOUR_MS, 5000>,
-    #[serde(default)]
     fall: Number<1, 100, 3>,
-    #[serde(default)]
     rise: Number<1, 100, 2>,
-    #[serde(default)]
     interval_ms: Millis<0, HOUR_MS, 1000>,
 }
 
@@ -389,20 +383,11 @@ pub struct ConfigError {
     problem: String,
 }
 
-/// No node with a tag can take a user: they are all down or without vhosts, or there are
-/// none.
+/// No node with this tag, empty for none, can take a user: they are all down or without
+/// vhosts, or there are none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no node {} is up", if tag.is_empty() { "without a tag".into() } else { format!("with the tag \"{}\"", tag.escape_debug()) })]
-pub struct NoNodeUp {
-    tag: String,
-}
-
-impl NoNodeUp {
-    /// That of a tag, which is empty for none.
-    pub fn with_tag(tag: &str) -> NoNodeUp {
-        NoNodeUp { tag: tag.to_owned() }
-    }
-}
+#[error("no node {} is up", if .0.is_empty() { "without a tag".into() } else { format!("with the tag \"{}\"", .0.escape_debug()) })]
+pub struct NoNodeUp(pub String);
 
 /// Where something is in the file: a key, and the place in its array if it has one.
 type Place = (&'static str, usize);
@@ -492,18 +477,6 @@ impl Config {
         let cluster = Cluster::new(self.strategy, self.username_hash.clone(), nodes)?;
         Ok(cluster.with_moved(moved))
     }
-
-    /// The place in [`nodes`](Config::nodes) of the node with this name.
-    pub fn index_of_node(&self, name: &str) -> Option<usize> {
-        self.nodes.index_of(name)
-    }
-
-    /// The place in [`nodes`](Config::nodes) of the node that has the queue group which
-    /// the access map gives. As in sendmail, neither its case nor blanks around it
-    /// matter; makemap keeps those at the end of a line, a carriage return included.
-    pub fn node_of_queue_group(&self, queue_group: &[u8]) -> Option<usize> {
-        self.nodes.index_of_queue_group(queue_group)
-    }
 }
 
 #[cfg(test)]
@@ -554,9 +527,9 @@ address = "2001:DB8::2"
         assert_eq!((two.node.vhost_count, two.node.tag.as_str()), (100, ""));
         assert_eq!(two.host, "2001:db8::2");
         assert_eq!(two.queue_group, None);
-        assert_eq!(config.node_of_queue_group(b"NODE1group"), Some(0));
-        assert_eq!(config.node_of_queue_group(b"node1group \t\r"), Some(0));
-        assert_eq!(config.node_of_queue_group(b"other"), None);
+        assert_eq!(config.nodes.index_of_queue_group(b"NODE1group"), Some(0));
+        assert_eq!(config.nodes.index_of_queue_group(b"node1group \t\r"), Some(0));
+        assert_eq!(config.nodes.index_of_queue_group(b"other"), None);
     }
 
     #[test]
@@ -732,9 +705,9 @@ address = "2001:DB8::2"
         let cluster = config.cluster(&state).unwrap();
         assert_eq!(cluster.nodes().len(), MANY);
         for n in 0..MANY {
-            assert_eq!(config.index_of_node(&format!("node{n}")), Some(n));
+            assert_eq!(config.nodes.index_of(&format!("node{n}")), Some(n));
             assert_eq!(
-                config.node_of_queue_group(format!("GROUP{n}").as_bytes()),
+                config.nodes.index_of_queue_group(format!("GROUP{n}").as_bytes()),
                 Some(n)
             );
         }

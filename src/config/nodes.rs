@@ -99,12 +99,14 @@ impl<'n> IntoIterator for &'n Nodes {
 
 impl Nodes {
     /// The place of the node with this name.
-    pub(super) fn index_of(&self, name: &str) -> Option<usize> {
+    pub fn index_of(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
-    /// The place of the node with this queue group, in any case and with blanks around.
-    pub(super) fn index_of_queue_group(&self, queue_group: &[u8]) -> Option<usize> {
+    /// The place of the node that has the queue group which the access map gives. As in
+    /// sendmail, neither its case nor blanks around it matter; makemap keeps those at the
+    /// end of a line, a carriage return included.
+    pub fn index_of_queue_group(&self, queue_group: &[u8]) -> Option<usize> {
         let folded = queue_group.trim_ascii().to_ascii_lowercase();
         self.by_queue_group.get(&folded).copied()
     }

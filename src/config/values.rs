@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::access_map::AccessMap;
-use crate::mapping::{Strategy, UsernameHash, parse_address};
+use crate::access_map::{AccessMap, SpecError};
+use crate::mapping::{UsernameHash, parse_address};
 
 /// Types that are read as one type, and made of it by a function that may refuse it.
 macro_rules! checked {
@@ -122,14 +122,6 @@ impl<'de> Deserialize<'de> for UsernameHash {
     }
 }
 
-/// [`Strategy`] as the configuration writes it.
-#[derive(Deserialize)]
-#[serde(remote = "Strategy", rename_all = "lowercase")]
-pub(super) enum StrategyName {
-    Ring,
-    Modulo,
-}
-
 fn absolute_path(path: PathBuf) -> Result<PathBuf, &'static str> {
     match path.is_absolute() {
         true => Ok(path),
@@ -206,11 +198,8 @@ fn queue_group_name(text: String) -> Result<String, String> {
     Ok(name)
 }
 
-fn map_spec(spec: String) -> Result<String, String> {
-    match AccessMap::new(&spec, Duration::ZERO) {
-        Ok(_) => Ok(spec),
-        Err(error) => Err(error.to_string()),
-    }
+fn map_spec(spec: String) -> Result<String, SpecError> {
+    AccessMap::new(&spec, Duration::ZERO).map(|_| spec)
 }
 
 fn address(text: String) -> Result<IpAddr, String> {

@@ -33,11 +33,10 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// As for [`open`]; also when it is not UTF-8 or endless.
 pub fn read_text(path: &Path) -> io::Result<String> {
-    let invalid = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
     String::from_utf8(read(path, LONGEST_TEXT)?).map_err(|error| {
         let good = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
         let line = 1 + good.filter(|&&byte| byte == b'\n').count();
-        invalid(format!("line {line} is not UTF-8"))
+        io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8"))
     })
 }
 

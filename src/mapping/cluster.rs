@@ -15,7 +15,8 @@ use super::username_hash::UsernameHash;
 pub const MAX_VHOSTS: u32 = 1 << 20;
 
 /// How the nodes share out the users.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Strategy {
     /// `director_consistent_hashing = yes`, and all that Dovecot 2.3 has: each
     /// node has `vhost_count` vhosts on a ring, and a user belongs to the first
@@ -67,28 +68,16 @@ enum Mapping {
 }
 
 /// Why a cluster cannot be built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClusterError {
     /// There are no nodes.
+    #[error("a cluster needs at least one node")]
     NoNodes,
     /// The nodes have more than [`MAX_VHOSTS`] vhosts together.
+    #[error("the nodes have more than {MAX_VHOSTS} vhosts together; lower their vhost counts")]
     TooManyVhosts,
 }
-
-impl fmt::Display for ClusterError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ClusterError::NoNodes => f.write_str("a cluster needs at least one node"),
-            ClusterError::TooManyVhosts => write!(
-                f,
-                "the nodes have more than {MAX_VHOSTS} vhosts together; lower their vhost counts"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for ClusterError {}
 
 impl Cluster {
     /// Builds the mapping. Nodes may be given in any order, and an address more

@@ -28,32 +28,15 @@ pub enum MailHost {
 }
 
 /// What is wrong with a `director_mail_servers` string.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MailServersError {
-    word: String,
-    problem: String,
-}
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("director_mail_servers: {0}")]
+pub struct MailServersError(String);
 
 impl MailServersError {
-    fn new(word: &str, problem: impl Into<String>) -> MailServersError {
-        MailServersError {
-            word: word.to_owned(),
-            problem: problem.into(),
-        }
+    fn of(word: &str, problem: impl fmt::Display) -> MailServersError {
+        MailServersError(format!("\"{}\": {problem}", word.escape_debug()))
     }
 }
-
-impl fmt::Display for MailServersError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "director_mail_servers: ")?;
-        if !self.word.is_empty() {
-            write!(f, "\"{}\": ", self.word.escape_debug())?;
-        }
-        f.write_str(&self.problem)
-    }
-}
-
-impl std::error::Error for MailServersError {}
 
 /// Reads a `director_mail_servers` string: words between spaces.
 ///
@@ -68,9 +51,8 @@ pub fn parse_mail_servers(text: &str) -> Result<Vec<MailServer>, MailServersErro
         .map(parse_word)
         .collect::<Result<_, _>>()?;
     if servers.is_empty() {
-        return Err(MailServersError::new(
-            "",
-            "the list is empty; name at least one host",
+        return Err(MailServersError(
+            "the list is empty; name at least one host".into(),
         ));
     }
     Ok(servers)
@@ -101,10 +83,9 @@ pub fn resolve_nodes<E: fmt::Display>(
                 }
             }
             MailHost::Name(name) => {
-                let addresses =
-                    resolve(name).map_err(|error| MailServersError::new(name, error.to_string()))?;
+                let addresses = resolve(name).map_err(|error| MailServersError::of(name, error))?;
                 if addresses.is_empty() {
-                    return Err(MailServersError::new(name, "the name has no address"));
+                    return Err(MailServersError::of(name, "the name has no address"));
                 }
                 for address in addresses {
                     add(name.clone(), address);
@@ -117,17 +98,17 @@ pub fn resolve_nodes<E: fmt::Display>(
 
 fn parse_word(word: &str) -> Result<MailServer, MailServersError> {
     if word.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(MailServersError::new(word, "separate hosts by spaces only"));
+        return Err(MailServersError::of(word, "separate hosts by spaces only"));
     }
     let (host, tag) = word.split_once('@').unwrap_or((word, ""));
     if host.is_empty() {
-        return Err(MailServersError::new(word, "there is no host before the \"@\""));
+        return Err(MailServersError::of(word, "there is no host before the \"@\""));
     }
     let range = host
         .split_once('-')
         .and_then(|(first, last)| Some((parse_address(first)?, parse_address(last)?)));
     let host = if let Some((first, last)) = range {
-        check_range(first, last).map_err(|problem| MailServersError::new(word, problem))?;
+        check_range(first, last).map_err(|problem| MailServersError::of(word, problem))?;
         MailHost::Range(first, last)
     } else if let Some(address) = parse_address(host) {
         MailHost::Address(address)

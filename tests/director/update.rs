@@ -102,7 +102,10 @@ impl Peers {
         let config = self.config();
         let map = &config.access_map.as_ref().unwrap().map;
         let address_of = |queue_group: &[u8]| {
-            let node = config.node_of_queue_group(queue_group).expect("a known group");
+            let node = config
+                .nodes
+                .index_of_queue_group(queue_group)
+                .expect("a known group");
             config.nodes[node].node.address
         };
         let read: Vec<_> = self
@@ -152,7 +155,7 @@ impl Peers {
 
     /// Where PHP connects to for them.
     fn connected(&mut self) -> Vec<Option<IpAddr>> {
-        assert_eq!(self.followed.refresh(), []);
+        assert_eq!(self.followed.refresh(), [""; 0]);
         let in_force = self.followed.in_force().unwrap();
         let node_of = |user: &String| {
             let node = in_force.node_of(user.as_bytes(), |notice| panic!("{user}: {notice}"));
@@ -534,7 +537,7 @@ fn marks_by_hand_win() {
     // At once, also those who were moved there; the access map follows.
     peers.site.must(&["down", "node2", "--reason", "new disks"]);
     assert!(not_at(&peers.printed(""), "127.0.0.2"));
-    assert_eq!(peers.followed.refresh(), []);
+    assert_eq!(peers.followed.refresh(), [""; 0]);
     let in_force = peers.followed.in_force().unwrap();
     let node = in_force.computed_node(user.as_bytes(), "").unwrap();
     assert_ne!(node.node.name, "node2");

@@ -50,7 +50,7 @@ fn with_remedy(error: &Error) -> String {
 
 /// What a queue group says of its users' node.
 pub(crate) fn of_queue_group(question: &Question<'_>, queue_group: &[u8]) -> Answer {
-    match question.config.node_of_queue_group(queue_group) {
+    match question.config.nodes.index_of_queue_group(queue_group) {
         Some(node) => Answer::Node(node),
         None => Answer::Other(format!("queue group {}", queue_group.escape_ascii())),
     }

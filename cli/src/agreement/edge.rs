@@ -89,7 +89,7 @@ pub(crate) fn opinion(
 fn of_name(question: &Question<'_>, name: Option<&str>) -> Answer {
     match name {
         None => Answer::Other("no node".into()),
-        Some(name) => match question.config.index_of_node(name) {
+        Some(name) => match question.config.nodes.index_of(name) {
             Some(node) => Answer::Node(node),
             None => Answer::Other(name.escape_debug().to_string()),
         },

@@ -108,7 +108,7 @@ impl<'q> Question<'q> {
             .iter()
             .map(|user| cluster.index_of(user, &config.tag))
             .collect();
-        let expected = expected.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp::with_tag(&config.tag)))?;
+        let expected = expected.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp(config.tag.clone())))?;
         let mut key = Vec::new();
         let without_entry = users.iter().map(|user| {
             key.clear();

@@ -78,7 +78,7 @@ impl Map {
             })
         })?;
         if users_without_node > 0 {
-            let no_node = NoNodeUp::with_tag(tag);
+            let no_node = NoNodeUp(tag.to_owned());
             let message = format!("{no_node}; users without a node: {users_without_node}");
             return Err(Failure::new(Status::TempFail, message));
         }

@@ -3,8 +3,6 @@
 mod expand;
 mod parse;
 
-use std::fmt;
-
 use expand::expand;
 use parse::{Segment, parse};
 
@@ -46,24 +44,12 @@ enum Shape {
 }
 
 /// Why a format cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("username hash format \"{}\": {problem}", format.escape_ascii())]
 pub struct FormatError {
     format: Vec<u8>,
     problem: String,
 }
-
-impl fmt::Display for FormatError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "username hash format \"{}\": {}",
-            self.format.escape_ascii(),
-            self.problem
-        )
-    }
-}
-
-impl std::error::Error for FormatError {}
 
 impl Default for UsernameHash {
     fn default() -> UsernameHash {
