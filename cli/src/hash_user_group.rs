@@ -61,15 +61,18 @@ pub fn hash_user_group() -> ExitCode {
             strategy,
             users,
         } = arguments;
-        let field = |vnode: Option<u32>| vnode.map(|vnode| vnode.to_string()).into_iter().collect();
+        let print = |vnode_of: &dyn Fn(&[u8]) -> Option<u32>| {
+            names::print(|out| {
+                let users = names::given(users);
+                users.try_for_each(|user| names::write_line(out, user, vnode_of(user).as_slice()))
+            })
+        };
         match strategy {
             Strategy::Ring => {
                 let ring = VnodeRing::new(vnodes);
-                names::write_line_for_each(names::given(users), |user| field(ring.vnode(user)))
+                print(&|user| ring.vnode(user))
             }
-            Strategy::Modulo => {
-                names::write_line_for_each(names::given(users), |user| field(modulo_vnode(user, vnodes)))
-            }
+            Strategy::Modulo => print(&|user| modulo_vnode(user, vnodes)),
         }
     })
 }

@@ -65,14 +65,6 @@ impl Users {
     }
 }
 
-/// Writes a line for each user: the user, and these fields.
-pub(crate) fn write_line_for_each(
-    users: Users,
-    mut fields: impl FnMut(&[u8]) -> Vec<String>,
-) -> Result<ExitCode, Failure> {
-    print(|out| users.try_for_each(|user| write_line(out, user, &fields(user))))
-}
-
 /// Prints on standard output. A reader that goes away ends it without an error.
 pub(crate) fn print(
     write: impl FnOnce(&mut BufWriter<io::StdoutLock<'static>>) -> io::Result<()>,
@@ -95,7 +87,12 @@ pub(crate) fn write_user(out: &mut impl Write, user: &[u8]) -> io::Result<()> {
     }
 }
 
-fn write_line(out: &mut impl Write, user: &[u8], fields: &[String]) -> io::Result<()> {
+/// Writes the user and these fields, with tabs between them.
+pub(crate) fn write_line(
+    out: &mut impl Write,
+    user: &[u8],
+    fields: &[impl std::fmt::Display],
+) -> io::Result<()> {
     write_user(out, user)?;
     for field in fields {
         write!(out, "\t{field}")?;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::exit::{Failure, Status};
 use crate::names;
-use mailaffinity::config::{Config, NoNodeUp, NodeConfig};
+use mailaffinity::config::{Config, NoNodeUp};
 use mailaffinity::node_state::NodeState;
 
 /// Print the node of each user, by the Director's mapping
@@ -59,32 +59,22 @@ impl Map {
             names::given(self.users)
         };
         let mut users_without_node = 0u64;
-        let mut count = |node: Option<&NodeConfig>| users_without_node += u64::from(node.is_none());
-        let printed = if self.json {
-            names::print(|out| {
-                users.try_for_each(|user| {
-                    let node = node_of(user);
-                    count(node);
-                    let fields = json!({
-                        "user": names::json_name(user),
-                        "node": node.map(|node| &node.node.name),
-                        "host": node.map(|node| &node.host),
-                        "queue_group": node.and_then(|node| node.queue_group.as_ref()),
-                    });
-                    writeln!(out, "{fields}")
-                })
-            })
-        } else {
-            names::write_line_for_each(users, |user| {
+        let printed = names::print(|out| {
+            users.try_for_each(|user| {
                 let node = node_of(user);
-                count(node);
-                let Some(node) = node else {
-                    return vec!["-".into(); 3];
-                };
-                let queue_group = node.queue_group.as_deref().unwrap_or("-");
-                vec![node.node.name.clone(), node.host.clone(), queue_group.into()]
+                users_without_node += u64::from(node.is_none());
+                let name = node.map(|node| node.node.name.as_str());
+                let host = node.map(|node| node.host.as_str());
+                let queue_group = node.and_then(|node| node.queue_group.as_deref());
+                if !self.json {
+                    let fields = [name, host, queue_group].map(|field| field.unwrap_or("-"));
+                    return names::write_line(out, user, &fields);
+                }
+                let user = names::json_name(user);
+                let line = json!({"user": user, "node": name, "host": host, "queue_group": queue_group});
+                writeln!(out, "{line}")
             })
-        }?;
+        })?;
         if users_without_node > 0 {
             let no_node = NoNodeUp::with_tag(tag);
             let message = format!("{no_node}; users without a node: {users_without_node}");
