@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Args};
 use serde_json::json;
 
+use self::figures::Figures;
 use self::moves::{Moves, Row};
 use crate::exit::{Failure, Status};
 use crate::names::{self, Users, json_name, write_user};
@@ -43,9 +44,7 @@ Examples:
   The same for a million made-up names:
       mailaffinity what-if --down node2 --generate 1000000
   Who moves back when a node is up again:
-      mailaffinity what-if --up node2 --list
-  Where two users would be:
-      mailaffinity what-if --down node2 --list -- anna bert"
+      mailaffinity what-if --up node2 --list"
 )]
 pub(crate) struct WhatIf {
     /// Nodes that would be down
@@ -89,8 +88,7 @@ impl WhatIf {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let now = NodeState::load(&config.node_state).map_err(Failure::config)?;
         let then = self.state_after(config, &now)?;
-        let is_change = !(self.down.is_empty() && self.up.is_empty());
-        let change = is_change.then(|| self.change());
+        let change = self.change();
         let tag = self.tag.as_deref().unwrap_or(&config.tag);
         let moves_by = |strategy| Moves::new(config, strategy, tag, &now, &then);
         let configured = moves_by(config.strategy)?;
@@ -103,7 +101,7 @@ impl WhatIf {
             return print_list(config, &configured, users, self.json);
         }
         let mut moves = vec![configured];
-        if is_change {
+        if change.is_some() {
             moves.push(moves_by(match config.strategy {
                 Strategy::Ring => Strategy::Modulo,
                 Strategy::Modulo => Strategy::Ring,
@@ -114,53 +112,48 @@ impl WhatIf {
             moves.iter_mut().for_each(|moves| moves.add(hash));
             Ok(())
         })?;
-        let Some(file) = self.svg else {
-            return names::print(|out| match self.json {
-                true => moves.iter().try_for_each(|moves| print_json(out, moves)),
-                false => text::print(out, &moves, change.as_deref()),
-            });
-        };
-        let svg = picture::draw(&moves, change.as_deref());
-        if file.as_os_str() == "-" {
-            return names::print(|out| out.write_all(svg.as_bytes()));
+        let figures = Figures::new(&moves, change.as_deref());
+        match self.svg {
+            Some(file) if file.as_os_str() != "-" => {
+                fs::write(&file, picture::draw(&figures)).map_err(|error| {
+                    let message = format!("{}: cannot write the picture: {error}", file.display());
+                    Failure::new(Status::IoError, message)
+                })?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Some(_) => names::print(|out| out.write_all(picture::draw(&figures).as_bytes())),
+            None if self.json => {
+                names::print(|out| moves.iter().try_for_each(|moves| print_json(out, moves)))
+            }
+            None => names::print(|out| text::print(out, &figures)),
         }
-        fs::write(&file, svg).map_err(|error| {
-            let message = format!("{}: cannot write the picture: {error}", file.display());
-            Failure::new(Status::IoError, message)
-        })?;
-        Ok(ExitCode::SUCCESS)
     }
 
     fn state_after(&self, config: &Config, now: &NodeState) -> Result<NodeState, Failure> {
-        for name in self.down.iter().chain(&self.up) {
-            nodes::find_node(config, name)?;
-        }
-        if let Some(both) = self.down.iter().find(|name| self.up.contains(name)) {
-            let message = format!("node \"{}\" cannot be --down and --up", both.escape_debug());
-            return Err(Failure::new(Status::Usage, message));
-        }
         let mut then = now.clone();
         for name in &self.up {
+            nodes::find_node(config, name)?;
             then.set_mark(name, None);
         }
         for name in &self.down {
+            nodes::find_node(config, name)?;
+            if self.up.contains(name) {
+                let message = format!("node \"{}\" cannot be --down and --up", name.escape_debug());
+                return Err(Failure::new(Status::Usage, message));
+            }
             then.set_mark(name, Some(Mark::new(State::Down)));
         }
         Ok(then)
     }
 
     /// "if node1, node2 are down and node3 is up".
-    fn change(&self) -> String {
-        let are = |nodes: &[String], state| match nodes {
-            [] => None,
-            [node] => Some(format!("{node} is {state}")),
-            nodes => Some(format!("{} are {state}", nodes.join(", "))),
-        };
-        let said = [are(&self.down, "down"), are(&self.up, "up")];
-        format!(
-            "if {}",
-            said.into_iter().flatten().collect::<Vec<_>>().join(" and ")
-        )
+    fn change(&self) -> Option<String> {
+        let are = [(&self.down, "down"), (&self.up, "up")].map(|(nodes, state)| {
+            let are = if nodes.len() == 1 { "is" } else { "are" };
+            (!nodes.is_empty()).then(|| format!("{} {are} {state}", nodes.join(", ")))
+        });
+        let are: Vec<String> = are.into_iter().flatten().collect();
+        (!are.is_empty()).then(|| format!("if {}", are.join(" and ")))
     }
 }
 
@@ -188,5 +181,5 @@ fn print_json(out: &mut impl Write, moves: &Moves) -> io::Result<()> {
         let line = json!({"strategy": strategy, "node": name, "before": before, "after": after});
         writeln!(out, "{line}")?;
     }
-    writeln!(out, "{}", json!({"strategy": strategy, "total": moves.total()}))
+    writeln!(out, "{}", json!({"strategy": strategy, "total": moves.total}))
 }

@@ -10,6 +10,8 @@ use mailaffinity::node_state::NodeState;
 /// Users counted by one strategy, among the nodes with one tag.
 pub(crate) struct Moves {
     pub(crate) strategy: Strategy,
+    /// What becomes of all users.
+    pub(crate) total: Users,
     /// The nodes in the configuration's order, and a last row for users without a node.
     rows: Vec<Row>,
     before: Cluster,
@@ -80,6 +82,7 @@ impl Moves {
         });
         Ok(Moves {
             strategy,
+            total: Users::default(),
             rows: rows.chain([Row::default()]).collect(),
             before,
             after,
@@ -107,36 +110,29 @@ impl Moves {
     )]
     pub(crate) fn add(&mut self, hash: u32) {
         let (from, to) = self.of(hash);
-        let stays_up = |row: usize| self.rows[row].before.is_up() && self.rows[row].after.is_up();
+        let is_up = |side: &Side| side.state == Some("up");
+        let stays_up = |row: usize| is_up(&self.rows[row].before) && is_up(&self.rows[row].after);
         let is_needless = stays_up(from) && stays_up(to);
-        self.rows[from].before.users.add(from == to, is_needless);
-        self.rows[to].after.users.add(from == to, is_needless);
+        let count = |users: &mut Users| {
+            users.users += 1;
+            *match (from == to, is_needless) {
+                (true, _) => &mut users.stay,
+                (false, true) => &mut users.move_needlessly,
+                (false, false) => &mut users.must_move,
+            } += 1;
+        };
+        count(&mut self.total);
+        count(&mut self.rows[from].before.users);
+        count(&mut self.rows[to].after.users);
     }
 
     /// The nodes that have the tag and, if there are any, the users without a node.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> + Clone {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
         let mut nodes = self.before.nodes().iter();
         self.rows.iter().filter(move |row| match nodes.next() {
             Some(node) => node.tag == self.tag,
             None => row.before.users.users + row.after.users.users > 0,
         })
-    }
-
-    /// What becomes of all users.
-    pub(crate) fn total(&self) -> Users {
-        let mut total = Users::default();
-        for Row { before, .. } in self.rows() {
-            total.users += before.users.users;
-            total.stay += before.users.stay;
-            total.must_move += before.users.must_move;
-            total.move_needlessly += before.users.move_needlessly;
-        }
-        total
-    }
-
-    /// The vhosts of all nodes that are up before.
-    pub(crate) fn vhost_count(&self) -> u64 {
-        self.rows().map(|row| row.before.vhost_count).sum()
     }
 }
 
@@ -150,28 +146,13 @@ impl From<&Node> for Side {
     }
 }
 
-impl Side {
-    fn is_up(&self) -> bool {
-        self.state == Some("up")
-    }
-}
-
 impl Row {
-    pub(crate) fn label(&self) -> &str {
-        self.name.as_deref().unwrap_or("no node")
+    pub(crate) fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| "no node".into())
     }
 }
 
 impl Users {
-    fn add(&mut self, stays: bool, is_needless: bool) {
-        self.users += 1;
-        *match (stays, is_needless) {
-            (true, _) => &mut self.stay,
-            (false, true) => &mut self.move_needlessly,
-            (false, false) => &mut self.must_move,
-        } += 1;
-    }
-
     /// In the order in which bars have them.
     pub(crate) fn parts(self) -> [u64; 3] {
         [self.stay, self.must_move, self.move_needlessly]
@@ -226,7 +207,7 @@ mod tests {
                 (&["node1"], &["node1"]),
             ] {
                 let moves = moves(strategy, now, then);
-                let total = moves.total();
+                let total = moves.total;
                 assert_eq!(all(total), 10_000);
                 let sum = |of: fn(&Row) -> u64| moves.rows().map(of).sum::<u64>();
                 assert_eq!(sum(|row| all(row.after.users)), 10_000);
@@ -235,7 +216,7 @@ mod tests {
                 for row in moves.rows() {
                     assert_eq!(row.before.users.stay, row.after.users.stay);
                     for side in [&row.before, &row.after] {
-                        assert!(side.is_up() || all(side.users) == 0 || row.name.is_none());
+                        assert!(side.state == Some("up") || all(side.users) == 0 || row.name.is_none());
                     }
                 }
             }
@@ -249,9 +230,9 @@ mod tests {
             (&["node2"], &[]),
             (&["node2"], &["node3"]),
         ] {
-            assert_eq!(moves(Strategy::Ring, now, then).total().move_needlessly, 0);
+            assert_eq!(moves(Strategy::Ring, now, then).total.move_needlessly, 0);
             // A node that comes in the place of one that goes has the same vhosts.
-            let needlessly = moves(Strategy::Modulo, now, then).total().move_needlessly;
+            let needlessly = moves(Strategy::Modulo, now, then).total.move_needlessly;
             assert_eq!(
                 needlessly > 3_000,
                 now.is_empty() || then.is_empty(),
@@ -266,7 +247,7 @@ mod tests {
         let moves = moves(Strategy::Ring, &[], &every);
         let last = moves.rows().last().unwrap();
         assert_eq!((last.name.as_deref(), all(last.after.users)), (None, 10_000));
-        assert_eq!(moves.total().must_move, 10_000);
+        assert_eq!(moves.total.must_move, 10_000);
     }
 
     #[test]
@@ -276,7 +257,7 @@ mod tests {
         let moves = |tag| Moves::new(&config, Strategy::Ring, tag, &state, &state);
         let names = |tag| -> Vec<String> {
             let moves = moves(tag).unwrap_or_else(|failure| panic!("{failure}"));
-            moves.rows().map(|row| row.label().to_owned()).collect()
+            moves.rows().map(|row| row.name.clone().unwrap()).collect()
         };
         assert_eq!(names(""), ["node1", "node2", "node3"]);
         assert_eq!(names("far"), ["far"]);

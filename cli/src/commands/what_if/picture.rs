@@ -1,9 +1,6 @@
 //! The same as a picture.
 
-use indicatif::HumanCount;
-
-use super::figures::{elide, length, outcome, percent};
-use super::moves::{Moves, Row, Side};
+use super::figures::{Figures, elide, ends};
 
 // Lengths are in pixels.
 const MARGIN: usize = 20;
@@ -25,60 +22,27 @@ const LETTER: usize = 8;
 /// The longest name that keeps its middle, in characters.
 const LONGEST_NAME: usize = 32;
 
-// Distinct for the colour-blind, and in grey.
-const MOVES: [(&str, &str); 3] = [
-    ("#8fbcdb", "stay on their node"),
-    ("#e69f00", "must move: their node goes, or comes back"),
-    ("#881c54", "move needlessly, between nodes that are up"),
-];
-const SHARES: [(&str, &str); 2] = [
-    ("#8fbcdb", "users of the node"),
-    ("#c8c8c8", "what its vhost_count stands for"),
-];
-
-/// What becomes of each node's users, by each strategy: those before a change in the
-/// upper bar of a row, those after it in the lower. Without a change, what the vhosts of
-/// the node stand for is below its users.
-pub(crate) fn draw(moves: &[Moves], change: Option<&str>) -> String {
-    let all = moves.first().map_or(0, |moves| moves.total().users);
-    let names: Vec<String> = moves
-        .iter()
-        .take(1)
-        .flat_map(Moves::rows)
-        .map(|row| elide(row.label(), LONGEST_NAME))
-        .collect();
-    let longest_name = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-    let left = MARGIN + 2 * GAP + LETTER * longest_name;
-    let panel = BAR + GAP + LETTER * with_share(all, all).chars().count() + MARGIN;
-    let (right, bottom) = (left + panel * moves.len(), TOP + ROW * names.len());
-    let bars: Vec<Vec<[Bar; 2]>> = moves
-        .iter()
-        .map(|moves| {
-            let vhosts = moves.vhost_count();
-            let bars = moves.rows().map(|row| bars(row, change.is_some(), all, vhosts));
-            bars.collect()
-        })
-        .collect();
-    let longest = bars
-        .iter()
-        .flatten()
-        .flatten()
-        .map(|(parts, _)| parts.iter().sum())
+/// The bars of each strategy beside each other, those of a node in one row.
+pub(crate) fn draw(figures: &Figures) -> String {
+    let chars = |text: &String| text.chars().count();
+    let lines = || figures.panels.iter().flat_map(|panel| &panel.lines);
+    let names = lines().map(|line| chars(&line.label).min(LONGEST_NAME)).max();
+    let labels = lines()
+        .flat_map(|line| &line.bars)
+        .map(|(_, label)| chars(label))
         .max();
-    let longest: u64 = longest.unwrap_or(0);
+    let rows = figures.panels.iter().map(|panel| panel.lines.len()).max();
+    let left = MARGIN + 2 * GAP + LETTER * names.unwrap_or(0);
+    let panel_width = BAR + GAP + LETTER * labels.unwrap_or(0) + MARGIN;
+    let right = left + panel_width * figures.panels.len();
+    let bottom = TOP + ROW * rows.unwrap_or(0);
+    let longest = figures.longest(2);
 
     let mut picture = Picture::default();
-    let (title, key) = match change {
-        Some(change) => (
-            format!("Who of {} users moves {change}", HumanCount(all)),
-            &MOVES[..],
-        ),
-        None => (format!("{} users", HumanCount(all)), &SHARES[..]),
-    };
-    let title = elide(&title, (right - MARGIN) / 12);
+    let title = elide(&figures.title, (right - MARGIN) / 12);
     picture.text((MARGIN, TITLE), "font-size=\"20\" font-weight=\"bold\"", &title);
     let mut x = MARGIN;
-    for (colour, means) in key {
+    for (_, colour, means) in figures.key {
         picture.rect((x, KEY - THICK + 1), (THICK, THICK), colour);
         picture.text((x + THICK + GAP, KEY), "font-size=\"13\"", means);
         x += THICK + GAP + means.len() * 7 + MARGIN;
@@ -86,55 +50,33 @@ pub(crate) fn draw(moves: &[Moves], change: Option<&str>) -> String {
     for y in (TOP..bottom).step_by(2 * ROW) {
         picture.rect((MARGIN, y), (right - 2 * MARGIN, ROW), "#f4f4f4");
     }
-    for (name, y) in names.iter().zip((TOP..).step_by(ROW)) {
+    let lines = figures.panels.first().map_or(&[][..], |panel| &panel.lines);
+    for (line, y) in lines.iter().zip((TOP..).step_by(ROW)) {
         let font = "font-size=\"13\" font-family=\"monospace\" text-anchor=\"end\"";
-        picture.text((left - GAP, y + ROW / 2 + 4), font, name);
+        picture.text(
+            (left - GAP, y + ROW / 2 + 4),
+            font,
+            &elide(&line.label, LONGEST_NAME),
+        );
     }
-    for ((moves, rows), left) in moves.iter().zip(&bars).zip((left..).step_by(panel)) {
-        let heading = match change {
-            Some(_) => outcome(moves.strategy, moves.total()),
-            None => format!("by the {} strategy", moves.strategy),
-        };
-        picture.text((left, HEADING), "font-size=\"14\" font-weight=\"bold\"", &heading);
-        for (row, y) in rows.iter().zip((TOP + 4..).step_by(ROW)) {
-            for ((parts, label), y) in row.iter().zip([y, y + THICK + 3]) {
-                let (mut sum, mut x) = (0, left);
-                for (part, (colour, _)) in parts.iter().zip(key) {
-                    sum += part;
-                    let end = left + length(sum, longest, BAR);
-                    picture.rect((x, y), (end - x, THICK), colour);
-                    x = end;
+    for (panel, left) in figures.panels.iter().zip((left..).step_by(panel_width)) {
+        picture.text(
+            (left, HEADING),
+            "font-size=\"14\" font-weight=\"bold\"",
+            &panel.heading,
+        );
+        for (line, y) in panel.lines.iter().zip((TOP + 4..).step_by(ROW)) {
+            for ((parts, label), y) in line.bars.iter().zip([y, y + THICK + 3]) {
+                let mut x = left;
+                for (end, (_, colour, _)) in ends(*parts, longest, BAR).into_iter().zip(figures.key) {
+                    picture.rect((x, y), (left + end - x, THICK), colour);
+                    x = left + end;
                 }
                 picture.text((x + GAP / 2, y + THICK - 2), "font-size=\"11\"", label);
             }
         }
     }
     picture.svg((right, bottom + MARGIN))
-}
-
-/// Users of the kinds of the key, one behind the other, and what stands at the end.
-type Bar = ([u64; 3], String);
-
-fn bars(row: &Row, is_change: bool, all: u64, vhosts: u64) -> [Bar; 2] {
-    let bar = |side: &Side, when| {
-        let count = HumanCount(side.users.users);
-        let down = if side.state == Some("down") { ", down" } else { "" };
-        (side.users.parts(), format!("{count} {when}{down}"))
-    };
-    if is_change {
-        return [bar(&row.before, "before"), bar(&row.after, "after")];
-    }
-    let expected = u128::from(all) * u128::from(row.before.vhost_count) / u128::from(vhosts.max(1));
-    let expected = u64::try_from(expected).unwrap_or(all);
-    let users = row.before.users;
-    [
-        (users.parts(), with_share(users.users, all)),
-        ([0, expected, 0], percent(row.before.vhost_count, vhosts)),
-    ]
-}
-
-fn with_share(users: u64, all: u64) -> String {
-    format!("{} ({})", HumanCount(users), percent(users, all))
 }
 
 #[derive(Default)]
