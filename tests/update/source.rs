@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::site::{ADMINISTRATORS, Site, Stamp, key, outside};
+use crate::site::{ADMINISTRATORS, Site, Stamp, key, outside, script};
 use support::maps;
 
 fn group_of(site: &Site, user: &str) -> String {
@@ -45,6 +45,36 @@ fn entries_by_hand_win_and_are_reported() {
     site.update();
     assert_eq!(found("user1"), group_of(&site, "user1").into_bytes());
     assert_eq!(site.status()["by_hand"]["count"], 0);
+}
+
+#[test]
+fn a_nul_in_a_comment_stops_nothing() {
+    let site = Site::hash();
+    site.write("etc/access", b"# caf\0e\nConnect:9 RELAY\n#x\0\0\0");
+    site.update();
+    assert_eq!(site.entries()[&b"connect:9"[..]], b"RELAY");
+    let told = site.status()["complaints"].to_string();
+    assert!(told.contains("line 1: it has a NUL byte"), "{told}");
+}
+
+#[test]
+fn a_makemap_that_ends_early_is_noticed() {
+    let site = Site::hash();
+    let makemap = site.path("makemap");
+    let real = support::sendmail::program(&["makemap"], "sendmail-bin");
+    script(&makemap, &format!("head -n 6 | {real:?} \"$@\""));
+    site.configure(site.configuration().set_path("access_map.makemap", makemap));
+    for end in ["", "\n"] {
+        let text = [
+            ADMINISTRATORS,
+            b"Connect:9 RELAY\nConnect:8 RELAY",
+            end.as_bytes(),
+        ]
+        .concat();
+        site.write("etc/access", &text);
+        site.update_fails(&[], 69, "a map that lacks entries");
+        assert!(site.try_entries().is_err(), "there is no map");
+    }
 }
 
 #[test]
