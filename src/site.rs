@@ -518,7 +518,7 @@ host = "node2.example.org"
     }
 
     #[test]
-    fn a_state_that_names_a_stranger_is_told() {
+    fn a_state_that_names_an_unknown_node_is_told() {
         let mut site = Fixture::new("QGRP:user1@ node1group\n");
         site.mark_down(&["nod1"]);
         let (host, notices) = site.host_of("user1");
