@@ -1,6 +1,5 @@
 //! Nodes as command lines and the node state name them.
 
-use std::collections::BTreeSet;
 use std::net::UdpSocket;
 
 use clap::Args;
@@ -14,8 +13,11 @@ use mailaffinity::node_state::NodeState;
 /// # Errors
 /// When the configuration does not have it.
 pub(crate) fn find_node<'c>(config: &'c Config, name: &str) -> Result<&'c NodeConfig, Failure> {
-    let mut nodes = config.nodes.iter();
-    nodes.find(|node| node.node.name == name).ok_or_else(|| {
+    let found = config
+        .nodes
+        .index_of(name)
+        .and_then(|index| config.nodes.get(index));
+    found.ok_or_else(|| {
         let known: Vec<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
         let message = format!(
             "there is no node \"{}\"; there are {}",
@@ -28,10 +30,9 @@ pub(crate) fn find_node<'c>(config: &'c Config, name: &str) -> Result<&'c NodeCo
 
 /// What the node state says of nodes that the configuration does not have.
 pub(crate) fn unknown_nodes(config: &Config, state: &NodeState) -> Vec<String> {
-    let known: BTreeSet<&str> = config.nodes.iter().map(|node| node.node.name.as_str()).collect();
     let marked = state.marks().map(|(name, _)| name);
     marked
-        .filter(|name| !known.contains(name))
+        .filter(|name| config.nodes.index_of(name).is_none())
         .map(|name| {
             format!(
                 "{}: node \"{}\" is marked but not in the configuration; correct its name, or run \"mailaffinity auto\"",

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::access_source::managed_block::{AccessSource, Complaint, digest};
+use crate::access_source::managed_block::{AccessSource, Complaint, DIGEST_KEY, digest};
 use crate::access_source::rebuild::{self, RebuildError, SourceFile};
 use crate::checks::{self, ChecksError};
 use crate::entries::{Entries, LeftOut, Override};
@@ -216,7 +216,10 @@ pub fn plan<'c>(
     let source = SourceFile::read(&build.source)?;
     let list = users::read(&config.users.source, *config.users.timeout).map_err(UpdateError::Users)?;
     // One that cannot be read is not the one that is wanted.
-    let built_of = rebuild::built_of(map).unwrap_or_default();
+    let built_of = match map.is_built() {
+        true => map.get(DIGEST_KEY).unwrap_or_default(),
+        false => None,
+    };
     if source.content.text().is_empty() && !accept_loss && built_of.is_some() {
         return Err(UpdateError::EmptySource(build.source.clone()));
     }

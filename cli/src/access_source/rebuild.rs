@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::managed_block::{AccessSource, BlockError, Complaint, DIGEST_KEY};
 use crate::child;
 use crate::files::replace::{Staged, folder_of, real_path, sync_folder};
-use mailaffinity::access_map::{AccessMap, Error};
+use mailaffinity::access_map::AccessMap;
 use mailaffinity::config::MapBuild;
 use mailaffinity::files::file_stamp::{FileStamp, SETTLE};
 use mailaffinity::files::regular_file;
@@ -170,21 +170,6 @@ fn has_content(path: &Path, text: &[u8]) -> io::Result<bool> {
         }
         let read = buffer.len();
         file.consume(read);
-    }
-}
-
-/// The digest of the source that a map was built of; none of a map that is missing,
-/// damaged or being built by somebody else.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn built_of(map: &AccessMap) -> Result<Option<Vec<u8>>, RebuildError> {
-    match map.get(DIGEST_KEY) {
-        Ok(digest) => Ok(digest),
-        Err(Error::Io { path, source }) if source.kind() != io::ErrorKind::NotFound => {
-            Err(RebuildError::Io { path, source })
-        }
-        Err(_) => Ok(None),
     }
 }
 
