@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, setsid};
 
 use mailaffinity::deadline::Deadline;
 
@@ -18,6 +18,9 @@ const LONGEST_STDOUT: u64 = 1 << 30;
 
 /// How much of standard error is kept. The rest is read and dropped.
 const LONGEST_STDERR: u64 = 4 << 10;
+
+/// Where programs are that get no environment of ours: as init's.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How many lines of standard error an error message shows.
 const STDERR_LINES: usize = 3;
@@ -92,7 +95,7 @@ impl Finished {
 ///
 /// The command has ended when the program has and nobody can write to its standard
 /// output and error any more. If it has not by `timeout`, it is killed with all children
-/// that are still in its process group.
+/// that are still in its process group. It has a session of its own.
 ///
 /// # Errors
 /// When the program cannot be run, does not end in time, or prints more than 1 GiB. How
@@ -106,6 +109,29 @@ pub(crate) fn run(
     run_with_input(command, move |pipe| pipe.write_all(&stdin), timeout)
 }
 
+/// As [`run`], for a program with fewer rights than ours: it gets none of our environment
+/// and starts in the root folder.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_apart(
+    command: &[impl AsRef<OsStr>],
+    stdin: &[u8],
+    timeout: Duration,
+) -> Result<Finished, ChildError> {
+    let stdin = stdin.to_vec();
+    let apart = |command: &mut Command| {
+        command.env_clear().env("PATH", PATH).current_dir("/");
+    };
+    run_bounded(
+        command,
+        apart,
+        move |pipe| pipe.write_all(&stdin),
+        timeout,
+        LONGEST_STDOUT,
+    )
+}
+
 /// As [`run`], for a long input, which `write` writes.
 ///
 /// # Errors
@@ -115,11 +141,12 @@ pub(crate) fn run_with_input(
     write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
 ) -> Result<Finished, ChildError> {
-    run_bounded(command, write, timeout, LONGEST_STDOUT)
+    run_bounded(command, |_| (), write, timeout, LONGEST_STDOUT)
 }
 
 fn run_bounded(
     command: &[impl AsRef<OsStr>],
+    prepare: impl FnOnce(&mut Command),
     write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
     longest_stdout: u64,
@@ -133,12 +160,14 @@ fn run_bounded(
     let Some((program, arguments)) = command.split_first() else {
         return Err(error("cannot be run: it names no program".into()));
     };
-    let mut child = Command::new(program)
+    let mut child = Command::new(program);
+    child
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
+        .stderr(Stdio::piped());
+    prepare(&mut child);
+    let mut child = in_own_session(&mut child)
         .spawn()
         .map_err(|problem| error(format!("cannot be run: {problem}")))?;
     let finished = Pipes::attach(&mut child, write, longest_stdout)
@@ -166,6 +195,22 @@ fn run_bounded(
             Err(error)
         }
     }
+}
+
+/// A program in a session of its own cannot write to our terminal's input, and of our
+/// descriptors it gets the three pipes, whatever whoever started us left open.
+#[allow(unsafe_code)]
+fn in_own_session(command: &mut Command) -> &mut Command {
+    let prepare = || {
+        setsid()?;
+        // SAFETY: it takes no pointers. Nothing is closed before the program starts.
+        match unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec, this makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(prepare) }
 }
 
 /// What the program prints, once it is complete. The threads behind it outlive their
@@ -448,15 +493,33 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_ours_is_within_reach() {
+        let left_open = fs::File::open("/").unwrap();
+        rustix::io::fcntl_setfd(&left_open, rustix::io::FdFlags::empty()).unwrap();
+        let printed = |finished: Result<Finished, ChildError>| {
+            String::from_utf8(finished.unwrap().success().unwrap()).unwrap()
+        };
+        // The shell has the numbers of its session and of itself, and no terminal.
+        let alone =
+            "read _ _ _ _ _ session _ </proc/self/stat; [ $session = $$ ] && ! true 2>/dev/null </dev/tty";
+        // The last descriptor is of the folder itself.
+        let descriptors = format!("{alone} && echo alone; cd /proc/self/fd; echo *");
+        assert_eq!(printed(sh(&descriptors, b"", LONG)), "alone\n0 1 2 3\n");
+        let environment = printed(run_apart(&["sh", "-c", "pwd; exec env -u PWD"], b"", LONG));
+        assert_eq!(environment, format!("/\nPATH={PATH}\n"));
+        assert!(printed(run(&["env"], b"", LONG)).len() > environment.len());
+    }
+
+    #[test]
     fn endless_output_is_refused() {
-        let error = run_bounded(&["yes"], |_| Ok(()), LONG, 1 << 20).unwrap_err();
+        let error = run_bounded(&["yes"], |_| (), |_| Ok(()), LONG, 1 << 20).unwrap_err();
         assert_eq!(
             error.to_string(),
             "yes was stopped: it prints more than 1048576 bytes"
         );
-        let exact = run_bounded(&["printf", "1234"], |_| Ok(()), LONG, 4).unwrap();
+        let exact = run_bounded(&["printf", "1234"], |_| (), |_| Ok(()), LONG, 4).unwrap();
         assert_eq!(exact.stdout, b"1234");
-        assert!(run_bounded(&["printf", "12345"], |_| Ok(()), LONG, 4).is_err());
+        assert!(run_bounded(&["printf", "12345"], |_| (), |_| Ok(()), LONG, 4).is_err());
     }
 
     #[test]

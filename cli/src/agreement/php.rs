@@ -83,7 +83,7 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2]
         Some(_) if has_map => "-",
         _ => "+",
     };
-    let output = child::run(&command, &edge::input(question, mark), timeout)
+    let output = child::run_apart(&command, &edge::input(question, mark), timeout)
         .and_then(|finished| Ok((messages(&finished.stderr), finished.success()?)));
     let (logged, stdout) = match output {
         Ok(output) => output,
