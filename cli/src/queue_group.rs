@@ -10,6 +10,9 @@ use mailaffinity::config::{Config, NodeConfig};
 
 /// The `QUEUE_GROUP` lines of a node's `.mc` file, one for each node that has a queue
 /// group and path: its own group has queue runners there, the others none.
+///
+/// Names have quotes of their own: m4 reads the arguments once more, and would take `dnl`
+/// in a path for its own.
 pub fn mc_lines(config: &Config, this_node: &NodeConfig) -> String {
     let sendmail = &config.sendmail;
     let (runners, interval, flags) = (*sendmail.runners, &*sendmail.interval, &*sendmail.flags);
@@ -29,7 +32,7 @@ pub fn mc_lines(config: &Config, this_node: &NodeConfig) -> String {
             "Runners=0".into()
         };
         lines += &format!(
-            "QUEUE_GROUP(`{group}', `{flags}Path={}, {runners}')dnl\n",
+            "QUEUE_GROUP(``{group}'', `{flags}Path=`{}', {runners}')dnl\n",
             path.display()
         );
     }
@@ -116,8 +119,8 @@ mod tests {
         let config = Config::parse(&text, Path::new("x")).unwrap();
         assert_eq!(
             mc_lines(&config, &config.nodes[1]),
-            "QUEUE_GROUP(`node1group', `Flags=f, Path=/mnt/gfs2/mqueue/q1, Runners=0')dnl\n\
-             QUEUE_GROUP(`node2group', `Flags=f, Path=/mnt/gfs2/mqueue/q2, Runners=2, Interval=7s')dnl\n"
+            "QUEUE_GROUP(``node1group'', `Flags=f, Path=`/mnt/gfs2/mqueue/q1', Runners=0')dnl\n\
+             QUEUE_GROUP(``node2group'', `Flags=f, Path=`/mnt/gfs2/mqueue/q2', Runners=2, Interval=7s')dnl\n"
         );
     }
 

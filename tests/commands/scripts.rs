@@ -568,8 +568,8 @@ fn the_queue_groups_are_this_nodes() {
         site.configure(Configuration::of(nodes));
     };
     at("127.0.0.1", "203.0.113.1");
-    let here = "QUEUE_GROUP(`here', `Flags=f, Path=/q/here, Runners=4, Interval=1m')dnl\n\
-                QUEUE_GROUP(`there', `Flags=f, Path=/q/there, Runners=0')dnl\n";
+    let here = "QUEUE_GROUP(``here'', `Flags=f, Path=`/q/here', Runners=4, Interval=1m')dnl\n\
+                QUEUE_GROUP(``there'', `Flags=f, Path=`/q/there', Runners=0')dnl\n";
     assert_eq!(site.must(&["queue-groups"]), here);
     assert_eq!(site.must(&["queue-groups", "--node", "here"]), here);
     assert_ne!(site.must(&["queue-groups", "--node", "there"]), here);

@@ -1,9 +1,13 @@
 //! How sendmail treats the queues of a cluster, on which mailaffinity builds.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use support::sendmail::{Cluster, DOMAIN, wait_for};
+use mailaffinity::config::Config;
+use mailaffinity_cli::queue_group::mc_lines;
+use support::configuration::{Configuration, Node};
+use support::sendmail::{Cluster, DOMAIN, cf, wait_for};
 
 const NODES: [&str; 3] = ["node1", "node2", "node3"];
 const GROUPS: [&str; 3] = ["node1group", "node2group", "node3group"];
@@ -45,6 +49,21 @@ fn assert_well(output: &Output) {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+/// m4 knows some words, and sendmail's m4 files define many more.
+#[test]
+fn queue_groups_mean_what_they_say_to_m4() {
+    let (group, path) = ("dnl", "/mnt/dnl/MAILER/SITE/shift/q1");
+    let node = Node::new("node1", "10.0.0.1").queue_group(group).queue_path(path);
+    let config = Config::parse(&Configuration::of([node]).to_string(), Path::new("m.toml")).unwrap();
+    let lines = mc_lines(&config, &config.nodes[0]);
+    let cf = cf(&format!(
+        "divert(-1)\ninclude(_CF_DIR_`m4/cf.m4')\nOSTYPE(`linux')\n{lines}MAILER(`local')\n"
+    ));
+    let line = format!("Q{group}, Flags=f, Path={path}, Runners=4, Interval=1m");
+    let cf = String::from_utf8(cf).unwrap();
+    assert!(cf.lines().any(|other| other == line), "{cf}");
 }
 
 #[test]
