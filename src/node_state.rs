@@ -7,7 +7,7 @@
 //! ```toml
 //! [node.node1]                 # what the Director has otherwise than the configuration
 //! vhost_count = 50
-//! moved = [620355934]          # users by their hash, as after `doveadm director move`
+//! moved = "24f9e15e"            # users by their hash, as after `doveadm director move`
 //!
 //! [node.node2]
 //! state = "down"
@@ -20,13 +20,14 @@
 //! reason = "its firewall drops the probe"
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::files::regular_file;
 use crate::toml_error::line_and_problem;
@@ -57,8 +58,76 @@ pub struct NodeEntry {
     pub tag: Option<String>,
     /// The users, by username hash, whom the Director has on it, though the mapping gives
     /// another node.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    pub moved: BTreeSet<u32>,
+    #[serde(skip_serializing_if = "Moved::is_empty")]
+    pub moved: Moved,
+}
+
+/// Users by their username hashes, each once and in order. There may be millions, and
+/// all readers of the node state have to read them: so they are one text, in which each
+/// has eight hexadecimal digits, with blanks between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Moved(Vec<u32>);
+
+impl Moved {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().copied()
+    }
+}
+
+impl FromIterator<u32> for Moved {
+    fn from_iter<I: IntoIterator<Item = u32>>(hashes: I) -> Moved {
+        let mut hashes: Vec<u32> = hashes.into_iter().collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        Moved(hashes)
+    }
+}
+
+impl TryFrom<String> for Moved {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Moved, String> {
+        let hash = |word: &str| match u32::from_str_radix(word, 16) {
+            Ok(hash) if word.len() == 8 && !word.starts_with('+') => Ok(hash),
+            _ => {
+                let shown: String = word.chars().take(20).collect();
+                Err(format!(
+                    "\"{}\" is no username hash: it has eight hexadecimal digits",
+                    shown.escape_debug()
+                ))
+            }
+        };
+        text.split_ascii_whitespace().map(hash).collect()
+    }
+}
+
+impl Serialize for Moved {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut between = "";
+        for hash in &self.0 {
+            write!(f, "{between}{hash:08x}")?;
+            between = " ";
+        }
+        Ok(())
+    }
 }
 
 /// What a mark makes of a node.
@@ -126,7 +195,7 @@ struct NodeTable {
     vhost_count: Option<u32>,
     tag: Option<String>,
     #[serde(default)]
-    moved: BTreeSet<u32>,
+    moved: Moved,
 }
 
 impl TryFrom<NodeTable> for NodeEntry {
@@ -248,6 +317,23 @@ mod tests {
     use proptest::prelude::{Strategy, any, prop, prop_assert_eq, proptest};
 
     #[test]
+    fn moved_users() {
+        let moved = |text: &str| NodeState::parse(&format!("[node.a]\nmoved = \"\"\"{text}\"\"\"\n"));
+        let state = moved("00000007 ffffffff\n24FA11EE\t00000007").unwrap();
+        let hashes: Vec<u32> = state.nodes["a"].moved.iter().collect();
+        assert_eq!(hashes, [7, 0x24fa_11ee, u32::MAX]);
+        let text = toml::to_string(&state).unwrap();
+        assert_eq!(text, "[node.a]\nmoved = \"00000007 24fa11ee ffffffff\"\n");
+        for text in ["7", "000000007", "+0000007", "0000000g", "00000007,00000008"] {
+            let error = moved(text).unwrap_err();
+            assert!(
+                error.contains(&format!("\"{text}\" is no username hash")),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn dates_as_administrators_write_them() {
         let down = Mark::new(State::Down);
         for since in [
@@ -339,7 +425,7 @@ mod tests {
                 reason,
                 by: if by_hand { By::Hand } else { By::Checks },
             });
-        let moved = prop::collection::btree_set(any::<u32>(), 0..5);
+        let moved = prop::collection::vec(any::<u32>(), 0..5).prop_map(Moved::from_iter);
         (
             prop::option::of(mark),
             any::<Option<u32>>(),

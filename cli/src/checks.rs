@@ -282,6 +282,7 @@ fn apply_director(
     for node in cluster.nodes() {
         nodes.entry((node.address, &node.tag)).or_insert(&node.name);
     }
+    let mut moved: HashMap<&str, Vec<u32>> = HashMap::new();
     for ((tag, hash), address) in snapshot.all_users_in_force(now) {
         let Some(node) = nodes.get(&(address, tag)) else {
             continue;
@@ -290,7 +291,10 @@ fn apply_director(
             .index_of_hash(hash, tag)
             .and_then(|index| cluster.nodes().get(index));
         if computed.is_none_or(|computed| computed.name != *node) {
-            state.entry(node).moved.insert(hash);
+            moved.entry(*node).or_default().push(hash);
         }
+    }
+    for (node, hashes) in moved {
+        state.entry(node).moved = hashes.into_iter().collect();
     }
 }

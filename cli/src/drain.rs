@@ -24,7 +24,7 @@ use crate::queue_group;
 use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::deadline::Deadline;
 use mailaffinity::mapping::UsernameHash;
-use mailaffinity::node_state::{NodeState, NodeStateError};
+use mailaffinity::node_state::{Moved, NodeState, NodeStateError};
 
 /// Messages for one sendmail: few enough that a node that comes back gets the rest.
 const BATCH: usize = 20;
@@ -125,7 +125,10 @@ fn chosen<'c>(config: &'c Config, state: &NodeState, node: &NodeConfig) -> Resul
     }
     // Without moved users: a hash that happens to be that of one must not count.
     let mut state = state.clone();
-    state.nodes.values_mut().for_each(|entry| entry.moved.clear());
+    state
+        .nodes
+        .values_mut()
+        .for_each(|entry| entry.moved = Moved::default());
     let cluster = config.cluster(&state).map_err(|error| error.to_string())?;
     let tag = state
         .nodes

@@ -471,7 +471,7 @@ impl Config {
             });
             let down_by_hand = |mark: &Mark| mark.state == State::Down && mark.is_by_hand();
             if !entry.mark.as_ref().is_some_and(down_by_hand) {
-                moved.extend(entry.moved.iter().map(|hash| (*hash, index)));
+                moved.extend(entry.moved.iter().map(|hash| (hash, index)));
             }
         }
         let cluster = Cluster::new(self.strategy, self.username_hash.clone(), nodes)?;
@@ -640,7 +640,7 @@ address = "2001:DB8::2"
         assert_eq!(node("[node.b]\nvhost_count = 0\n").as_deref(), Some("a"));
         assert_eq!(node("[node.b]\ntag = \"x\"\n").as_deref(), Some("a"));
         assert_eq!(
-            node("[node.a]\nmoved = [617210206]\n[node.z]\nmoved = [1]\n").as_deref(),
+            node("[node.a]\nmoved = \"24c9e15e\"\n[node.z]\nmoved = \"00000001\"\n").as_deref(),
             Some("a")
         );
         let huge = NodeState::parse("[node.b]\nvhost_count = 4000000000\n").unwrap();
@@ -699,7 +699,7 @@ address = "2001:DB8::2"
         let text: String = (0..MANY).map(table).collect();
         let mut state = NodeState::default();
         for n in 0..MANY {
-            state.entry(&format!("node{n}")).moved.insert(7);
+            state.entry(&format!("node{n}")).moved = [7].into_iter().collect();
         }
         let config = parse(&text).unwrap();
         let cluster = config.cluster(&state).unwrap();

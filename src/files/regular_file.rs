@@ -6,8 +6,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// More than any configuration or node state has.
-const LONGEST_TEXT: u64 = 16 << 20;
+/// More than any configuration or node state has, with millions of users moved.
+const LONGEST_TEXT: u64 = 64 << 20;
 
 /// Opens a regular file for reading.
 ///

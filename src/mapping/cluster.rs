@@ -1,6 +1,5 @@
 //! The whole mapping: nodes, their tags and vhosts, a strategy, and users who were moved.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -50,8 +49,9 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// By tag.
     pools: Vec<Pool>,
-    /// The nodes of users who were moved, by username hash.
-    moved: HashMap<u32, Vec<usize>>,
+    /// The username hashes of users who were moved, each with a node, in order of the
+    /// hashes. There may be millions.
+    moved: Vec<(u32, usize)>,
 }
 
 /// The nodes of one tag.
@@ -108,7 +108,7 @@ impl Cluster {
             strategy,
             nodes,
             pools,
-            moved: HashMap::new(),
+            moved: Vec::new(),
         })
     }
 
@@ -119,9 +119,9 @@ impl Cluster {
     /// Such a user stays on that node, in lookups with the node's tag, even if it is
     /// down or has no vhosts: so the Director has it as long as the user is in its table.
     pub fn with_moved(mut self, moved: impl IntoIterator<Item = (u32, usize)>) -> Cluster {
-        for (hash, node) in moved {
-            self.moved.entry(hash).or_default().push(node);
-        }
+        self.moved.extend(moved);
+        // Of several nodes with one tag the first that was given counts.
+        self.moved.sort_by_key(|(hash, _)| *hash);
         self
     }
 
@@ -166,7 +166,13 @@ impl Cluster {
     #[cold]
     fn moved_to(&self, hash: u32, tag: &str) -> Option<usize> {
         let has_tag = |index: &usize| self.nodes.get(*index).is_some_and(|node| node.tag == tag);
-        self.moved.get(&hash)?.iter().copied().find(has_tag)
+        let first = self.moved.partition_point(|(moved, _)| *moved < hash);
+        let those = self
+            .moved
+            .iter()
+            .skip(first)
+            .take_while(|(moved, _)| *moved == hash);
+        those.map(|(_, index)| *index).find(has_tag)
     }
 
     fn computed(&self, hash: u32, tag: &str) -> Option<usize> {
