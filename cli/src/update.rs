@@ -83,12 +83,20 @@ pub enum UpdateError {
         after: usize,
     },
     /// The map or its source could not be read, built or replaced.
-    #[error("{0}; the access map stays as it is")]
+    #[error("{}{}", .0, consequence(.0))]
     Rebuild(#[from] RebuildError),
     /// Another update has been at work for as long as this one could wait
     /// (`WouldBlock`), or the lock cannot be taken at all.
     #[error("{}", lock::described(.0))]
     Locked(io::Error),
+}
+
+/// What an error does not say by itself.
+fn consequence(error: &RebuildError) -> &'static str {
+    match error {
+        RebuildError::Changed { .. } => "",
+        _ => "; the access map stays as it is",
+    }
 }
 
 /// The node state before and after the checks.
@@ -324,7 +332,7 @@ impl MapPlan<'_> {
     /// lines that do not count.
     ///
     /// # Errors
-    /// Whatever fails, source and map in force stay whole.
+    /// Source and map are then as they were, unless the error says otherwise, and whole.
     pub fn carry_out(&self, force: bool) -> Result<Vec<Complaint>, UpdateError> {
         let is_built = self.map.is_built() && (force || !self.is_in_force());
         let map = is_built.then_some(self.map);

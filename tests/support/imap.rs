@@ -239,6 +239,7 @@ impl ImapNodes {
             // So that all names come through as they are.
             ("auth_username_chars", ""),
             ("auth_username_format", ""),
+            ("auth_master_user_separator", "*"),
         ] {
             text += &format!("{name} = {}\n", quoted(value));
         }
@@ -250,6 +251,12 @@ impl ImapNodes {
         );
         text += &format!(
             "passdb {{
+  driver = static
+  args = password={PASSWORD}
+  master = yes
+  pass = yes
+}}
+passdb {{
   driver = static
   args = password={PASSWORD}
 }}

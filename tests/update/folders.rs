@@ -1,9 +1,11 @@
 //! Files and folders that cannot be read or written, or say nonsense.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use crate::namespace;
-use crate::site::{Site, assert_fails, script, set_mode};
+use crate::site::{ADMINISTRATORS, Site, Stamp, assert_fails, script, set_mode};
 use support::maps;
 
 /// Runs an update, as one for whom modes count, that must fail and change nothing.
@@ -70,9 +72,138 @@ fn on_a_file_system_that_is_read_only() {
         namespace::mount(&["-o", "remount,rw,bind"], &etc);
         site.update();
         site.assert_agrees();
-        let output = std::process::Command::new("umount").arg(&etc).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        umount(&etc);
     });
+}
+
+fn umount(path: &Path) {
+    let output = Command::new("umount").arg(path).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// As a single file that a container gets for a volume.
+#[test]
+fn that_are_mount_points() {
+    namespace::run("folders::that_are_mount_points", || {
+        let site = Site::hash();
+        site.update();
+        let state = site.path("lib/nodes.toml");
+        for name in ["etc/access", "etc/access.db"] {
+            site.well(&["down", "node1"]);
+            let (path, volume) = (site.path(name), site.path("volume"));
+            fs::copy(&path, &volume).unwrap();
+            namespace::mount(&["--bind", volume.to_str().unwrap()], &path);
+            let message = format!(
+                "{}: it is a mount point, which cannot be replaced; mount the folder",
+                path.display()
+            );
+            site.update_fails(&[], 74, &message);
+            site.update_fails(&[], 74, "the access map stays as it is");
+            site.assert_tidy();
+            umount(&path);
+            site.update();
+            site.assert_agrees();
+
+            namespace::mount(&["--bind", state.to_str().unwrap()], &state);
+            let marks = site.read("lib/nodes.toml");
+            let output = site.run(&["auto", "node1"]);
+            let message = format!(
+                "{}: cannot write the node state: it is a mount point",
+                state.display()
+            );
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                !output.status.success() && stderr.contains(&message),
+                "{output:?}"
+            );
+            assert_eq!(site.read("lib/nodes.toml"), marks);
+            umount(&state);
+            site.well(&["auto", "node1"]);
+            site.update();
+            site.assert_agrees();
+        }
+    });
+}
+
+/// Nobody could know beforehand: the map is in force when the source cannot be replaced.
+#[test]
+fn that_become_mount_points_in_the_middle() {
+    namespace::run("folders::that_become_mount_points_in_the_middle", || {
+        let site = Site::hash();
+        let (makemap, source, map) = (
+            site.path("makemap"),
+            site.path("etc/access"),
+            site.path("etc/access.db"),
+        );
+        let real = support::sendmail::program(&["makemap"], "sendmail-bin");
+        script(
+            &makemap,
+            &format!("mount --bind {source:?} {source:?} && exec {real:?} \"$@\""),
+        );
+        let mounting = site.configuration().set_path("access_map.makemap", makemap);
+        let mut before = None;
+        loop {
+            site.configure(mounting.clone());
+            let output = site.run(&["update"]);
+            let message = format!("{}: ", source.display());
+            assert_fails(&output, 74, &message);
+            assert_fails(&output, 74, "busy (os error 16); the access map stays as it is");
+            umount(&source);
+            site.assert_tidy();
+            match &before {
+                // There was no map.
+                None => {
+                    assert!(!map.exists());
+                    assert_eq!(site.source(), ADMINISTRATORS);
+                }
+                Some((inode, entries, source)) => {
+                    assert_eq!(Stamp::of(&map).inode, *inode);
+                    assert_eq!(site.entries(), *entries);
+                    assert_eq!(site.source(), *source);
+                }
+            }
+            site.configure(site.configuration());
+            site.update();
+            site.assert_agrees();
+            if before.is_some() {
+                break;
+            }
+            before = Some((Stamp::of(&map).inode, site.entries(), site.source()));
+            site.well(&["down", "node1"]);
+        }
+    });
+}
+
+/// `chattr` is root's alone, and so is the test.
+#[test]
+fn that_are_immutable() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let chattr = |change: &str, path: &Path| {
+        let output = Command::new("chattr").arg(change).arg(path).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let site = Site::hash();
+    site.update();
+    site.well(&["down", "node1"]);
+    for name in ["etc/access", "etc/access.db"] {
+        for (attribute, what) in [("i", "immutable"), ("a", "append-only")] {
+            let path = site.path(name);
+            chattr(&format!("+{attribute}"), &path);
+            let output = site.run(&["update"]);
+            chattr(&format!("-{attribute}"), &path);
+            let message = format!(
+                "{}: it is {what} and cannot be replaced; chattr -{attribute} allows that; the access map stays as it is",
+                path.display()
+            );
+            assert_fails(&output, 74, &message);
+        }
+    }
+    assert_eq!(site.run(&["diff"]).status.code(), Some(1));
+    site.update();
+    site.assert_agrees();
+    site.assert_tidy();
 }
 
 #[test]

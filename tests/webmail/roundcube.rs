@@ -129,6 +129,72 @@ fn other_hosts_are_left_alone() {
 }
 
 #[test]
+fn of_several_hosts_those_of_the_cluster_are_exchanged() {
+    let names: Vec<String> = users(13).iter().map(|user| user.to_lowercase()).collect();
+    let mut cluster = Cluster::start(names.clone());
+    let site = Roundcube::install(&cluster, Connection::Plain);
+    let port = cluster.imap.port();
+    let (of_cluster, other) = (
+        format!("imap.%n.invalid:{port}"),
+        format!("{}:{port}", host_of(NODE2)),
+    );
+    site.configure(
+        &cluster,
+        Connection::Plain,
+        &format!(
+            "$config['imap_host'] = ['{of_cluster}' => 'Ours', '{other}' => 'Theirs'];
+$config['mailaffinity_imap_hosts'] = ['{of_cluster}'];\n"
+        ),
+    );
+    let web = Web::start(Sapi::Fpm, &site.root, &cluster.site.config());
+    let mut log_in_at = |host: &str| {
+        let mut sessions: Vec<Session> = names.iter().map(|user| Session::new(user, &web, &site)).collect();
+        each(&mut sessions, |session| {
+            session.host = host.to_owned();
+            session.log_in();
+            session.see_folders();
+        });
+        cluster.imap.logins()
+    };
+    let ours = log_in_at(&of_cluster);
+    let theirs: BTreeSet<_> = names.iter().map(|user| (user.clone(), NODE2)).collect();
+    assert_eq!(log_in_at(&other), theirs);
+    assert_eq!(ours, cluster.right_logins(&names));
+}
+
+#[test]
+fn the_mailbox_counts_that_other_plugins_open() {
+    let names: Vec<String> = users(13).iter().map(|user| user.to_lowercase()).collect();
+    let mut cluster = Cluster::start(names.clone());
+    let right = cluster.right_logins(&names);
+    let site = Roundcube::install(&cluster, Connection::Plain);
+    let impersonate = site.root.join("plugins/impersonate");
+    fs::create_dir(&impersonate).unwrap();
+    fs::copy(
+        "tests/webmail/impersonate.php",
+        impersonate.join("impersonate.php"),
+    )
+    .unwrap();
+    let web = Web::start(Sapi::Fpm, &site.root, &cluster.site.config());
+    for plugins in ["'impersonate', 'mailaffinity'", "'mailaffinity', 'impersonate'"] {
+        for as_user in [true, false] {
+            let more =
+                format!("$config['plugins'] = [{plugins}];\n$config['impersonate_as_user'] = {as_user};\n");
+            site.configure(&cluster, Connection::Plain, &more);
+            let mut sessions: Vec<Session> = names
+                .iter()
+                .map(|user| Session::new(&format!("{user}*admin"), &web, &site))
+                .collect();
+            each(&mut sessions, |session| {
+                session.log_in();
+                session.see_folders();
+            });
+            assert_eq!(cluster.imap.logins(), right, "{plugins}, as the user: {as_user}");
+        }
+    }
+}
+
+#[test]
 fn without_the_module_all_go_to_imap_host() {
     let names: Vec<String> = users(3).iter().map(|user| user.to_lowercase()).collect();
     let mut cluster = Cluster::start(names.clone());
@@ -227,7 +293,7 @@ $config['temp_dir'] = '{data}';
         fs::write(self.root.join("config/config.inc.php"), text).unwrap();
         // The plugin's own would come after it.
         if !more.is_empty() {
-            fs::remove_file(self.root.join("plugins/mailaffinity/config.inc.php")).unwrap();
+            let _ = fs::remove_file(self.root.join("plugins/mailaffinity/config.inc.php"));
         }
     }
 
@@ -249,6 +315,8 @@ $config['temp_dir'] = '{data}';
 /// A user at a browser.
 struct Session<'w> {
     user: String,
+    /// Chosen of several; empty where there is no choice.
+    host: String,
     browser: Browser,
     web: &'w Web,
     site: &'w Roundcube,
@@ -258,6 +326,7 @@ impl<'w> Session<'w> {
     fn new(user: &str, web: &'w Web, site: &'w Roundcube) -> Session<'w> {
         Session {
             user: user.to_owned(),
+            host: String::new(),
             browser: web.browser(),
             web,
             site,
@@ -274,6 +343,7 @@ impl<'w> Session<'w> {
             ("_timezone", "UTC"),
             ("_url", ""),
             ("_user", &self.user),
+            ("_host", &self.host),
             ("_pass", PASSWORD),
         ];
         let page = self.browser.post("/?_task=login", &form);

@@ -4,8 +4,9 @@
 //! Both are written in a folder of their own beside what they replace, so that nobody
 //! else can reach them, and a rename is all that is left when they are complete and on
 //! disk. Whatever ends an update, a map in force is whole; what such an update left is
-//! removed by the next one. The map is renamed first: if the source then is not, the next
-//! update finds it as it was, and rewrites both.
+//! removed by the next one. The map is renamed first. If the source then cannot be, the
+//! old map comes back; if the update ends between the two, the next one finds the source as
+//! it was, and rewrites both.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
@@ -42,7 +43,8 @@ pub struct SourceFile {
     pub content: AccessSource,
 }
 
-/// Why a map could not be brought up to date. What was in force still is.
+/// Why a map could not be brought up to date. What was in force still is, but for
+/// [`Changed`](RebuildError::Changed).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RebuildError {
@@ -71,6 +73,23 @@ pub enum RebuildError {
     /// Somebody else changed the source meanwhile.
     #[error("{} was changed by somebody else meanwhile (the next update tries again)", .0.display())]
     SourceChanged(PathBuf),
+    /// What failed came after a change that stays.
+    #[error("{error}; {now}")]
+    Changed {
+        /// What failed.
+        error: Box<RebuildError>,
+        /// What is in force now.
+        now: &'static str,
+    },
+}
+
+impl RebuildError {
+    fn after(self, now: &'static str) -> RebuildError {
+        RebuildError::Changed {
+            error: Box::new(self),
+            now,
+        }
+    }
 }
 
 /// Names the file in an error.
@@ -178,7 +197,7 @@ fn has_content(path: &Path, text: &[u8]) -> io::Result<bool> {
 /// do not count.
 ///
 /// # Errors
-/// All but a failure to rename the second of the two leaves everything as it was.
+/// They leave everything as it was, but for [`RebuildError::Changed`].
 pub fn rebuild(
     map: Option<&AccessMap>,
     build: &MapBuild,
@@ -204,21 +223,25 @@ pub fn rebuild(
     for staged in [&new_map, &new_source].into_iter().flatten() {
         complete(staged).map_err(at(staged.target()))?;
     }
-    let mut folders = Vec::new();
-    old.check_unchanged()?;
-    if let Some(staged) = new_map {
-        let target = staged.target().to_owned();
-        staged.put_in_force().map_err(at(&target))?;
-        folders.push(folder_of(&target).to_owned());
-    }
-    if let Some(staged) = new_source {
-        old.replace_by(staged)?;
-        folders.push(folder_of(&old.path).to_owned());
-    }
+    let targets = [&new_map, &new_source].into_iter().flatten().map(Staged::target);
+    let mut folders: Vec<PathBuf> = targets.map(|target| folder_of(target).to_owned()).collect();
     folders.dedup();
-    folders
-        .iter()
-        .try_for_each(|folder| sync_folder(folder).map_err(at(folder)))?;
+    old.check_unchanged()?;
+    if let Some(map) = &new_map {
+        map.put_in_force_for_now().map_err(at(map.target()))?;
+    }
+    if let Some(Err(error)) = new_source.map(|source| old.replace_by(source)) {
+        return Err(match new_map.map_or(Ok(()), |map| map.take_back()) {
+            Ok(()) => error,
+            Err(_) => error.after("the access map is new, and the next update makes its source follow"),
+        });
+    }
+    for folder in folders {
+        sync_folder(&folder).map_err(|error| {
+            at(&folder)(error)
+                .after("the access map is new, but may be the old one after a crash of the machine")
+        })?;
+    }
     Ok(complaints)
 }
 

@@ -119,7 +119,9 @@ impl From<UpdateError> for Failure {
             | UpdateError::TooFewUsers { .. }
             | UpdateError::Rebuild(RebuildError::Block { .. }) => Status::DataErr,
             UpdateError::Rebuild(RebuildError::Makemap(_)) => Status::Unavailable,
-            UpdateError::Rebuild(RebuildError::Io { .. } | RebuildError::NoSource(_)) => Status::IoError,
+            UpdateError::Rebuild(
+                RebuildError::Io { .. } | RebuildError::NoSource(_) | RebuildError::Changed { .. },
+            ) => Status::IoError,
             UpdateError::Locked(error) if error.kind() != ErrorKind::WouldBlock => Status::IoError,
             _ => Status::TempFail,
         };

@@ -48,10 +48,15 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
+    /// # Errors
+    /// Also when it is known that nothing can take the target's place.
     pub(crate) fn beside(target: &Path) -> io::Result<Staged> {
         // The name that was given, since makemap insists on an extension.
         let name = target.file_name().unwrap_or_default().to_owned();
         let target = real_path(target);
+        if let Some(obstacle) = obstacle(&target) {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, obstacle));
+        }
         let folder = tempfile::Builder::new()
             .prefix(&prefix(&target))
             .permissions(Permissions::from_mode(0o700))
@@ -107,12 +112,60 @@ impl Staged {
         }
     }
 
+    /// Takes the target's place, until [`take_back`](Staged::take_back).
+    pub(crate) fn put_in_force_for_now(&self) -> io::Result<()> {
+        match fs::hard_link(&self.target, self.former()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => fs::rename(&self.path, &self.target),
+        }
+    }
+
+    /// Puts back what was there before, if only nothing.
+    pub(crate) fn take_back(&self) -> io::Result<()> {
+        match fs::rename(self.former(), &self.target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_file(&self.target),
+            result => result,
+        }
+    }
+
+    fn former(&self) -> PathBuf {
+        self.path.with_extension("former")
+    }
+
     pub(crate) fn put_in_force(self) -> io::Result<()> {
         fs::rename(&self.path, &self.target)?;
         // An empty folder that stays does no harm.
         let _ = self.folder.close();
         Ok(())
     }
+}
+
+/// Why nothing can take a file's place, where the system says so before one tries (statx(2)).
+fn obstacle(path: &Path) -> Option<&'static str> {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    // What cannot be found out, the attempt will tell.
+    let attributes = statx(CWD, path, AtFlags::empty(), StatxFlags::empty())
+        .ok()?
+        .stx_attributes;
+    let obstacles = [
+        (
+            StatxAttributes::MOUNT_ROOT,
+            "it is a mount point, which cannot be replaced; mount the folder that it is in (for a container: \
+             the folder as the volume, not the file)",
+        ),
+        (
+            StatxAttributes::IMMUTABLE,
+            "it is immutable and cannot be replaced; chattr -i allows that",
+        ),
+        (
+            StatxAttributes::APPEND,
+            "it is append-only and cannot be replaced; chattr -a allows that",
+        ),
+    ];
+    let found = obstacles
+        .into_iter()
+        .find(|(attribute, _)| attributes.contains(*attribute));
+    found.map(|(_, obstacle)| obstacle)
 }
 
 /// Removes what was left beside a file by processes that were killed before they could

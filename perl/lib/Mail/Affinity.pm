@@ -8,6 +8,7 @@ use Exporter qw(import);
 use FFI::Platypus 2.00;
 use FFI::Platypus::Buffer qw(grow scalar_to_pointer);
 use FFI::Platypus::DL qw(dlopen dlerror RTLD_PLATYPUS_DEFAULT);
+use Scalar::Util qw(refaddr);
 
 our $VERSION   = '0.1.0';
 our @CARP_NOT  = qw(Mail::Affinity::Builder);
@@ -100,11 +101,16 @@ sub new {
     return $class->_cluster(\&Mail::Affinity::C::mailaffinity_builder_build, $$builder);
 }
 
+# The clusters in C, by the addresses of their objects here. In the object itself, a copy
+# (dclone, Clone, Data::Dumper) would have the same, to be freed a second time.
+my %handle;
+
 # A cluster never changes, so its nodes can be read at once.
 sub _cluster {
     my ($class, $function, @arguments) = @_;
     _call($function, @arguments, \my $handle);
-    my $self = bless { handle => $handle }, $class;
+    my $self = bless {}, $class;
+    $handle{ refaddr $self } = $handle;
     my $count = Mail::Affinity::C::mailaffinity_node_count($handle);
     $self->{nodes} = [map { Mail::Affinity::Node->_new($handle, $_) } 0 .. $count - 1];
     return $self;
@@ -112,12 +118,19 @@ sub _cluster {
 
 sub DESTROY {
     my ($self) = @_;
-    Mail::Affinity::C::mailaffinity_cluster_free(delete $self->{handle});
+    Mail::Affinity::C::mailaffinity_cluster_free(delete $handle{ refaddr $self });
     return;
 }
 
-# In a new thread a clone would be freed a second time.
+# A new thread has neither the objects nor what belongs to them.
 sub CLONE_SKIP { return 1 }
+
+sub CLONE {
+    %handle = ();
+    return;
+}
+
+sub STORABLE_freeze { croak 'a cluster cannot be copied; load it again' }
 
 sub node {
     my ($self, $user, $tag) = @_;
@@ -133,7 +146,8 @@ sub node_of_hash {
 
 sub _lookup {
     my ($self, $function, @arguments) = @_;
-    my $error = $function->($self->{handle}, @arguments, \my $number);
+    my $handle = $handle{ refaddr $self } // croak 'this is a copy of a cluster, which cannot be used; load it again';
+    my $error  = $function->($handle, @arguments, \my $number);
     return $self->{nodes}[$number] if $error == OK;
     return undef if $error == ERROR_NO_NODE;
     croak Mail::Affinity::C::mailaffinity_strerror($error);
@@ -443,6 +457,9 @@ another ABI.
 After C<fork>, both processes can go on with a cluster. It is not there in a new thread
 (L<threads>): a reference to it is one to C<undef>. Each thread loads its own, and nodes
 can be handed on.
+
+Nor can a cluster be copied: L<Storable> refuses to, and a copy made by other means, such
+as L<Clone>, throws at every question. Nodes can be copied.
 
 =head1 ENVIRONMENT
 

@@ -11,6 +11,9 @@
  */
 class mailaffinity extends rcube_plugin
 {
+    /** @var string as Roundcube knows the user, before other plugins change him */
+    private $user;
+
     public function init()
     {
         if (!function_exists('map_user_via_sendmail_access')) {
@@ -23,16 +26,41 @@ class mailaffinity extends rcube_plugin
             return;
         }
         $this->load_config();
-        $this->add_hook('storage_connect', [$this, 'connect']);
+        $this->api->handlers += ['storage_connect' => []];
+        array_unshift($this->api->handlers['storage_connect'], [$this, 'before_others']);
     }
 
     /** @param array $args the host without scheme and port, the user as IMAP will see it, and more */
+    public function before_others($args)
+    {
+        $this->user = $args['user'];
+        // What is added in the hook still runs, after all others.
+        $this->remove_hook('storage_connect', [$this, 'connect']);
+        $this->add_hook('storage_connect', [$this, 'connect']);
+    }
+
+    /** @param array $args as other plugins have left them: another user, or a master user in his mailbox */
     public function connect($args)
     {
-        $cluster = rcube::get_instance()->config->get('mailaffinity_imap_hosts');
-        if (empty($cluster) || in_array($args['host'], (array) $cluster, true)) {
-            $args['host'] = map_user_via_sendmail_access($args['user']);
+        if ($this->is_of_cluster($args['host'])) {
+            // Dovecot's auth_username_chars has none of these, so a master user's name follows.
+            $with_master = '/^' . preg_quote($this->user, '/') . '[^\w.@+\x80-\xff-]/';
+            $user = preg_match($with_master, $args['user']) ? $this->user : $args['user'];
+            $args['host'] = map_user_via_sendmail_access($user);
         }
         return $args;
+    }
+
+    private function is_of_cluster($host)
+    {
+        $cluster = (array) rcube::get_instance()->config->get('mailaffinity_imap_hosts');
+        foreach ($cluster as $name) {
+            // What the variables stand for, such as %s, is not known any more after the login.
+            $name = preg_replace('~^\w+://|:\d+$~', '', $name);
+            if (preg_match('/^' . preg_replace('/%[a-z]/', '.+', preg_quote($name, '/')) . '$/i', $host)) {
+                return true;
+            }
+        }
+        return empty($cluster);
     }
 }
