@@ -84,8 +84,8 @@ pub enum KeyProblem {
 /// `qgrp:anna@example.org`, folded to lower case as makemap stores it.
 ///
 /// An entry under it is for this user alone, with all details and, where the name has
-/// no domain, in all domains, as far as those have no entries of their own. ASCII case
-/// does not tell users apart.
+/// no domain, in all domains of the site, as far as those have no entries of their own.
+/// ASCII case does not tell users apart.
 ///
 /// # Errors
 /// When sendmail would not find the entry, or also for others.

@@ -13,8 +13,9 @@ const OPERATORS: &[u8] = b".:%@!^/[]+";
 ///
 /// The order is that of `dist/sendmail/feature/mailaffinity.m4`, which calls
 /// the rule sets of sendmail's `cf/m4/proto.m4`: `SearchList` with `<! qgrp>`
-/// and `<F:user@domain>`, `<U:user@>`, `<D:domain>`. For
-/// `user+detail@host.example.org`:
+/// and `<F:user@domain>`, `<U:user@>`, `<D:domain>`. It does so for the site's own
+/// domains, and leaves `<U:user@>` out for recipients elsewhere; `user` is one of the
+/// site's own, whoever asks. For `user+detail@host.example.org`:
 ///
 /// 1. `qgrp:user+detail@host.example.org`
 /// 2. `qgrp:user+*@host.example.org`

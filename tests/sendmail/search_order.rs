@@ -1,7 +1,8 @@
 //! The search order, against sendmail with `dist/sendmail/feature/mailaffinity.m4`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mailaffinity::access_map::{AccessMap, search_order};
@@ -11,8 +12,9 @@ use support::maps;
 use support::sendmail::{Sendmail, feature, m4};
 
 /// A configuration whose rule set `queuegroup` is the feature's. `features` may
-/// name the default queue group.
-fn configuration(map: &str, features: &str) -> String {
+/// name the default queue group, and `domains` is a file with the site's own domains.
+fn configuration(map: &str, domains: &Path, features: &str) -> String {
+    let domains = domains.display();
     format!(
         "include(`/usr/share/sendmail/cf/m4/cf.m4')
 VERSIONID(`test')
@@ -22,6 +24,8 @@ FEATURE(`access_db', `{map}')
 {features}
 define(`confDONT_PROBE_INTERFACES', `True')
 define(`confDONT_BLAME_SENDMAIL', `GroupWritableDirPathSafe,MapInUnsafeDirPath')
+LOCAL_CONFIG
+F{{mailaffinity}}-o {domains}
 "
     )
 }
@@ -34,7 +38,18 @@ fn sendmail(directory: &Path, entries: &[u8], features: &str) -> Sendmail {
     let access = directory.join("access");
     maps::make_hash(&directory.join("access.db"), entries, &[]);
     let map = format!("hash -T<TMPF> {}", access.display());
-    Sendmail::install(directory, &configuration(&map, features))
+    Sendmail::install(directory, &configuration(&map, &domains(directory), features))
+}
+
+fn domains(directory: &Path) -> PathBuf {
+    directory.join("domains")
+}
+
+/// The domain of an address with all its beginnings: sendmail drops of its end what is
+/// nothing to it.
+fn domains_of(user: &str) -> impl Iterator<Item = &str> {
+    let domain = user.split_once('@').map_or("", |(_, domain)| domain);
+    (1..=domain.len()).filter_map(|end| domain.get(..end))
 }
 
 /// Addresses that sendmail can have for a recipient: no quotes, blanks, brackets
@@ -70,6 +85,8 @@ proptest! {
             .map(|(number, pick)| (pick.get(&all), format!("g{number}")))
             .collect();
         let directory = maps::directory();
+        let own: Vec<&str> = users.iter().flat_map(|user| domains_of(user)).collect();
+        fs::write(domains(directory.path()), own.join("\n")).unwrap();
         let sendmail = sendmail(directory.path(), &maps::source(&entries), &mailaffinity(""));
 
         let expected = sendmail.rule_set_groups(&users);
@@ -93,10 +110,21 @@ QGRP:example.org\tn4
 QGRP:[192.0.2]\tn5
 ";
 
-const USERS: [(&str, Option<&str>); 12] = [
+const DOMAINS: &str = "A.example.org\nlists.example.org\n";
+
+const USERS: [(&str, Option<&str>); 19] = [
     ("anna", Some("n1")),
     ("anna+box", Some("n1")),
-    ("anna@elsewhere.example", Some("n1")),
+    // In class {mailaffinity}, and in class w.
+    ("anna@a.example.org", Some("n1")),
+    ("Anna+box@A.Example.Org.", Some("n1")),
+    ("anna@host.example.org", Some("n1")),
+    ("anna@localhost", Some("n1")),
+    // Strangers.
+    ("anna@elsewhere.example", None),
+    ("anna+box@elsewhere.example", None),
+    ("anna@sub.a.example.org", Some("n4")),
+    ("anna@[192.0.2.9]", Some("n5")),
     ("ANNA@B.Example.Org", Some("n2")),
     ("anna+box@b.example.org.", Some("n2")),
     ("<anna@b.example.org>", Some("n2")),
@@ -111,6 +139,7 @@ const USERS: [(&str, Option<&str>); 12] = [
 #[test]
 fn users_have_the_groups_that_administrators_expect() {
     let directory = maps::directory();
+    fs::write(domains(directory.path()), DOMAINS).unwrap();
     let sendmail = sendmail(directory.path(), ENTRIES, &mailaffinity(""));
     let found = sendmail.rule_set_groups(&USERS.map(|(user, _)| user));
     for ((user, expected), found) in USERS.into_iter().zip(found) {
@@ -121,6 +150,7 @@ fn users_have_the_groups_that_administrators_expect() {
 #[test]
 fn the_argument_is_the_group_of_all_others() {
     let directory = maps::directory();
+    fs::write(domains(directory.path()), DOMAINS).unwrap();
     let sendmail = sendmail(directory.path(), ENTRIES, &mailaffinity(", `rest'"));
     let found = sendmail.rule_set_groups(&USERS.map(|(user, _)| user));
     for ((user, expected), found) in USERS.into_iter().zip(found) {
@@ -135,7 +165,7 @@ fn a_map_that_does_not_answer_names_no_group() {
     let users = ["anna", "anna@example.org"];
     let mut found = Vec::new();
     for arguments in ["", ", `rest'"] {
-        let mc = configuration(&nowhere, &mailaffinity(arguments));
+        let mc = configuration(&nowhere, &domains(directory.path()), &mailaffinity(arguments));
         found.extend(Sendmail::install(directory.path(), &mc).rule_set_groups(&users));
     }
     let rest = Some("rest".to_owned());
@@ -144,7 +174,11 @@ fn a_map_that_does_not_answer_names_no_group() {
 
 #[test]
 fn without_access_map_the_feature_complains() {
-    let mc = configuration("hash -T<TMPF> /etc/mail/access", &mailaffinity(""));
+    let mc = configuration(
+        "hash -T<TMPF> /etc/mail/access",
+        Path::new("/etc/mail/user-domains"),
+        &mailaffinity(""),
+    );
     assert!(m4(&mc).stderr.is_empty());
     let mc: String = mc.lines().filter(|line| !line.contains("access_db")).collect();
     let output = m4(&mc);

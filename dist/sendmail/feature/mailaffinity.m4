@@ -19,6 +19,16 @@ dnl	QGRP:org
 dnl
 dnl and for a local recipient, user+detail, the first of the three that end in @.
 dnl
+dnl The three that end in @ are for the site's own domains: those in class w, as in
+dnl local-host-names, and those in class {mailaffinity}. Recipients elsewhere are not
+dnl looked up by them: anna@elsewhere.example is nobody of ours. Class {mailaffinity} is
+dnl for domains of users that are not in class w, such as those that the mailertable
+dnl gives to LMTP. To fill it, in the .mc file, by names or from a file:
+dnl
+dnl	LOCAL_CONFIG
+dnl	C{mailaffinity}example.org example.net
+dnl	F{mailaffinity}-o /etc/mail/user-domains
+dnl
 dnl The argument, if there is one, is the queue group of all other recipients:
 dnl FEATURE(`mailaffinity', `group'). Without it they have their mailer's queue group,
 dnl or the default one, mqueue.
@@ -39,7 +49,10 @@ R< $* >			$1			<user@domain>
 R$+ @ $+ .		$1 @ $2			user@domain.
 R$+ @			$1			user@
 R$+			$: $1 @
-R$+ @ $+ @		$: <F:$1@$2> <U:$1@> <D:$2>
+R$+ @ $+ @		$: <$2> <F:$1@$2> <U:$1@> <D:$2>
+R<$=w> <F:$+		$: <F:$2
+R<$={mailaffinity}> <F:$+	$: <F:$2
+R<$+> <F:$+> <U:$+> <D:$+>	$: <F:$2> <D:$4>
 R$+ @			$: <U:$1@>
 R$+			$: $>SearchList <! qgrp> $| $1 <>
 dnl a map that does not answer is as one without an entry
