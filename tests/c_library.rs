@@ -231,6 +231,7 @@ address = "10.0.0.3"
         "[node.node2]\nstate = \"down\"\nsince = \"2026-11-23T20:45:00Z\"\n",
     );
     write("unknown-key.toml", &format!("\nnodestate = 1\n{NODES}"));
+    write("deep.toml", &format!("x = {}", "[".repeat(100_000)));
     write("no-nodes.toml", "strategy = \"ring\"\n");
     write("broken-state.toml", &(state("broken-nodes.toml") + NODES));
     write("broken-nodes.toml", "[node.node1");

@@ -1,7 +1,11 @@
 /* Clusters from configurations: the files that tests/c_library.rs wrote to the folder
  * named by the only argument. */
 
+#define _POSIX_C_SOURCE 200809L
+
 #include <mailaffinity.h>
+
+#include <pthread.h>
 
 #include "check.h"
 
@@ -97,10 +101,31 @@ static void errors(const char *folder)
         CHECK_CONTAINS(detail, "/etc/mailaffinity.toml:");
 }
 
+static void *too_deep(void *folder)
+{
+    CHECK(refused(path_of(folder, "deep.toml")) == MAILAFFINITY_ERROR_CONFIG);
+    CHECK_CONTAINS(detail, "recursion");
+    return folder;
+}
+
+/* However deep a file is, the stack that libmailaffinity(3) names is enough. */
+static void small_stack(char *folder)
+{
+    pthread_attr_t attributes;
+    pthread_t thread;
+
+    CHECK(pthread_attr_init(&attributes) == 0);
+    CHECK(pthread_attr_setstacksize(&attributes, 512 * 1024) == 0);
+    CHECK(pthread_create(&thread, &attributes, too_deep, folder) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(pthread_attr_destroy(&attributes) == 0);
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 2);
     as_configured(argv[1]);
     errors(argv[1]);
+    small_stack(argv[1]);
     return 0;
 }
