@@ -146,7 +146,7 @@ impl InForce {
     /// The node that serves a user: the one the access map names, unless it is
     /// down; else the computed one among those that are up.
     ///
-    /// Notices go to `notify`. `None` when no node is up.
+    /// Notices go to `notify`. `None` when no node is up, and for a user who has no hash.
     pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(String)) -> Option<&NodeConfig> {
         let computed = self.computed_node(user, &self.config.tag);
         match self.mapped_node(user) {
@@ -162,7 +162,10 @@ impl InForce {
             Err(problem) => notify(format!("{problem}; using the computed node")),
         }
         if computed.is_none() {
-            notify(NoNodeUp(self.config.tag.clone()).to_string());
+            notify(match self.config.username_hash.hash(user) {
+                Ok(_) => NoNodeUp(self.config.tag.clone()).to_string(),
+                Err(problem) => problem.to_string(),
+            });
         }
         computed
     }

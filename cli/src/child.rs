@@ -170,31 +170,23 @@ fn run_bounded(
     let mut child = in_own_session(&mut child)
         .spawn()
         .map_err(|problem| error(format!("cannot be run: {problem}")))?;
-    let finished = Pipes::attach(&mut child, write, longest_stdout)
-        .and_then(|pipes| {
-            let stdout = received(&pipes.stdout, deadline)?;
-            let stderr = received(&pipes.stderr, deadline)?;
-            Ok((wait(&mut child, deadline.left()?)?, stdout, stderr))
-        })
-        .map_err(|problem| match problem.kind() {
-            io::ErrorKind::TimedOut => error(format!("did not end within {timeout:?} and was stopped")),
+    let ended = until_end(&mut child, write, longest_stdout, deadline);
+    let (status, stdout, stderr) = ended.map_err(|problem| {
+        kill(&mut child);
+        error(match problem.kind() {
+            io::ErrorKind::TimedOut => format!("did not end within {timeout:?} and was stopped"),
             io::ErrorKind::FileTooLarge => {
-                error(format!("was stopped: it prints more than {longest_stdout} bytes"))
+                format!("was stopped: it prints more than {longest_stdout} bytes")
             }
-            _ => error(format!("was stopped: {problem}")),
-        });
-    match finished {
-        Ok((status, stdout, stderr)) => Ok(Finished {
-            command: name,
-            status,
-            stdout,
-            stderr,
-        }),
-        Err(error) => {
-            kill(&mut child);
-            Err(error)
-        }
-    }
+            _ => format!("was stopped: {problem}"),
+        })
+    })?;
+    Ok(Finished {
+        command: name,
+        status,
+        stdout,
+        stderr,
+    })
 }
 
 /// A program in a session of its own cannot write to our terminal's input, and of our
@@ -213,29 +205,27 @@ fn in_own_session(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(prepare) }
 }
 
-/// What the program prints, once it is complete. The threads behind it outlive their
-/// program only where a process that has left the group keeps a pipe open.
-struct Pipes {
-    stdout: Receiver<io::Result<Vec<u8>>>,
-    stderr: Receiver<io::Result<Vec<u8>>>,
-}
-
-impl Pipes {
-    fn attach(
-        child: &mut Child,
-        write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
-        longest_stdout: u64,
-    ) -> io::Result<Pipes> {
-        if let Some(mut pipe) = child.stdin.take() {
-            // The program may end without reading all of it.
-            in_thread(move || write(&mut pipe))?;
-        }
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        Ok(Pipes {
-            stdout: in_thread(move || read_all(stdout, longest_stdout))?,
-            stderr: in_thread(move || read_start(stderr, LONGEST_STDERR))?,
-        })
+/// What the program prints, and its status, once all of this is complete. The threads outlive
+/// the program only where a process that has left the group keeps a pipe open.
+fn until_end(
+    child: &mut Child,
+    write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
+    longest_stdout: u64,
+    deadline: Deadline,
+) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
+    if let Some(mut pipe) = child.stdin.take() {
+        // The program may end without reading all of it.
+        in_thread(move || write(&mut pipe))?;
     }
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let stdout = in_thread(move || read_all(stdout, longest_stdout))?;
+    let stderr = in_thread(move || read_start(stderr, LONGEST_STDERR))?;
+    let received = |pipe: Receiver<io::Result<Vec<u8>>>| {
+        pipe.recv_timeout(deadline.left()?)
+            .map_err(|_| io::ErrorKind::TimedOut)?
+    };
+    let (stdout, stderr) = (received(stdout)?, received(stderr)?);
+    Ok((wait(child, deadline.left()?)?, stdout, stderr))
 }
 
 fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
@@ -265,11 +255,6 @@ fn read_start(pipe: Option<impl Read>, longest: u64) -> io::Result<Vec<u8>> {
         io::copy(&mut pipe, &mut io::sink())?;
     }
     Ok(bytes)
-}
-
-fn received<T>(pipe: &Receiver<io::Result<T>>, deadline: Deadline) -> io::Result<T> {
-    pipe.recv_timeout(deadline.left()?)
-        .map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 /// Waits for the program's end.

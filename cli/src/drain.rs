@@ -135,7 +135,9 @@ fn chosen<'c>(config: &'c Config, state: &NodeState, node: &NodeConfig) -> Resul
         .get(&node.node.name)
         .and_then(|entry| entry.tag.as_deref());
     // Not by the configured username hash, which may look at a part of a name only.
-    let hash = UsernameHash::default().hash(node.node.name.as_bytes());
+    let hash = UsernameHash::default()
+        .hash(node.node.name.as_bytes())
+        .map_err(|error| error.to_string())?;
     cluster
         .index_of_hash(hash, tag.unwrap_or(&node.node.tag))
         .and_then(|index| config.nodes.get(index))

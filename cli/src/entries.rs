@@ -7,7 +7,7 @@ use crate::users::{UserList, UsersError};
 use mailaffinity::access_map::Entry;
 use mailaffinity::access_map::key::{self, KeyProblem};
 use mailaffinity::config::Config;
-use mailaffinity::mapping::Cluster;
+use mailaffinity::mapping::{Cluster, NotHashed};
 
 /// Why a user has no entry in the access map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +15,9 @@ pub enum NoEntry<'c> {
     /// Sendmail would not find it, or also for others.
     #[error("{0}")]
     NoKey(KeyProblem),
+    /// The Director has no hash of the user.
+    #[error(transparent)]
+    NotHashed(NotHashed),
     /// No node with the tag of the configuration is up.
     #[error("no node is up for it")]
     NoNode,
@@ -36,9 +39,10 @@ pub fn of_user<'c>(
     user: &[u8],
     keys: &mut Vec<u8>,
 ) -> Result<&'c str, NoEntry<'c>> {
+    let hash = cluster.username_hash().hash(user).map_err(NoEntry::NotHashed)?;
     let begin = keys.len();
     key::append_own(user, keys).map_err(NoEntry::NoKey)?;
-    let node = cluster.index_of(user, &config.tag);
+    let node = cluster.index_of_hash(hash, &config.tag);
     let queue_group = match node.and_then(|node| config.nodes.get(node)) {
         None => Err(NoEntry::NoNode),
         Some(node) => match &node.queue_group {

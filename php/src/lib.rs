@@ -20,6 +20,7 @@ mod panic;
 mod rate_limit;
 mod site;
 
+use exception::exception;
 use ext_php_rs::binary_slice::BinarySlice;
 use ext_php_rs::boxed::ZBox;
 use ext_php_rs::prelude::{ModuleBuilder, PhpResult, php_function, php_module, wrap_function};
@@ -86,7 +87,9 @@ pub fn mailaffinity_node(
 /// The 32-bit hash of a user, by the configuration's `username_hash`.
 #[php_function]
 pub fn mailaffinity_username_hash(username: BinarySlice<u8>) -> PhpResult<i64> {
-    site::ask_or_throw(|in_force| in_force.config.username_hash.hash(&username)).map(i64::from)
+    let hash = site::ask_or_throw(|in_force| in_force.config.username_hash.hash(&username))?;
+    hash.map(i64::from)
+        .map_err(|problem| exception(problem.to_string()))
 }
 
 /// All nodes, in the order of the configuration, and whether they are up.

@@ -38,11 +38,9 @@ const ITEM_DUPLICATES_TREE: u8 = 4;
 /// [`ReadError::Unsupported`] for other kinds of database, [`ReadError::Damaged`]
 /// if a page contradicts the format.
 pub fn lookup<S: ReadAt + ?Sized>(source: &S, keys: &[Vec<u8>]) -> Result<Found, ReadError> {
-    let mut map = Map {
+    let map = Map {
         source,
         meta: Meta::read(source)?,
-        bucket: Page::default(),
-        overflow: Page::default(),
     };
     let found = first_of(keys, |key| map.get(key))?;
     if found.is_none() {
@@ -230,15 +228,10 @@ fn hash(key: &[u8]) -> u32 {
     })
 }
 
-/// A page of the file, and the memory that holds it.
-#[derive(Default)]
+/// A page of the file, other than the meta page.
 struct Page {
     bytes: Vec<u8>,
-    number: Option<u32>,
-}
-
-/// The header that all pages but the meta page have.
-struct PageHeader {
+    order: ByteOrder,
     number: u32,
     previous: u32,
     next: u32,
@@ -249,115 +242,135 @@ struct PageHeader {
     kind: u8,
 }
 
-impl Page {
-    /// Reads page `number`, unless it is the one read last.
-    fn read<S: ReadAt + ?Sized>(
-        &mut self,
-        source: &S,
-        meta: &Meta,
-        number: u32,
-    ) -> Result<PageHeader, ReadError> {
-        if number == 0 || number > meta.last_page {
-            return Err(damaged(number, "is referred to, but lies outside the file"));
-        }
-        if self.number != Some(number) {
-            self.number = None;
-            self.bytes.resize(meta.page_size as usize, 0);
-            let offset = u64::from(number) * u64::from(meta.page_size);
-            read_exact(source, &mut self.bytes, offset)?;
-            self.number = Some(number);
-        }
-        let (bytes, order) = (&self.bytes, meta.order);
-        let header = || {
-            Some(PageHeader {
-                number: order.u32(bytes, 8)?,
-                previous: order.u32(bytes, 12)?,
-                next: order.u32(bytes, 16)?,
-                entries: order.u16(bytes, 20)?,
-                length: order.u16(bytes, 22)?,
-                kind: *bytes.get(25)?,
-            })
-        };
-        header().ok_or_else(|| damaged(number, "is too short"))
-    }
-
-    /// Whether the page was allocated, but never written.
-    fn is_unwritten(&self) -> bool {
-        self.bytes.iter().take(PAGE_HEADER_SIZE).all(|byte| *byte == 0)
-    }
-
-    /// The bytes of item `index`, which end where the item before starts.
-    fn item(&self, order: ByteOrder, index: u16, entries: u16, end: usize) -> Option<&[u8]> {
-        let lowest = PAGE_HEADER_SIZE + 2 * usize::from(entries);
-        let start = order.u16(&self.bytes, PAGE_HEADER_SIZE + 2 * usize::from(index))?;
-        let start = usize::from(start);
-        (lowest <= start && start < end).then(|| self.bytes.get(start..end))?
-    }
-}
-
 /// Where an item's bytes are.
 enum Item<'p> {
     Inline(&'p [u8]),
     Overflow { first_page: u32, length: u32 },
 }
 
+impl Page {
+    /// Whether the page was allocated, but never written.
+    fn is_unwritten(&self) -> bool {
+        self.bytes.iter().take(PAGE_HEADER_SIZE).all(|byte| *byte == 0)
+    }
+
+    /// The bytes of item `index`, which end where the item before starts.
+    fn item(&self, index: u16, end: usize) -> Result<&[u8], ReadError> {
+        let bytes = || {
+            let lowest = PAGE_HEADER_SIZE + 2 * usize::from(self.entries);
+            let start = self
+                .order
+                .u16(&self.bytes, PAGE_HEADER_SIZE + 2 * usize::from(index))?;
+            let start = usize::from(start);
+            (lowest <= start && start < end).then(|| self.bytes.get(start..end))?
+        };
+        bytes().ok_or_else(|| damaged(self.number, "has an item outside its bounds"))
+    }
+
+    fn parse<'p>(&self, item: &'p [u8]) -> Result<Item<'p>, ReadError> {
+        let order = self.order;
+        match item.split_first() {
+            Some((&ITEM_INLINE, bytes)) => Ok(Item::Inline(bytes)),
+            Some((&ITEM_DUPLICATES, bytes)) => {
+                // Each duplicate stands between two copies of its length.
+                let first = || {
+                    let length = usize::from(order.u16(bytes, 0)?);
+                    bytes.get(2..)?.get(..length)
+                };
+                first()
+                    .map(Item::Inline)
+                    .ok_or_else(|| damaged(self.number, "has a bad duplicate"))
+            }
+            Some((&ITEM_OVERFLOW, _)) => {
+                let overflow = || {
+                    Some(Item::Overflow {
+                        first_page: order.u32(item, 4)?,
+                        length: order.u32(item, 8)?,
+                    })
+                };
+                overflow().ok_or_else(|| damaged(self.number, "has a short reference to overflow pages"))
+            }
+            Some((&ITEM_DUPLICATES_TREE, _)) => Err(foreign("a database with very many values for one key")),
+            _ => Err(damaged(self.number, "has an item of an unknown kind")),
+        }
+    }
+}
+
 struct Map<'s, S: ?Sized> {
     source: &'s S,
     meta: Meta,
-    bucket: Page,
-    overflow: Page,
 }
 
 impl<S: ReadAt + ?Sized> Map<'_, S> {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        let Map {
-            source,
-            meta,
-            bucket: page,
-            overflow,
-        } = self;
-        let (bucket, mut number) = meta.bucket_of(key)?;
+    fn page(&self, number: u32) -> Result<Page, ReadError> {
+        let Meta {
+            order,
+            page_size,
+            last_page,
+            ..
+        } = self.meta;
+        if number == 0 || number > last_page {
+            return Err(damaged(number, "is referred to, but lies outside the file"));
+        }
+        let mut bytes = vec![0; page_size as usize];
+        read_exact(self.source, &mut bytes, u64::from(number) * u64::from(page_size))?;
+        let page = || {
+            Some(Page {
+                order,
+                number: order.u32(&bytes, 8)?,
+                previous: order.u32(&bytes, 12)?,
+                next: order.u32(&bytes, 16)?,
+                entries: order.u16(&bytes, 20)?,
+                length: order.u16(&bytes, 22)?,
+                kind: *bytes.get(25)?,
+                bytes,
+            })
+        };
+        page().ok_or_else(|| damaged(number, "is too short"))
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        let (bucket, mut number) = self.meta.bucket_of(key)?;
         let mut previous = 0;
         // Each page knows the page before it, so that no chain is a loop; but
         // the file may be changing.
-        for _ in 0..meta.last_page {
-            let header = page.read(*source, meta, number)?;
+        for _ in 0..self.meta.last_page {
+            let page = self.page(number)?;
             if previous == 0 && page.is_unwritten() {
                 // Bucket pages beyond the first two get written when they
                 // come into use.
-                return if bucket < 2 || meta.presized {
+                return if bucket < 2 || self.meta.presized {
                     Ok(None)
                 } else {
                     Err(damaged(number, "was never written: the build was interrupted"))
                 };
             }
-            if header.number != number
-                || header.previous != previous
-                || !matches!(header.kind, TYPE_HASH | TYPE_HASH_UNSORTED)
-                || header.entries % 2 != 0
+            if page.number != number
+                || page.previous != previous
+                || !matches!(page.kind, TYPE_HASH | TYPE_HASH_UNSORTED)
+                || page.entries % 2 != 0
             {
                 return Err(damaged(number, "is not the page of a bucket that belongs here"));
             }
-            if let Some(value) = find_on_page(*source, meta, page, &header, overflow, key)? {
+            if let Some(value) = self.find_on(&page, key)? {
                 return Ok(Some(value));
             }
-            if header.next == 0 {
+            if page.next == 0 {
                 return Ok(None);
             }
-            (previous, number) = (number, header.next);
+            (previous, number) = (number, page.next);
         }
         Err(damaged(number, "belongs to a chain of pages without end"))
     }
 
     /// Refuses a table as it is created: two buckets, both empty.
-    fn refuse_empty(&mut self) -> Result<(), ReadError> {
+    fn refuse_empty(&self) -> Result<(), ReadError> {
         if self.meta.max_bucket > 1 {
             return Ok(());
         }
         for bucket in 0..=self.meta.max_bucket {
-            let number = self.meta.first_page(bucket)?;
-            let header = self.bucket.read(self.source, &self.meta, number)?;
-            if header.entries != 0 || header.next != 0 {
+            let page = self.page(self.meta.first_page(bucket)?)?;
+            if page.entries != 0 || page.next != 0 {
                 return Ok(());
             }
         }
@@ -365,113 +378,57 @@ impl<S: ReadAt + ?Sized> Map<'_, S> {
             "the map has no entries: its build was interrupted, or its source was empty".into(),
         ))
     }
-}
 
-/// Looks for `key` on a page of its bucket. Keys and values alternate; the
-/// pages of a bucket are not sorted among themselves, so all are searched from
-/// the start.
-fn find_on_page<S: ReadAt + ?Sized>(
-    source: &S,
-    meta: &Meta,
-    page: &Page,
-    header: &PageHeader,
-    overflow: &mut Page,
-    key: &[u8],
-) -> Result<Option<Vec<u8>>, ReadError> {
-    let outside = || damaged(header.number, "has an item outside its bounds");
-    let order = meta.order;
-    let mut end = page.bytes.len();
-    for index in (0..header.entries).step_by(2) {
-        let name = page.item(order, index, header.entries, end).ok_or_else(outside)?;
-        end -= name.len();
-        let value = page
-            .item(order, index.saturating_add(1), header.entries, end)
-            .ok_or_else(outside)?;
-        end -= value.len();
-        let is_key = match item(order, header.number, name)? {
-            Item::Inline(name) => name == key,
-            Item::Overflow { first_page, length } => {
-                length as usize == key.len()
-                    && read_overflow(source, meta, overflow, first_page, length)? == key
+    /// Looks for `key` on a page of its bucket. Keys and values alternate; the
+    /// pages of a bucket are not sorted among themselves, so all are searched from
+    /// the start.
+    fn find_on(&self, page: &Page, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        let mut end = page.bytes.len();
+        for index in (0..page.entries).step_by(2) {
+            let name = page.item(index, end)?;
+            end -= name.len();
+            let value = page.item(index.saturating_add(1), end)?;
+            end -= value.len();
+            let is_key = match page.parse(name)? {
+                Item::Inline(name) => name == key,
+                Item::Overflow { first_page, length } => {
+                    length as usize == key.len() && self.large_item(first_page, length)? == key
+                }
+            };
+            if is_key {
+                return match page.parse(value)? {
+                    Item::Inline(value) => Ok(Some(value.to_vec())),
+                    Item::Overflow { first_page, length } => self.large_item(first_page, length).map(Some),
+                };
             }
-        };
-        if is_key {
-            return read_value(source, meta, overflow, header.number, value).map(Some);
         }
+        Ok(None)
     }
-    Ok(None)
-}
 
-fn item(order: ByteOrder, page: u32, bytes: &[u8]) -> Result<Item<'_>, ReadError> {
-    match bytes.split_first() {
-        Some((&ITEM_INLINE, bytes)) => Ok(Item::Inline(bytes)),
-        Some((&ITEM_DUPLICATES, bytes)) => {
-            // Each duplicate stands between two copies of its length.
-            let first = || {
-                let length = usize::from(order.u16(bytes, 0)?);
-                bytes.get(2..)?.get(..length)
+    fn large_item(&self, first_page: u32, length: u32) -> Result<Vec<u8>, ReadError> {
+        let mut number = first_page;
+        let mut left = length as usize;
+        let mut whole = Vec::new();
+        for _ in 0..self.meta.last_page {
+            let page = self.page(number)?;
+            let part = page
+                .bytes
+                .get(PAGE_HEADER_SIZE..)
+                .and_then(|bytes| bytes.get(..usize::from(page.length)))
+                .filter(|part| !part.is_empty() && part.len() <= left);
+            let Some(part) = part else {
+                return Err(damaged(number, "holds a part of a wrong size"));
             };
-            first()
-                .map(Item::Inline)
-                .ok_or_else(|| damaged(page, "has a bad duplicate"))
+            if page.number != number || page.kind != TYPE_OVERFLOW {
+                return Err(damaged(number, "is not an overflow page"));
+            }
+            left -= part.len();
+            whole.extend_from_slice(part);
+            if left == 0 {
+                return Ok(whole);
+            }
+            number = page.next;
         }
-        Some((&ITEM_OVERFLOW, _)) => {
-            let overflow = || {
-                Some(Item::Overflow {
-                    first_page: order.u32(bytes, 4)?,
-                    length: order.u32(bytes, 8)?,
-                })
-            };
-            overflow().ok_or_else(|| damaged(page, "has a short reference to overflow pages"))
-        }
-        Some((&ITEM_DUPLICATES_TREE, _)) => Err(foreign("a database with very many values for one key")),
-        _ => Err(damaged(page, "has an item of an unknown kind")),
+        Err(damaged(number, "belongs to a chain of pages without end"))
     }
-}
-
-fn read_value<S: ReadAt + ?Sized>(
-    source: &S,
-    meta: &Meta,
-    overflow: &mut Page,
-    page: u32,
-    bytes: &[u8],
-) -> Result<Vec<u8>, ReadError> {
-    match item(meta.order, page, bytes)? {
-        Item::Inline(value) => Ok(value.to_vec()),
-        Item::Overflow { first_page, length } => read_overflow(source, meta, overflow, first_page, length),
-    }
-}
-
-/// A large item.
-fn read_overflow<S: ReadAt + ?Sized>(
-    source: &S,
-    meta: &Meta,
-    page: &mut Page,
-    first_page: u32,
-    length: u32,
-) -> Result<Vec<u8>, ReadError> {
-    let mut number = first_page;
-    let mut left = length as usize;
-    let mut whole = Vec::new();
-    for _ in 0..meta.last_page {
-        let header = page.read(source, meta, number)?;
-        let part = page
-            .bytes
-            .get(PAGE_HEADER_SIZE..)
-            .and_then(|bytes| bytes.get(..usize::from(header.length)))
-            .filter(|part| !part.is_empty() && part.len() <= left);
-        let Some(part) = part else {
-            return Err(damaged(number, "holds a part of a wrong size"));
-        };
-        if header.number != number || header.kind != TYPE_OVERFLOW {
-            return Err(damaged(number, "is not an overflow page"));
-        }
-        left -= part.len();
-        whole.extend_from_slice(part);
-        if left == 0 {
-            return Ok(whole);
-        }
-        number = header.next;
-    }
-    Err(damaged(number, "belongs to a chain of pages without end"))
 }

@@ -10,11 +10,11 @@ pub trait ReadAt {
     /// The number of bytes, as of when the source was opened.
     fn size(&self) -> u64;
 
-    /// Reads some bytes at `offset`; 0 means that there are none.
+    /// Fills `buffer` from `offset` on.
     ///
     /// # Errors
-    /// What the system reports for a failed read.
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// What the system reports for a failed read, and `UnexpectedEof`.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
 impl ReadAt for [u8] {
@@ -22,12 +22,12 @@ impl ReadAt for [u8] {
         self.len() as u64
     }
 
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let rest = usize::try_from(offset)
             .ok()
             .and_then(|offset| self.get(offset..))
             .unwrap_or_default();
-        io::Read::read(&mut &*rest, buffer)
+        io::Read::read_exact(&mut &*rest, buffer)
     }
 }
 
@@ -48,34 +48,17 @@ pub type Found = Option<(usize, Vec<u8>)>;
 /// Fills `buffer` from `offset` on.
 pub(super) fn read_exact<S: ReadAt + ?Sized>(
     source: &S,
-    mut buffer: &mut [u8],
-    mut offset: u64,
-) -> Result<(), ReadError> {
-    while !buffer.is_empty() {
-        let count = read_some(source, buffer, offset)?;
-        if count == 0 {
-            return Err(ReadError::Damaged(format!(
-                "the file ends at byte {offset}, inside a record"
-            )));
-        }
-        buffer = buffer.get_mut(count..).unwrap_or_default();
-        offset = offset.saturating_add(count as u64);
-    }
-    Ok(())
-}
-
-/// Reads some bytes, even if signals interrupt; 0 means that there are none.
-pub(super) fn read_some<S: ReadAt + ?Sized>(
-    source: &S,
     buffer: &mut [u8],
     offset: u64,
-) -> Result<usize, ReadError> {
-    loop {
-        match source.read_at(buffer, offset) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result.map_err(ReadError::Io),
-        }
-    }
+) -> Result<(), ReadError> {
+    let read = source.read_exact_at(buffer, offset);
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => ReadError::Damaged(format!(
+            "the file ends at byte {}, inside a record",
+            source.size()
+        )),
+        _ => ReadError::Io(error),
+    })
 }
 
 /// Asks `find` for each key in turn: as it is, then with the trailing NUL that

@@ -24,7 +24,7 @@ use std::io::BufRead as _;
 use std::ops::Range;
 
 use super::Entry;
-use super::read_at::{Found, ReadAt, ReadError, read_some};
+use super::read_at::{Found, ReadAt, ReadError, read_exact};
 
 /// The longest piece that makemap reads at once.
 const LONGEST: usize = 1023;
@@ -182,7 +182,13 @@ impl<'s, S: ReadAt + ?Sized> Pieces<'s, S> {
         self.buffer.copy_within(self.rest.clone(), 0);
         self.rest = 0..self.rest.len();
         let free = self.buffer.get_mut(self.rest.end..).unwrap_or_default();
-        let count = read_some(self.source, free, self.offset)?;
+        let left = self.source.size().saturating_sub(self.offset);
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(free.len());
+        read_exact(
+            self.source,
+            free.get_mut(..count).unwrap_or_default(),
+            self.offset,
+        )?;
         self.offset = self.offset.saturating_add(count as u64);
         self.rest.end = self.rest.end.saturating_add(count);
         Ok(count > 0)

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_int};
 
 use crate::config::ConfigError;
-use crate::mapping::{ClusterError, FormatError, MailServersError};
+use crate::mapping::{ClusterError, FormatError, MailServersError, NotHashed};
 use crate::node_state::NodeStateError;
 
 // A number that was once given out keeps its meaning and is never reused. The header has
@@ -56,6 +56,8 @@ pub(super) enum Error {
     #[error(transparent)]
     UsernameHash(#[from] FormatError),
     #[error(transparent)]
+    NotHashed(#[from] NotHashed),
+    #[error(transparent)]
     MailServers(#[from] MailServersError),
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -73,7 +75,7 @@ impl Error {
     pub(super) fn number(&self) -> c_int {
         match self {
             Error::Null(_) => MAILAFFINITY_ERROR_NULL,
-            Error::InvalidArgument(_) => MAILAFFINITY_ERROR_INVALID_ARGUMENT,
+            Error::InvalidArgument(_) | Error::NotHashed(_) => MAILAFFINITY_ERROR_INVALID_ARGUMENT,
             Error::UsernameHash(_) => MAILAFFINITY_ERROR_USERNAME_HASH,
             Error::MailServers(_) => MAILAFFINITY_ERROR_MAIL_SERVERS,
             Error::Config(_) => MAILAFFINITY_ERROR_CONFIG,

@@ -25,7 +25,8 @@ pub unsafe extern "C" fn mailaffinity_lookup(
         let node_out = ffi::required("node_out", node_out)?;
         // SAFETY: strings are as the header's rules have them.
         let (user, tag) = unsafe { (ffi::bytes("user", user, user_len)?, ffi::string(tag)) };
-        let node = cluster.mapping.index_of(user, tag_or_default(tag, cluster)?);
+        let hash = cluster.mapping.username_hash().hash(user)?;
+        let node = cluster.mapping.index_of_hash(hash, tag_or_default(tag, cluster)?);
         found(node, node_out)
     })
 }

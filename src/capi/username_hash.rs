@@ -24,7 +24,7 @@ pub unsafe extern "C" fn mailaffinity_username_hash(
         // SAFETY: strings are as the header's rules have them.
         let (format, user) = unsafe { (ffi::string(format), ffi::bytes("user", user, user_len)?) };
         let hash_out = ffi::required("hash_out", hash_out)?;
-        hash_out.write(parse(format)?.hash(user));
+        hash_out.write(parse(format)?.hash(user)?);
         Ok(())
     };
     // SAFETY: `detail` is as the header's rules have it.

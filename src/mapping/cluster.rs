@@ -144,7 +144,7 @@ impl Cluster {
     /// The node of a user among those with this tag that are up.
     ///
     /// `None` when there is none, or no node has the tag: the Director then gives
-    /// no host either, never one of another tag.
+    /// no host either, never one of another tag. `None` also for a user who has no hash.
     pub fn node_of(&self, user: &[u8], tag: &str) -> Option<&Node> {
         self.nodes.get(self.index_of(user, tag)?)
     }
@@ -152,7 +152,7 @@ impl Cluster {
     /// As [`node_of`](Cluster::node_of), but the node's place in
     /// [`nodes`](Cluster::nodes).
     pub fn index_of(&self, user: &[u8], tag: &str) -> Option<usize> {
-        self.index_of_hash(self.username_hash.hash(user), tag)
+        self.index_of_hash(self.username_hash.hash(user).ok()?, tag)
     }
 
     /// As [`index_of`](Cluster::index_of), for a hash in place of a name.

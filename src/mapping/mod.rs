@@ -21,4 +21,4 @@ pub use cluster::{Cluster, ClusterError, MAX_VHOSTS, Strategy};
 pub use hash_user_group::{VnodeRing, modulo_vnode, ring_vnode};
 pub use mail_servers::{MailHost, MailServer, MailServersError, parse_mail_servers, resolve_nodes};
 pub use node::{DEFAULT_VHOST_COUNT, Node};
-pub use username_hash::{FormatError, UsernameHash};
+pub use username_hash::{FormatError, NotHashed, UsernameHash};

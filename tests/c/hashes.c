@@ -106,6 +106,9 @@ static void username_hash_errors(void)
     CHECK_STRING(detail, "hash_out is NULL");
     CHECK(mailaffinity_username_hash(NULL, NULL, 5, &hash, detail, sizeof detail) == MAILAFFINITY_ERROR_NULL);
     CHECK_STRING(detail, "user is NULL");
+    CHECK(mailaffinity_username_hash("%{if;%u;<;9;%u}", "user1", 5, &hash, detail, sizeof detail)
+          == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
+    CHECK_CONTAINS(detail, "no number");
     CHECK(mailaffinity_username_hash(NULL, "user1", SIZE_MAX, &hash, detail, sizeof detail)
           == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
     CHECK_CONTAINS(detail, "length of user");

@@ -203,6 +203,28 @@ fn map_follows_tags_and_the_node_state() {
     assert!(!String::from_utf8_lossy(&after.stdout).contains("\tnode2\t"));
 }
 
+/// The Director would end itself at such a user.
+#[test]
+fn users_without_a_hash_have_no_node_and_no_entry() {
+    let (site, _log) = site_with_update();
+    let config = fs::read_to_string(site.config()).unwrap();
+    let format = "username_hash = '%{if;%1.2Ru;<;10;%u}'\n";
+    fs::write(site.config(), format.to_owned() + &config).unwrap();
+    let users = fs::read_to_string(site.path("users")).unwrap();
+    fs::write(site.path("users"), users + "anna\n").unwrap();
+
+    let no_number = "username_hash compares what is no number as one in this user's name";
+    let output = map(&site, &["anna"], b"");
+    assert_fails(&output, 75, &format!("{no_number}; users without a node: 1"));
+    let output = map(&site, &["--json"], b"anna\n");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["node"], Value::Null);
+    let diff = String::from_utf8(site.run(&["diff"], b"").stdout).unwrap();
+    assert!(diff.contains(&format!("anna\tleft out: {no_number}\n")), "{diff}");
+    let agreement = site.run(&["agreement", "--", "anna"], b"");
+    assert_fails(&agreement, 75, &format!("user \"anna\": {no_number}"));
+}
+
 #[test]
 fn map_says_what_is_wrong() {
     let site = site();

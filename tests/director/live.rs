@@ -12,7 +12,8 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mailaffinity::mapping::{
-    Cluster, Node, Strategy, UsernameHash, parse_address, parse_mail_servers, resolve_nodes, ring_label,
+    Cluster, Node, NotHashed, Strategy, UsernameHash, parse_address, parse_mail_servers, resolve_nodes,
+    ring_label,
 };
 use support::director::{Director, Host, LoggedIn, Lookup, NoAnswer, Settings, fits};
 
@@ -275,6 +276,60 @@ const ODD_FORMATS: &[&str] = &[
     "%{md5;rounds=3,truncate=60,salt=%-3.2{user}-%Ud:sha1:username}",
     "%5.20LMR{sha256;rounds=2:user}",
     "%10.77H{md5:user}",
+    "%{if;%d;eq;;%Ln;%Lu}",
+    "%{IF;%d;eq;;%Ln;%Lu}",
+    "%{if:%d;eq;;%Ln;%Lu}",
+    "%{if:x;%d;eq;;%Ln;%Lu}",
+    "%{ifs;%d;eq;;%Ln;%Lu}",
+    "%{i;%d;eq;;%Ln;%Lu}",
+    "%{ if;%d;eq;;%Ln;%Lu}",
+    "%{if;%d;eq;;%Ln;%Lu:x;y}",
+    "%{if;%d;eq;;%Ln:x;%Lu}",
+    "%{if}",
+    "%{if:}",
+    "%{if;}",
+    "%{if;%d}",
+    "%{if;%d;eq;x}",
+    "%{if;%d;eq;x;}",
+    "%{if;%d;ne;;}",
+    "%{if;%d;ne;;;}",
+    "%{if;%d;ne;;;;}",
+    "%{if;%d;ne;;%n}",
+    "%{if;%d;ne;;%n;}",
+    "%{if;%d;ne;;%n;%u;}",
+    "%{if;%d;ne;;%n;%u;;}",
+    "%{if;%d;ne;;%n;%u;%d}",
+    "%{if;%d; eq;;%n;%u}",
+    "%{if;%d;EQ;;%n;%u}",
+    "%{if;%d;=;;%n;%u}",
+    "%{if;%d;===;;%n;%u}",
+    "%{if;%d;;;%n;%u}",
+    "%{if;%d;%%;;%n;%u}",
+    "%{if;%d;lt;%n;%u;%x}",
+    "%{if;%x;eq;;%n;%u}",
+    "%{if;%d;lt;%n;%u;%",
+    "%{if;%d;lt;%n;%LR;%5}",
+    "%{if;%d;lt;%n;\\;;\\:}",
+    "%{if;%d;lt;%n;\\{a;a\\}}",
+    "%{if;%d;lt;%n;{a};b}",
+    "%{if;%d;lt;%n;a\\\\;;b}",
+    "%{if;%d;lt;%n;a;b\\\\}",
+    "%{if;%d;lt;%n;a;\\%u}",
+    "%{if;%d;lt;%n;%u{;};b}",
+    "%{if;%d;lt;%n;\\%{;b}",
+    "%{if;%d;l\\t;%n;a;b}",
+    "%{i\\f;%d;lt;%n;a;b}",
+    "%{if;%d;lt;%n;%{if;%u;lt;m;\\:;b};%{if;%u;lt;m;c;d}}",
+    "%{if;%d;lt;%n;%{if;%u;lt;m;\\;;b};c}",
+    "%{if;%{if;%u;*;*@*;%d;%n};lt;%{sha1:user};%{md5:user};%2n}",
+    "%2.7MR{if;%u;!*;*.*;%u;%n}",
+    "%12H{if;%u;*;?*a*?;%u;%n}",
+    "%040{if;%u;lt;m;%u;%n}",
+    "%-3.2{if;%u;ge;m;%u;%n}",
+    "%{md5:if;%d;eq;;%n;%u}",
+    "%{md5;rounds=2:sha1:if;%d;eq;;%{md5:user};%u}",
+    "%{md5;salt=%{if;%d;eq;;%n;%u}:user}",
+    "%{md5;salt=%{if;%d;eq}:user}",
     "#%u",
     "$%u",
     "<%u",
@@ -305,8 +360,12 @@ const UNSUPPORTED_FORMATS: &[&str] = &[
     "%{hostname}",
     "%{md5:pid}",
     "%{env:HOME}",
+    // The regular expressions of the Director's C library.
+    "%{if;%u;~;^[a-z]+$;%n;%d}",
+    "%{if;%u;!~;^[a-z]+$;%n;%d}",
     // Nobody is known to use these.
-    "%{if;%u;eq;x;%n;%d}",
+    "%{if;a;%{if;a;eq;a;eq;ne};a;%n;%d}",
+    "%E{if;%u;eq;x;%n;%d}",
     "%{pkcs5;salt=x:user}",
     "%{md4:user}",
     "%{sha384:user}",
@@ -322,7 +381,86 @@ const UNSUPPORTED_FORMATS: &[&str] = &[
     "%065536u",
     "%65536.1Hu",
     "%{md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:user}",
+    "%{md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:md5:if;%u;eq;x;%n;%d}",
 ];
+
+#[test]
+fn operators_of_conditionals() {
+    let texts = [
+        "", "a", "A", "ab", "b", "aab", "abab", "a*b", "?", "*", "**", "?*b", "*a*", "é", "a b",
+    ];
+    let numbers = [
+        "0",
+        "-0",
+        "1",
+        "01",
+        "-1",
+        "9",
+        "10",
+        "9223372036854775807",
+        "-9223372036854775808",
+    ];
+    let of_texts = ["eq", "ne", "lt", "le", "gt", "ge", "*", "!*"].map(|operator| (operator, &texts[..]));
+    let of_numbers = ["==", "!=", "<", "<=", ">", ">="].map(|operator| (operator, &numbers[..]));
+    at_once([&of_texts[..], &of_numbers].concat(), |(operator, values)| {
+        let format = format!("%{{if;%n;{operator};%d;yes;no}}");
+        let username_hash = UsernameHash::parse(&format).unwrap();
+        let cluster = Cluster::new(Strategy::Ring, username_hash, nodes_of(HOSTS_OF_A_FORMAT)).unwrap();
+        let users: Vec<String> = values
+            .iter()
+            .flat_map(|left| values.iter().map(move |right| format!("{left}@{right}")))
+            .collect();
+        let ours = users
+            .iter()
+            .map(|user| (user.as_bytes(), cluster.node_of(user.as_bytes(), "")));
+        let mut nodes: Vec<&str> = ours.clone().map(|(_, node)| &*node.unwrap().name).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        assert_eq!(nodes.len(), 2, "{format}: it both holds and does not");
+        let mut director = Director::start(Settings {
+            mail_servers: HOSTS_OF_A_FORMAT,
+            username_hash: &format,
+            ..Settings::default()
+        });
+        assert_same(&mut director, &format, "", ours);
+    });
+}
+
+/// The Director ends itself when such a user is to be hashed.
+#[test]
+fn numbers_that_are_none() {
+    let none = [
+        "",
+        "-",
+        "--1",
+        "+1",
+        " 1",
+        "1 ",
+        "0x1",
+        "1.0",
+        "9223372036854775808",
+        "-9223372036854775809",
+    ];
+    let left = none.map(|none| ("%{if;%n;==;1;a;b}", format!("{none}@1")));
+    let elsewhere = [
+        "%{if;1;<;%n;a;b}",
+        "%{if;1;==;1;a;%{if;%n;>;1;a;b}}",
+        "%{md5;salt=%{if;%n;>;1;a;b}:user}",
+        "%M{if;%n;!=;%n;a;b}",
+    ]
+    .map(|format| (format, "x@1".to_owned()));
+    at_once([&left[..], &elsewhere].concat(), |(format, user)| {
+        let user = user.as_bytes();
+        assert_eq!(
+            UsernameHash::parse(format).unwrap().hash(user),
+            Err(NotHashed),
+            "{format}"
+        );
+        let name = format!("{format}: {}", user.escape_ascii());
+        assert!(ask(format, &[b"1@1"]).is_ok(), "{name}");
+        assert!(ask(format, &[user]).is_err(), "{name}");
+    });
+}
 
 /// Spellings of addresses, right and wrong ones.
 #[test]
@@ -393,7 +531,7 @@ fn logins() {
     let ours: Vec<LoggedIn> = users
         .iter()
         .map(|user| LoggedIn {
-            username_hash: cluster.username_hash().hash(user),
+            username_hash: cluster.username_hash().hash(user).unwrap(),
             ip: ring_label(cluster.node_of(user, "").unwrap().address),
         })
         .collect();
@@ -501,6 +639,7 @@ fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
 fn vhost_hash(node: &Node, vhost: u32) -> u32 {
     let md5 = UsernameHash::parse("%u").unwrap();
     md5.hash(format!("{}-{vhost}", ring_label(node.address)).as_bytes())
+        .unwrap()
 }
 
 fn beside(hash: u32) -> [u32; 3] {
@@ -898,6 +1037,7 @@ impl Random {
             field.push(self.pick(&['L', 'U', 'R', 'T', 'E', 'D', 'X', 'M', 'H', 'N']));
         }
         match self.below(8) {
+            0 if depth < MAX_DEPTH => field.replace('E', "") + "{" + &self.conditional(depth) + "}",
             0 | 1 => field + "u",
             2 => field + "n",
             3 => field + "d",
@@ -926,6 +1066,24 @@ impl Random {
             variable += &arguments.join(",");
         }
         variable + ":" + &self.variable(depth + 1)
+    }
+
+    fn conditional(&mut self, depth: usize) -> String {
+        let operators = ["eq", "ne", "lt", "le", "gt", "ge", "*", "!*"];
+        let mut conditional = format!("if;{};{}", self.operand(depth), self.pick(&operators));
+        for _ in 0..self.pick(&[2, 3, 3]) {
+            conditional += ";";
+            conditional += &self.operand(depth);
+        }
+        conditional
+    }
+
+    fn operand(&mut self, depth: usize) -> String {
+        match self.below(4) {
+            0 => self.text("ab@.*?-+,=é'\" #$", 5),
+            1 => self.pick(&["*@*", "*a*", "?*", "m", "%", "%%", "*%d"]).to_owned(),
+            _ => self.field(depth + 1),
+        }
     }
 
     fn argument(&mut self) -> String {

@@ -372,7 +372,7 @@ fn a_moved_user_returns_when_the_move_expires() {
     );
     peers.update_and_agree("");
     let (user, place) = peers.user_at("127.0.0.1");
-    let hash = UsernameHash::default().hash(user.as_bytes());
+    let hash = UsernameHash::default().hash(user.as_bytes()).unwrap();
     let (home, away) = (Some(address("127.0.0.1")), Some(address("127.0.0.2")));
     let socket = peers.director.admin_socket();
     let is_in_force = || {

@@ -46,7 +46,7 @@ fn try_ask(question: &Question<'_>, socket: &Path) -> Result<Opinion, director::
 fn line(question: &Question<'_>, user: &[u8]) -> Option<Vec<u8>> {
     let tag = &question.config.tag;
     if user.iter().all(u8::is_ascii_digit) && !user.is_empty() {
-        let hash = question.cluster.username_hash().hash(user);
+        let hash = question.cluster.username_hash().hash(user).ok()?;
         return lookup_line(hash.to_string().as_bytes(), tag);
     }
     lookup_line(user, tag)

@@ -20,7 +20,7 @@ use std::path::Path;
 
 use crate::entries::{self, NoEntry};
 use mailaffinity::config::{Config, NoNodeUp, NodeConfig};
-use mailaffinity::mapping::{Cluster, ClusterError};
+use mailaffinity::mapping::{Cluster, ClusterError, NotHashed};
 use mailaffinity::node_state::NodeState;
 
 pub use edge::{Facts, NodeFacts};
@@ -50,6 +50,14 @@ pub enum QuestionError {
     /// No node with the tag of the configuration is up.
     #[error("{0}: there is no answer to compare with")]
     NobodyUp(NoNodeUp),
+    /// The Director would end itself when it is asked for this user.
+    #[error("user \"{}\": {problem}", user.escape_ascii())]
+    NotHashed {
+        /// The user.
+        user: Vec<u8>,
+        /// Why.
+        problem: NotHashed,
+    },
 }
 
 /// What a part says of a user.
@@ -104,11 +112,16 @@ impl<'q> Question<'q> {
         c_library_command: &'q [OsString],
     ) -> Result<Question<'q>, QuestionError> {
         let cluster = config.cluster(state).map_err(QuestionError::Cluster)?;
-        let expected: Option<Vec<usize>> = users
-            .iter()
-            .map(|user| cluster.index_of(user, &config.tag))
-            .collect();
-        let expected = expected.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp(config.tag.clone())))?;
+        let expected = users.iter().map(|user| {
+            let hash = cluster.username_hash().hash(user);
+            let hash = hash.map_err(|problem| QuestionError::NotHashed {
+                user: user.clone(),
+                problem,
+            })?;
+            let node = cluster.index_of_hash(hash, &config.tag);
+            node.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp(config.tag.clone())))
+        });
+        let expected: Vec<usize> = expected.collect::<Result<_, _>>()?;
         let mut key = Vec::new();
         let without_entry = users.iter().map(|user| {
             key.clear();

@@ -59,10 +59,14 @@ impl Map {
             names::given(self.users)
         };
         let mut users_without_node = 0u64;
+        let mut not_hashed = None;
         let printed = names::print(|out| {
             users.try_for_each(|user| {
                 let node = node_of(user);
-                users_without_node += u64::from(node.is_none());
+                if node.is_none() {
+                    users_without_node += 1;
+                    not_hashed = config.username_hash.hash(user).err().or(not_hashed);
+                }
                 let queue_group = node.and_then(|node| node.queue_group.as_deref());
                 if self.json {
                     let fields = json!({
@@ -78,8 +82,11 @@ impl Map {
             })
         })?;
         if users_without_node > 0 {
-            let no_node = NoNodeUp(tag.to_owned());
-            let message = format!("{no_node}; users without a node: {users_without_node}");
+            let problem = match not_hashed {
+                Some(not_hashed) => not_hashed.to_string(),
+                None => NoNodeUp(tag.to_owned()).to_string(),
+            };
+            let message = format!("{problem}; users without a node: {users_without_node}");
             return Err(Failure::new(Status::TempFail, message));
         }
         Ok(printed)

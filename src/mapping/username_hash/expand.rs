@@ -4,23 +4,23 @@ use md5::{Digest, Md5};
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 
-use super::parse::{Algorithm, Field, HashFunction, Modifier, Segment, Variable};
+use super::parse::{Algorithm, Conditional, Field, HashFunction, Modifier, Operator, Segment, Variable};
 
-/// The expansion of a format for a user.
-pub(super) fn expand(template: &[Segment], user: &[u8]) -> Vec<u8> {
+/// The expansion of a format for a user. `None` where it compares what is no number as one.
+pub(super) fn expand(template: &[Segment], user: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(user.len() + 32);
     for segment in template {
         match segment {
             Segment::Literal(text) => out.extend_from_slice(text),
-            Segment::Field(field) => field.expand_into(&mut out, user),
+            Segment::Field(field) => field.expand_into(&mut out, user)?,
         }
     }
-    out
+    Some(out)
 }
 
 impl Field {
-    fn expand_into(&self, out: &mut Vec<u8>, user: &[u8]) {
-        let mut value = self.variable.value(user);
+    fn expand_into(&self, out: &mut Vec<u8>, user: &[u8]) -> Option<()> {
+        let mut value = self.variable.value(user)?;
         let mut offset = self.offset;
         let mut width = self.width;
         for &modifier in &self.modifiers {
@@ -47,6 +47,7 @@ impl Field {
                     .take(len.checked_sub(magnitude(width)).unwrap_or(len)),
             ),
         }
+        Some(())
     }
 }
 
@@ -55,29 +56,75 @@ fn magnitude(number: i32) -> usize {
 }
 
 impl Variable {
-    fn value(&self, user: &[u8]) -> Vec<u8> {
+    fn value(&self, user: &[u8]) -> Option<Vec<u8>> {
         let at = user.iter().position(|&b| b == b'@');
-        match self {
+        Some(match self {
             Variable::User => user.to_vec(),
             Variable::LocalPart => user.get(..at.unwrap_or(user.len())).unwrap_or_default().to_vec(),
             Variable::Domain => at.and_then(|at| user.get(at + 1..)).unwrap_or_default().to_vec(),
             Variable::Percent => b"%".to_vec(),
-            Variable::Hashed(hash) => hash.value(user),
+            Variable::Hashed(hash) => hash.value(user)?,
+            Variable::If(conditional) => conditional.value(user)?,
+        })
+    }
+}
+
+impl Conditional {
+    fn value(&self, user: &[u8]) -> Option<Vec<u8>> {
+        let (left, right) = (expand(&self.left, user)?, expand(&self.right, user)?);
+        // Both, as Dovecot does: what has no value in the other spoils all.
+        let (if_true, if_false) = (expand(&self.if_true, user)?, expand(&self.if_false, user)?);
+        let holds = match self.operator {
+            Operator::Number(holds) => holds(number(&left)?.cmp(&number(&right)?)),
+            Operator::Text(holds) => holds(left.cmp(&right)),
+            Operator::Wildcards(matching) => matches_wildcards(&left, &right) == matching,
+        };
+        Some(if holds { if_true } else { if_false })
+    }
+}
+
+/// Dovecot's `str_to_intmax()`.
+fn number(value: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(value).ok()?;
+    text.parse().ok().filter(|_| !text.starts_with('+'))
+}
+
+/// Dovecot's `wildcard_match()`: `*` stands for any bytes, `?` for one.
+fn matches_wildcards(mut value: &[u8], mut mask: &[u8]) -> bool {
+    let mut at_star = None;
+    loop {
+        match (mask, value) {
+            ([b'*', rest @ ..], _) => {
+                mask = rest;
+                at_star = Some((mask, value));
+            }
+            ([wanted, rest @ ..], [byte, following @ ..]) if *wanted == b'?' || wanted == byte => {
+                (mask, value) = (rest, following);
+            }
+            ([], []) => return true,
+            // The last star has to stand for one byte more.
+            _ => {
+                let Some((behind, [_, following @ ..])) = at_star else {
+                    return false;
+                };
+                (mask, value) = (behind, following);
+                at_star = Some((mask, value));
+            }
         }
     }
 }
 
 impl HashFunction {
-    fn value(&self, user: &[u8]) -> Vec<u8> {
-        let salt = expand(&self.salt, user);
-        let mut digest = self.of.value(user);
+    fn value(&self, user: &[u8]) -> Option<Vec<u8>> {
+        let salt = expand(&self.salt, user)?;
+        let mut digest = self.of.value(user)?;
         for _ in 0..self.rounds {
             digest = self.algorithm.digest(&salt, &digest);
         }
         if self.truncate_bits > 0 {
             keep_leading_bits(&mut digest, self.truncate_bits);
         }
-        hex(&digest)
+        Some(hex(&digest))
     }
 }
 
@@ -187,7 +234,8 @@ mod tests {
     use super::*;
 
     fn expanded(format: &str, user: &str) -> String {
-        String::from_utf8_lossy(&expand(&parse(format.as_bytes()).unwrap(), user.as_bytes())).into_owned()
+        let expanded = expand(&parse(format.as_bytes()).unwrap(), user.as_bytes()).unwrap();
+        String::from_utf8_lossy(&expanded).into_owned()
     }
 
     #[test]
@@ -230,6 +278,45 @@ mod tests {
             ("%Nu", "user1", "52afc47c"),
         ] {
             assert_eq!(expanded(format, user), expected, "{format}");
+        }
+    }
+
+    #[test]
+    fn conditionals() {
+        for (format, user, expected) in [
+            ("%{if;%d;eq;;%Ln;%Lu}", "Anna", "anna"),
+            ("%{if;%d;eq;;%Ln;%Lu}", "Anna@Example.org", "anna@example.org"),
+            ("%{if;%n;<;10;few}", "9@x", "few"),
+            ("%{if;%n;<;10;few}", "010@x", ""),
+            ("%{if;%n;lt;10;few;many}", "9@x", "many"),
+            ("%{if;%u;*;a*@?;%U{if;%d;ne;b;c;d};e}", "anna@b", "D"),
+            ("%{if;%u;!*;a*@?;c;e}", "anna@bb", "c"),
+            (r"%{if;\%u;eq;a\\nna;\;\:\{;}", "anna", ";:{"),
+            ("%{IF;%u;eq;anna;c:d}", "anna", "c"),
+            (
+                "%{md5:if;%u;eq;anna;user1}",
+                "anna",
+                "24c9e15e52afc47c225b757e7bee1f9d",
+            ),
+        ] {
+            assert_eq!(expanded(format, user), expected, "{format}");
+        }
+    }
+
+    #[test]
+    fn wildcards() {
+        for (value, mask, expected) in [
+            ("", "", true),
+            ("", "**", true),
+            ("", "?", false),
+            ("a", "", false),
+            ("abab", "*ab", true),
+            ("ababa", "a*b?b", false),
+            ("aXbXc", "a*X?", true),
+            ("a*", "a**", true),
+        ] {
+            let matches = matches_wildcards(value.as_bytes(), mask.as_bytes());
+            assert_eq!(matches, expected, "{value:?} {mask:?}");
         }
     }
 

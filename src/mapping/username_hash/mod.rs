@@ -21,13 +21,15 @@ use super::md5::{md5_start, md5_start_of_lowercase};
 /// |---|---|
 /// | variables | `u` `{user}` the name; `n` `{username}` what stands before the first `@`; `d` `{domain}` all after it; `%` itself |
 /// | hash functions | `{md5:…}` `{sha1:…}` `{sha256:…}` `{sha512:…}` over another variable or hash, with `;rounds=`*n*`,truncate=`*bits*`,salt=`*format* |
+/// | conditionals | `{if;`*value*`;`*operator*`;`*value*`;`*result*`;`*result otherwise*`}`, all but the operator formats themselves; numbers `==` `!=` `<` `<=` `>` `>=`, text `eq` `ne` `lt` `le` `gt` `ge`, wildcards `*` `!*`; `\` before `;` `:` `{` `}` |
 /// | modifiers | up to ten, left to right: `L` lower and `U` upper case, `R` reversed, `T` trailing blanks off, `E` quotes escaped, `D` dots to `,dc=`, `X` decimal to hexadecimal, `M` MD5, `H` and `N` 32-bit hashes modulo width |
 /// | offset, width | bytes; negative ones count from the end |
 ///
 /// Everything in this table is what Dovecot 2.3 was seen to do. All else is a
 /// [`FormatError`]: variables that Dovecot does not know, which make it refuse users
-/// one by one, and what it knows beyond this table, such as variables whose value
-/// depends on the machine or process that asks (`%{hostname}`, `%{pid}`).
+/// one by one, and what it knows beyond this table: variables whose value depends on
+/// the machine or process that asks (`%{hostname}`, `%{pid}`), and regular expressions in
+/// conditionals (`~`, `!~`), which are those of the Director's C library.
 #[derive(Clone, Debug)]
 pub struct UsernameHash {
     format: Vec<u8>,
@@ -50,6 +52,12 @@ pub struct FormatError {
     format: Vec<u8>,
     problem: String,
 }
+
+/// A format compares as a number what is none in a user's name: the Director ends itself
+/// when it is asked for such a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("username_hash compares what is no number as one in this user's name")]
+pub struct NotHashed;
 
 impl Default for UsernameHash {
     fn default() -> UsernameHash {
@@ -91,13 +99,16 @@ impl UsernameHash {
     ///
     /// A username is bytes. A NUL is hashed like any other byte; the Director
     /// cannot be asked about one, since its usernames end there.
-    pub fn hash(&self, user: &[u8]) -> u32 {
+    ///
+    /// # Errors
+    /// Where a conditional compares as a number what is none in this name.
+    pub fn hash(&self, user: &[u8]) -> Result<u32, NotHashed> {
         let hash = match &self.shape {
             Shape::User => md5_start(user),
             Shape::LowercaseUser => md5_start_of_lowercase(user),
-            Shape::Template(template) => md5_start(&expand(template, user)),
+            Shape::Template(template) => md5_start(&expand(template, user).ok_or(NotHashed)?),
         };
-        hash.max(1)
+        Ok(hash.max(1))
     }
 }
 
@@ -107,7 +118,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn hash(format: &str, user: &str) -> u32 {
-        UsernameHash::parse(format).unwrap().hash(user.as_bytes())
+        UsernameHash::parse(format)
+            .unwrap()
+            .hash(user.as_bytes())
+            .unwrap()
     }
 
     // printf %s USER | md5sum
@@ -140,7 +154,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_name_that_is_no_number() {
+        let hash = UsernameHash::parse("%{if;%n;>;5;%u;%d}").unwrap();
+        assert!(hash.hash(b"6@x").is_ok());
+        assert_eq!(hash.hash(b"six@x"), Err(NotHashed));
+    }
+
     proptest! {
+        #[test]
+        fn operators_are_those_of_numbers_and_text(left: i64, right: i64, user in prop::collection::vec(1u8.., 0..8)) {
+            let holds = |operator: &str, left: &str, right: &str, user: &[u8]| {
+                let format = format!("%{{if;{left};{operator};{right};yes}}");
+                UsernameHash::parse(format).unwrap().hash(user).unwrap() == hash("yes", "")
+            };
+            let (l, r) = (left.to_string(), right.to_string());
+            prop_assert_eq!(holds("<", &l, &r, b""), left < right);
+            prop_assert_eq!(holds("==", &l, &r, b""), left == right);
+            prop_assert_eq!(holds("<=", &l, &l, b""), true);
+            prop_assert_eq!(holds("lt", "%u", "m", &user), user < b"m".to_vec());
+            prop_assert_eq!(holds("*", "%u", "*a?", &user), user.iter().rev().nth(1) == Some(&b'a'));
+        }
+
         #[test]
         fn short_cuts_equal_the_template(user in prop::collection::vec(any::<u8>(), 0..200)) {
             for format in ["%u", "%Lu"] {
@@ -159,7 +194,7 @@ mod tests {
             user in prop::collection::vec(any::<u8>(), 0..40),
         ) {
             if let Ok(parsed) = UsernameHash::parse(&format) {
-                prop_assert_ne!(parsed.hash(&user), 0);
+                prop_assert_ne!(parsed.hash(&user), Ok(0));
             }
         }
     }

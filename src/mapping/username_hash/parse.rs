@@ -1,5 +1,7 @@
 //! Reads a format. The grammar is that of Dovecot's var-expand.
 
+use std::cmp::Ordering;
+
 #[derive(Clone, Debug)]
 pub(super) enum Segment {
     Literal(Vec<u8>),
@@ -22,6 +24,7 @@ pub(super) enum Variable {
     Domain,
     Percent,
     Hashed(Box<HashFunction>),
+    If(Box<Conditional>),
 }
 
 #[derive(Clone, Debug)]
@@ -32,6 +35,23 @@ pub(super) struct HashFunction {
     pub(super) truncate_bits: u32,
     pub(super) salt: Vec<Segment>,
     pub(super) of: Variable,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Conditional {
+    pub(super) left: Vec<Segment>,
+    pub(super) operator: Operator,
+    pub(super) right: Vec<Segment>,
+    pub(super) if_true: Vec<Segment>,
+    pub(super) if_false: Vec<Segment>,
+}
+
+/// How two values are compared, and for which outcome the condition holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Operator {
+    Number(fn(Ordering) -> bool),
+    Text(fn(Ordering) -> bool),
+    Wildcards(bool),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +82,7 @@ const MAX_PADDING: i32 = 65_535;
 const MAX_ROUNDS: u32 = 100_000;
 /// Dovecot looks for a variable after so many modifiers.
 const MAX_MODIFIERS: usize = 10;
-/// Hash functions and salts can nest; none that serves does so deeply.
+/// Hash functions, salts and conditions can nest; none that serves does so deeply.
 const MAX_DEPTH: usize = 16;
 
 /// The segments of a format, or what is wrong with it.
@@ -71,9 +91,7 @@ pub(super) fn parse(format: &[u8]) -> Result<Vec<Segment>, String> {
 }
 
 fn parse_nested(format: &[u8], depth: usize) -> Result<Vec<Segment>, String> {
-    if depth > MAX_DEPTH {
-        return Err("hash functions and salts are nested too deeply".into());
-    }
+    check_depth(depth)?;
     if format.contains(&0) {
         return Err("it has a NUL".into());
     }
@@ -95,6 +113,13 @@ fn parse_nested(format: &[u8], depth: usize) -> Result<Vec<Segment>, String> {
         rest = cursor.rest;
     }
     Ok(segments)
+}
+
+fn check_depth(depth: usize) -> Result<(), String> {
+    if depth > MAX_DEPTH {
+        return Err("hash functions, salts or conditions are nested too deeply".into());
+    }
+    Ok(())
 }
 
 struct Cursor<'a> {
@@ -179,6 +204,10 @@ fn parse_field(cursor: &mut Cursor<'_>, depth: usize) -> Result<Option<Field>, S
             ));
         }
     };
+    // Each could double what the next conditional around it gets.
+    if matches!(variable, Variable::If(_)) && modifiers.contains(&Modifier::Escape) {
+        return Err("the modifier E cannot stand before {if}".into());
+    }
     Ok(Some(Field {
         offset,
         width,
@@ -222,24 +251,115 @@ fn parse_long_variable(name: &[u8], depth: usize) -> Result<Variable, String> {
         }
         _ => {}
     }
-    if depth > MAX_DEPTH {
-        return Err("hash functions and salts are nested too deeply".into());
-    }
+    check_depth(depth)?;
     let mut halves = name.splitn(2, |&b| b == b':');
     let function = halves.next().unwrap_or_default();
     let of = halves.next();
     let mut parts = function.splitn(2, |&b| b == b';');
     let algorithm = parts.next().unwrap_or_default();
     let arguments = parts.next().unwrap_or_default();
+    if algorithm.eq_ignore_ascii_case(b"if") {
+        return parse_conditional(name, depth).map(|conditional| Variable::If(Box::new(conditional)));
+    }
     match (Algorithm::from_name(algorithm), of) {
         (Some(algorithm), Some(of)) => {
             let of = parse_long_variable(of, depth + 1)?;
             parse_hash_function(algorithm, arguments, of, depth).map(|hash| Variable::Hashed(Box::new(hash)))
         }
         _ => Err(format!(
-            "unknown variable %{{{}}}; supported are user, username, domain, and md5, sha1, sha256, sha512 of them",
+            "unknown variable %{{{}}}; supported are user, username, domain, md5, sha1, sha256, sha512 of them, and if",
             name.escape_ascii()
         )),
+    }
+}
+
+fn parse_conditional(name: &[u8], depth: usize) -> Result<Conditional, String> {
+    let operands = operands(name);
+    let count = operands.len();
+    let [left, operator, right, if_true, if_false] = operands.try_into().map_err(|_| {
+        format!("%{{if}} has {count} operands in place of value, operator, value, and one or two results")
+    })?;
+    let parse = |operand: Vec<u8>| parse_nested(&operand, depth + 1);
+    Ok(Conditional {
+        left: parse(left)?,
+        operator: Operator::from_name(&operator)?,
+        right: parse(right)?,
+        if_true: parse(if_true)?,
+        if_false: parse(if_false)?,
+    })
+}
+
+/// What stands behind the first `;`, parted by further ones. As in Dovecot, a `:` ends it,
+/// a `\` before any byte makes this ordinary text and is gone afterwards (so none is left
+/// for a nested conditional), and the last result can be left out.
+fn operands(name: &[u8]) -> Vec<Vec<u8>> {
+    let mut operands = Vec::new();
+    let mut operand = Vec::new();
+    let mut depth = 0u32;
+    let (mut escaped, mut after_percent) = (false, false);
+    // Dovecot looks for a `:` in the name and puts one at its end without.
+    let end: &[u8] = if name.contains(&b':') { b"" } else { b":" };
+    for &byte in name.iter().skip_while(|&&b| b != b';').skip(1).chain(end) {
+        match byte {
+            b'\\' => {
+                escaped = true;
+                continue;
+            }
+            _ if escaped => escaped = false,
+            b'%' => after_percent = true,
+            b'{' if after_percent => {
+                depth += 1;
+                after_percent = false;
+            }
+            b'}' => depth = depth.saturating_sub(1),
+            b';' if depth == 0 => {
+                operands.push(std::mem::take(&mut operand));
+                continue;
+            }
+            b':' if depth == 0 => break,
+            _ => {}
+        }
+        operand.push(byte);
+    }
+    if !operand.is_empty() || operands.len() == 4 {
+        operands.push(operand);
+    }
+    if operands.len() == 4 {
+        operands.push(Vec::new());
+    }
+    operands
+}
+
+impl Operator {
+    fn from_name(name: &[u8]) -> Result<Operator, String> {
+        Ok(match name {
+            b"==" => Operator::Number(Ordering::is_eq),
+            b"!=" => Operator::Number(Ordering::is_ne),
+            b"<" => Operator::Number(Ordering::is_lt),
+            b"<=" => Operator::Number(Ordering::is_le),
+            b">" => Operator::Number(Ordering::is_gt),
+            b">=" => Operator::Number(Ordering::is_ge),
+            b"eq" => Operator::Text(Ordering::is_eq),
+            b"ne" => Operator::Text(Ordering::is_ne),
+            b"lt" => Operator::Text(Ordering::is_lt),
+            b"le" => Operator::Text(Ordering::is_le),
+            b"gt" => Operator::Text(Ordering::is_gt),
+            b"ge" => Operator::Text(Ordering::is_ge),
+            b"*" => Operator::Wildcards(true),
+            b"!*" => Operator::Wildcards(false),
+            b"~" | b"!~" => {
+                return Err(format!(
+                    "%{{if}} with {}, a regular expression, is not supported; use * or !* with * and ?",
+                    name.escape_ascii()
+                ));
+            }
+            _ => {
+                return Err(format!(
+                    "unknown operator \"{}\" of %{{if}}; supported are == != < <= > >= eq ne lt le gt ge * !*",
+                    name.escape_ascii()
+                ));
+            }
+        })
     }
 }
 
@@ -367,10 +487,20 @@ mod tests {
             "%065536u",
             "%099999999999u",
             "%0999999999u",
+            "%{if}",
+            "%{if;%d;eq;x}",
+            "%{if;%d;eq;x;%n;%u;%d}",
+            "%{if;%d;=;x;%n;%u}",
+            "%{if;%d;~;x;%n;%u}",
+            "%{if;%x;eq;x;%n;%u}",
+            "%{if;%d;eq;x;%n;%{user}",
+            "%E{if;%d;eq;x;%n;%u}",
         ] {
             assert!(parse(format.as_bytes()).is_err(), "{format}");
         }
         let deep = format!("%{{{}user}}", "md5:".repeat(100_000));
+        assert!(parse(deep.as_bytes()).is_err());
+        let deep = format!("{}{}", "%{if;a;eq;a;".repeat(10_000), "}".repeat(10_000));
         assert!(parse(deep.as_bytes()).is_err());
     }
 }

@@ -90,10 +90,10 @@ impl Moves {
         })
     }
 
-    /// The rows of a user before and after, by the hash of the name.
-    pub(crate) fn of(&self, hash: u32) -> (usize, usize) {
+    /// The rows of a user before and after, by the hash of the name if it has one.
+    pub(crate) fn of(&self, hash: Option<u32>) -> (usize, usize) {
         let row = |cluster: &Cluster| {
-            let node = cluster.index_of_hash(hash, &self.tag);
+            let node = hash.and_then(|hash| cluster.index_of_hash(hash, &self.tag));
             node.unwrap_or(cluster.nodes().len())
         };
         (row(&self.before), row(&self.after))
@@ -108,7 +108,7 @@ impl Moves {
         clippy::indexing_slicing,
         reason = "each node has a row, and having none is the last"
     )]
-    pub(crate) fn add(&mut self, hash: u32) {
+    pub(crate) fn add(&mut self, hash: Option<u32>) {
         let (from, to) = self.of(hash);
         let is_up = |side: &Side| side.state == Some("up");
         let stays_up = |row: usize| is_up(&self.rows[row].before) && is_up(&self.rows[row].after);
@@ -191,7 +191,7 @@ mod tests {
     fn moves(strategy: Strategy, now: &[&str], then: &[&str]) -> Moves {
         let mut moves = Moves::new(&config(), strategy, "", &down(now), &down(then)).unwrap();
         // Evenly all over the hashes.
-        (0..10_000).for_each(|n| moves.add(n * 429_497));
+        (0..10_000).for_each(|n| moves.add(Some(n * 429_497)));
         moves
     }
 
