@@ -16,8 +16,9 @@ use mailaffinity::deadline::Deadline;
 /// More than any list of users or map has.
 const LONGEST_STDOUT: u64 = 1 << 30;
 
-/// How much of standard error is kept. The rest is read and dropped.
-const LONGEST_STDERR: u64 = 4 << 10;
+/// How much of standard error is kept, and of standard output where it holds no more than
+/// complaints. The rest is read and dropped.
+const LONGEST_COMPLAINT: u64 = 4 << 10;
 
 /// Where programs are that get no environment of ours: as init's.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -106,7 +107,8 @@ pub(crate) fn run(
     timeout: Duration,
 ) -> Result<Finished, ChildError> {
     let stdin = stdin.to_vec();
-    run_with_input(command, move |pipe| pipe.write_all(&stdin), timeout)
+    let write = move |pipe: &mut ChildStdin| pipe.write_all(&stdin);
+    run_bounded(command, |_| (), write, timeout, Some(LONGEST_STDOUT))
 }
 
 /// As [`run`], for a program with fewer rights than ours: it gets none of our environment
@@ -123,25 +125,21 @@ pub(crate) fn run_apart(
     let apart = |command: &mut Command| {
         command.env_clear().env("PATH", PATH).current_dir("/");
     };
-    run_bounded(
-        command,
-        apart,
-        move |pipe| pipe.write_all(&stdin),
-        timeout,
-        LONGEST_STDOUT,
-    )
+    let write = move |pipe: &mut ChildStdin| pipe.write_all(&stdin);
+    run_bounded(command, apart, write, timeout, Some(LONGEST_STDOUT))
 }
 
-/// As [`run`], for a long input, which `write` writes.
+/// As [`run`], for a program that prints only complaints: however much that is, the first
+/// 4 KiB are kept. `write` writes its input.
 ///
 /// # Errors
-/// As [`run`].
-pub(crate) fn run_with_input(
+/// When the program cannot be run or does not end in time.
+pub(crate) fn run_silent(
     command: &[impl AsRef<OsStr>],
     write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
 ) -> Result<Finished, ChildError> {
-    run_bounded(command, |_| (), write, timeout, LONGEST_STDOUT)
+    run_bounded(command, |_| (), write, timeout, None)
 }
 
 fn run_bounded(
@@ -149,7 +147,7 @@ fn run_bounded(
     prepare: impl FnOnce(&mut Command),
     write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
-    longest_stdout: u64,
+    longest_stdout: Option<u64>,
 ) -> Result<Finished, ChildError> {
     let deadline = Deadline::after(timeout);
     let name = name(command);
@@ -176,7 +174,8 @@ fn run_bounded(
         error(match problem.kind() {
             io::ErrorKind::TimedOut => format!("did not end within {timeout:?} and was stopped"),
             io::ErrorKind::FileTooLarge => {
-                format!("was stopped: it prints more than {longest_stdout} bytes")
+                let longest = longest_stdout.unwrap_or_default();
+                format!("was stopped: it prints more than {longest} bytes")
             }
             _ => format!("was stopped: {problem}"),
         })
@@ -210,7 +209,7 @@ fn in_own_session(command: &mut Command) -> &mut Command {
 fn until_end(
     child: &mut Child,
     write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
-    longest_stdout: u64,
+    longest_stdout: Option<u64>,
     deadline: Deadline,
 ) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
     if let Some(mut pipe) = child.stdin.take() {
@@ -218,8 +217,11 @@ fn until_end(
         in_thread(move || write(&mut pipe))?;
     }
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let stdout = in_thread(move || read_all(stdout, longest_stdout))?;
-    let stderr = in_thread(move || read_start(stderr, LONGEST_STDERR))?;
+    let stdout = in_thread(move || match longest_stdout {
+        Some(longest) => read_all(stdout, longest),
+        None => read_start(stdout, LONGEST_COMPLAINT),
+    })?;
+    let stderr = in_thread(move || read_start(stderr, LONGEST_COMPLAINT))?;
     let received = |pipe: Receiver<io::Result<Vec<u8>>>| {
         pipe.recv_timeout(deadline.left()?)
             .map_err(|_| io::ErrorKind::TimedOut)?
@@ -497,14 +499,21 @@ mod tests {
 
     #[test]
     fn endless_output_is_refused() {
-        let error = run_bounded(&["yes"], |_| (), |_| Ok(()), LONG, 1 << 20).unwrap_err();
+        let error = run_bounded(&["yes"], |_| (), |_| Ok(()), LONG, Some(1 << 20)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "yes was stopped: it prints more than 1048576 bytes"
         );
-        let exact = run_bounded(&["printf", "1234"], |_| (), |_| Ok(()), LONG, 4).unwrap();
+        let exact = run_bounded(&["printf", "1234"], |_| (), |_| Ok(()), LONG, Some(4)).unwrap();
         assert_eq!(exact.stdout, b"1234");
-        assert!(run_bounded(&["printf", "12345"], |_| (), |_| Ok(()), LONG, 4).is_err());
+        let silent = run_silent(
+            &["sh", "-c", "head -c 9000000 /dev/zero; exit 3"],
+            |_| Ok(()),
+            LONG,
+        )
+        .unwrap();
+        assert_eq!((silent.status.code(), silent.stdout.len()), (Some(3), 4096));
+        assert!(run_bounded(&["printf", "12345"], |_| (), |_| Ok(()), LONG, Some(4)).is_err());
     }
 
     #[test]

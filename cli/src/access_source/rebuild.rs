@@ -29,6 +29,8 @@ use mailaffinity::files::regular_file;
 
 /// More than a million entries take with the least cache.
 const MAKEMAP_TIMEOUT: Duration = Duration::from_secs(600);
+/// More than makemap adds to a large map in a second.
+const BYTES_A_SECOND: u64 = 20_000;
 /// makemap's default is 1 MB, with which it is slow from some 100,000 entries on.
 const MAKEMAP_CACHE: &str = "67108864";
 /// Where Linux has a file's access control list.
@@ -262,6 +264,7 @@ fn makemap(
     }
     command.extend(build.makemap_options.iter().map(OsString::from));
     command.extend([map.kind().into(), file.into()]);
+    let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
     let input = {
         let source = Arc::clone(source);
         move |makemap: &mut ChildStdin| {
@@ -275,7 +278,8 @@ fn makemap(
             })
         }
     };
-    child::run_with_input(&command, input, MAKEMAP_TIMEOUT)
+    let timeout = MAKEMAP_TIMEOUT.saturating_add(Duration::from_secs(length / BYTES_A_SECOND));
+    child::run_silent(&command, input, timeout)
         .and_then(child::Finished::success)
         .map_err(|error| RebuildError::Makemap(error.to_string()))?;
     // What we cannot read, PHP and C cannot read either.
