@@ -3,8 +3,9 @@
 #
 # Tries the Debian packages of a folder, and the same of a next version, in a new Debian
 # 12 system: lintian's opinion, installing with what Debian has, what each package is for,
-# upgrades, purging, and doc/walk-through.md. The system is made in FOLDER, or in a
-# temporary folder that is removed. Needs root and a Debian archive.
+# upgrades, purging, doc/walk-through.md, and doc/webmail.md with what `make` built. The
+# system is made in FOLDER, or in a temporary folder that is removed. Needs root and a
+# Debian archive.
 set -eu
 
 packages=$(cd "$1" && pwd)
@@ -72,7 +73,7 @@ fi
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 
-# Runs a script (standard input) in the system.
+# Runs a script (standard input) in the system, which has these folders of this one.
 in_root() {
     # The first sh is in the new namespaces, the second in the new root.
     # shellcheck disable=SC2016,SC2086
@@ -82,6 +83,12 @@ in_root() {
         ip link set lo up
         mount -t proc proc "$root/proc"
         mount --rbind /sys "$root/sys"
+        # The source, and what make built of it, where they are.
+        shift
+        for tree; do
+            mkdir -p "$root$tree"
+            mount --bind -o ro "$tree" "$root$tree"
+        done
         mount -t tmpfs dev "$root/dev"
         for device in null zero full random urandom tty; do
             mknod -m 666 "$root/dev/$device" "c" $(stat -c "0x%t 0x%T" "/dev/$device")
@@ -90,11 +97,12 @@ in_root() {
         mount -t devpts -o ptmxmode=666,newinstance devpts "$root/dev/pts"
         ln -s pts/ptmx "$root/dev/ptmx"
         ln -s /proc/self/fd "$root/dev/fd"
-        exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
+        exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
             DEBIAN_FRONTEND=noninteractive SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
             ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
+            ${CARGO_TARGET_DIR:+CARGO_TARGET_DIR="$CARGO_TARGET_DIR"} \
             chroot "$root" sh -eu -s
-    ' sh "$root"
+    ' sh "$root" "$@"
 }
 
 # All that there is, but for what apt and dpkg write about what they did, the loader's
@@ -103,7 +111,7 @@ snapshot() {
     (
         cd "$root"
         find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run -o -path ./tmp \
-            -o -path ./root/target -o -path ./var/cache/apt -o -path ./var/lib/apt -o -path ./var/log/apt \
+            -o -path ./build -o -path ./var/cache/apt -o -path ./var/lib/apt -o -path ./var/log/apt \
             -o -path ./var/log/dpkg.log -o -path ./var/lib/dpkg/available -o -path './var/lib/dpkg/*-old' \
             -o -path ./var/lib/dpkg/lock -o -path ./var/lib/dpkg/lock-frontend \
             -o -path ./var/lib/dpkg/triggers/Lock -o -path ./var/lib/dpkg/status \
@@ -115,18 +123,21 @@ snapshot() {
 }
 
 say "packages of Debian that these need, and those that the checks need"
-mkdir -p "$root/root/target"
-cp -r "$packages" "$root/root/target/debian"
-cp -r "$next" "$root/root/target/next"
+mkdir -p "$root/build/target"
+cp -r "$packages" "$root/build/target/debian"
+cp -r "$next" "$root/build/target/next"
 cp "$here/demo/map.c" "$here/demo/users" "$root/root"
 in_root <<'END' >"$folder/apt.log" 2>&1 || { tail -n 40 "$folder/apt.log" >&2; fail "apt-get failed"; }
 update-ca-certificates
 apt-get update
 apt-get install gcc libc6-dev pkg-config php8.2-cli sendmail-bin sendmail-cf sensible-mda systemd apt-utils
 # apt's own word on the dependencies.
-needed=$(apt-get --simulate install /root/target/debian/*.deb |
+needed=$(apt-get --simulate install /build/target/debian/*.deb |
     sed -n '/mailaffinity\|mail-affinity/d; s/^Inst \([^ ]*\).*/\1/p')
 [ -z "$needed" ] || apt-get install $needed
+# For doc/webmail.md, which installs them later; its nodes, and what it takes for granted.
+apt-get --download-only install acl apache2 libapache2-mod-php8.2 php8.2-cli roundcube-core roundcube-sqlite3 \
+    dovecot-imapd openssl curl make perl php8.2-dev
 END
 snapshot "$folder/before"
 # From here on nothing may come from elsewhere, and no port is taken from this machine.
@@ -134,7 +145,7 @@ network=--net
 
 say "installing, and what each package is for"
 in_root <<'END'
-apt-get -qq install /root/target/debian/*.deb >/dev/null
+apt-get -qq install /build/target/debian/*.deb >/dev/null
 cd /root
 
 mailaffinity --version
@@ -194,24 +205,24 @@ holds() {
     mailaffinity nodes | grep -q '^node2 *down.*new disks'
 }
 holds
-apt-get -qq install --reinstall /root/target/debian/*.deb >/dev/null
+apt-get -qq install --reinstall /build/target/debian/*.deb >/dev/null
 holds
-apt-get -qq install /root/target/next/*.deb >/dev/null
+apt-get -qq install /build/target/next/*.deb >/dev/null
 dpkg-query --show '*mailaffinity*' '*mail-affinity*'
 test "$(dpkg-query --show --showformat='${Version}\n' mailaffinity php8.2-mailaffinity | sort -u)" = \
-    "$(dpkg-deb --field /root/target/next/mailaffinity_*.deb Version)"
+    "$(dpkg-deb --field /build/target/next/mailaffinity_*.deb Version)"
 holds
 
 # A module that is loaded stays so over an upgrade.
 phpenmod mailaffinity
-apt-get -qq install --reinstall /root/target/next/*.deb >/dev/null
+apt-get -qq install --reinstall /build/target/next/*.deb >/dev/null
 php -m | grep -x mailaffinity
 php -r 'echo ini_get("mailaffinity.fallback"), "\n";' | grep -x 192.0.2.9
 
 apt-get -qq remove mailaffinity php8.2-mailaffinity >/dev/null
 test -e /var/lib/mailaffinity/nodes.toml
 test "$(php -m 2>&1 | grep -c mailaffinity)" = 0
-apt-get -qq install /root/target/next/*.deb >/dev/null
+apt-get -qq install /build/target/next/*.deb >/dev/null
 mailaffinity nodes | grep -q '^node2 *down.*new disks'
 php -m | grep -x mailaffinity
 END
@@ -231,23 +242,30 @@ END
 snapshot "$folder/after"
 diff "$folder/before" "$folder/after" || fail "purging left the above (>) or took it (<)"
 
-# Its commands, word for word, in the order of the text. What is indented within the
-# list is a command, and the TOML is the file that the text before it names. Of the two
-# ways to install, that of the packages.
-say "doc/walk-through.md"
-mkdir -p "$root/root/steps"
-awk -v steps="$root/root/steps" '
-    function close_step() { if (step) close(step); step = "" }
-    function open_step() { if (!step) step = sprintf("%s/%02d", steps, ++count) }
-    /^   ```toml/ { open_step(); toml = 1; print "cat >/etc/mailaffinity.toml <<\"END\"" >step; next }
-    /^   ```/ { print "END" >step; toml = 0; close_step(); next }
-    toml { sub(/^   /, ""); print >step; next }
-    /^       / { open_step(); sub(/^       /, ""); print >step; next }
-    /^$/ { next }
-    { close_step() }' "$here/doc/walk-through.md"
-[ "$(find "$root/root/steps" -type f | wc -l)" -ge 12 ] || fail "the walk-through has too few steps"
-in_root <<'END' >"$folder/walk.log" 2>&1 || { cat "$folder/walk.log"; fail "the walk-through failed"; }
-cd /root
+# The commands of a page, word for word, in the order of the text: what is indented within
+# its numbered lists. A block there is the file of its kind, or the end of it.
+steps_of() {
+    rm -rf "$root/build/steps"
+    mkdir "$root/build/steps"
+    awk -v steps="$root/build/steps" '
+        BEGIN {
+            file["toml"] = ">/etc/mailaffinity.toml"
+            file["ini"] = ">/etc/php/8.2/mods-available/mailaffinity.ini"
+            file["php"] = ">>/etc/roundcube/config.inc.php"
+        }
+        function close_step() { if (step) close(step); step = "" }
+        function open_step() { if (!step) step = sprintf("%s/%02d", steps, ++count) }
+        /^   ```[a-z]/ { open_step(); block = 1; print "cat " file[substr($0, 7)] " <<\"END\"" >step; next }
+        /^   ```/ { print "END" >step; block = 0; close_step(); next }
+        block { sub(/^   /, ""); print >step; next }
+        /^       / { open_step(); sub(/^       /, ""); print >step; next }
+        /^$/ { next }
+        { close_step() }' "$here/$1"
+    [ "$(find "$root/build/steps" -type f | wc -l)" -ge 12 ] || fail "$1 has too few steps"
+}
+
+# What a reader does without a word.
+cat >"$root/root/reader" <<'END'
 # It exits with 1 where there is something to do.
 mailaffinity() {
     status=0
@@ -256,7 +274,10 @@ mailaffinity() {
 }
 # No systemd runs here, which could start what is enabled.
 systemctl() {
-    command systemctl "$@" || [ ! -d /run/systemd/system ]
+    case $1 in
+    restart) service "$2" restart ;;
+    *) command systemctl "$@" || [ ! -d /run/systemd/system ] ;;
+    esac
 }
 # What a reader waits for: at most five minutes, which a correct run never needs.
 wait_for() {
@@ -267,15 +288,36 @@ wait_for() {
         sleep 1
     done
 }
-for step in steps/*; do
+do_step() {
+    printf "+ %s\n" "$(cat "$1")"
+    # A command that fails ends the shell.
+    trap 'cat /root/output' EXIT
+    . "$1" >/root/output 2>&1
+    trap - EXIT
+    cat /root/output
+}
+END
+
+# No step was forgotten, but for those of another way to install, which have a word.
+all_steps_in() {
+    for step in "$root"/build/steps/*; do
+        grep -q "$2" "$step" || grep -qFx -- "+ $(head -n 1 "$step")" "$1" || fail "a step was not run: $(cat "$step")"
+    done
+}
+
+# Of the two ways to install, that of the packages.
+say "doc/walk-through.md"
+steps_of doc/walk-through.md
+in_root <<'END' >"$folder/walk.log" 2>&1 || { cat "$folder/walk.log"; fail "the walk-through failed"; }
+cd /root
+. ./reader
+for step in /build/steps/*; do
     case $(cat $step) in
     *'make install-command'*) continue ;;
     # The node is dead long enough.
     'mailaffinity drain --node node1') wait_for '! mailaffinity drain --dry-run --node node1 | grep after_seconds' ;;
     esac
-    echo "+ $(cat $step)"
-    . ./$step >output 2>&1 || { cat output; exit 1; }
-    cat output
+    do_step $step
     case $(cat $step) in
     *'mailaffinity_*.deb'*) mailaffinity --version ;;
     *'cat /etc/mail/access'*) grep 'QGRP:dieter@.*node2group' output ;;
@@ -295,10 +337,7 @@ for step in steps/*; do
     esac
 done
 END
-for step in "$root"/root/steps/*; do
-    grep -q 'make install-command' "$step" || grep -qFx -- "+ $(head -n 1 "$step")" "$folder/walk.log" ||
-        fail "a step was not run: $(cat "$step")"
-done
+all_steps_in "$folder/walk.log" 'make install-command'
 
 say "purging after it: what is left is the administrator's"
 purge
@@ -310,10 +349,84 @@ diff "$folder/before" "$folder/after" | grep '^[<>]' | grep -v -E \
     >"$folder/left" || true
 cat "$folder/left"
 [ ! -s "$folder/left" ] || fail "purging left the above (>) or took it (<)"
-if (cd "$root" && find . -xdev -path ./root -prune -o -name '*mail*affinity*' -print) |
+if (cd "$root" && find . -xdev \( -path ./root -o -path ./build \) -prune -o -name '*mail*affinity*' -print) |
     grep -v -x -e './etc/mailaffinity.toml' -e './etc/mailaffinity.users' -e './mnt/gfs2/mailaffinity' \
         -e './mnt/gfs2/mqueue/q[0-9]/.mailaffinity.lock'; then
     fail "purging left the above"
 fi
+
+# On the walk-through's machine, from the source. The nodes are addresses of this machine,
+# which trusts their certificate.
+say "doc/webmail.md"
+steps_of doc/webmail.md
+printf '127.0.0.%d node%d.example.org\n' 11 1 12 2 13 3 >"$folder/nodes"
+cat "$root/etc/hosts" >>"$folder/nodes"
+cp "$folder/nodes" "$root/etc/hosts"
+echo "$here" >"$root/build/source"
+in_root "$here" ${CARGO_TARGET_DIR:+"$(cd "$CARGO_TARGET_DIR" && pwd)"} <<'END' >"$folder/webmail.log" 2>&1 ||
+. /root/reader
+apt-get -qq install dovecot-imapd openssl curl make perl php8.2-dev >/dev/null
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=nodes -keyout /root/node.key \
+    -addext subjectAltName=DNS:node1.example.org,DNS:node2.example.org,DNS:node3.example.org \
+    -out /usr/local/share/ca-certificates/node.crt 2>/dev/null
+update-ca-certificates
+install -d -o nobody -g nogroup /srv/imap
+cat >/root/dovecot.conf <<'CONF'
+protocols = imap
+log_path = /root/dovecot.log
+login_log_format_elements = user=<%u> lip=<%l>
+ssl_cert = </usr/local/share/ca-certificates/node.crt
+ssl_key = </root/node.key
+mail_location = maildir:/srv/imap/%u
+mail_uid = nobody
+mail_gid = nogroup
+first_valid_uid = 1
+passdb {
+  driver = static
+  args = password=secret
+}
+userdb {
+  driver = static
+}
+CONF
+dovecot -c /root/dovecot.conf
+
+cd "$(cat /build/source)"
+# The source was built where there is a Rust compiler; nothing is built here.
+make() {
+    [ $# -eq 0 ] || command make CARGO=false "$@"
+}
+for step in /build/steps/*; do
+    case $(cat $step) in
+    *'mailaffinity_*.deb'*) continue ;;
+    esac
+    do_step $step
+    case $(cat $step) in
+    *'runuser -u www-data'*)
+        grep -x 'node[123].example.org' /root/output
+        test "$(cut -s -f 3 /root/output)" = "$(sed -n '$p' /root/output)"
+        ;;
+    esac
+done
+
+# Roundcube's users are where they belong.
+token() {
+    grep -o 'name="_token" value="[^"]*' /root/page | sed 's/.*"//'
+}
+for user in anna bert carla dieter; do
+    rm -f /root/cookies
+    curl --silent --show-error --fail --cookie-jar /root/cookies --output /root/page http://127.0.0.1/roundcube/
+    curl --silent --show-error --location --cookie /root/cookies --cookie-jar /root/cookies --output /root/page \
+        --data-urlencode "_token=$(token)" --data "_task=login&_action=login&_user=$user&_pass=secret" \
+        'http://127.0.0.1/roundcube/?_task=login'
+    address=$(getent hosts "$(mailaffinity map $user | cut -f 3)" | cut -d ' ' -f 1)
+    wait_for "grep 'user=<$user>' /root/dovecot.log"
+    grep "Login: user=<$user>, lip=<$address>" /root/dovecot.log
+done
+test "$(grep -o 'lip=<[^>]*' /root/dovecot.log | sort -u | wc -l)" -ge 2
+test ! -s /var/log/roundcube/errors.log
+END
+    { cat "$folder/webmail.log"; fail "the page on webmail failed"; }
+all_steps_in "$folder/webmail.log" 'mailaffinity_\*\.deb'
 
 echo "the Debian packages: all as expected"

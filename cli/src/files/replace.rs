@@ -54,9 +54,7 @@ impl Staged {
         // The name that was given, since makemap insists on an extension.
         let name = target.file_name().unwrap_or_default().to_owned();
         let target = real_path(target);
-        if let Some(obstacle) = obstacle(&target) {
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, obstacle));
-        }
+        obstacle(&target).map_or(Ok(()), Err)?;
         let folder = tempfile::Builder::new()
             .prefix(&prefix(&target))
             .permissions(Permissions::from_mode(0o700))
@@ -93,13 +91,8 @@ impl Staged {
     /// `InvalidInput` or `Unsupported` where the file system cannot do that.
     pub(crate) fn exchange(&self) -> io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
-        Ok(renameat_with(
-            CWD,
-            &self.path,
-            CWD,
-            &self.target,
-            RenameFlags::EXCHANGE,
-        )?)
+        renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::EXCHANGE)
+            .map_err(|error| obstacle(&self.target).unwrap_or(error.into()))
     }
 
     /// Keeps the file under a name of its own beside the target, and says where it is.
@@ -140,32 +133,23 @@ impl Staged {
     }
 }
 
-/// Why nothing can take a file's place, where the system says so before one tries (statx(2)).
-fn obstacle(path: &Path) -> Option<&'static str> {
+/// Why nothing can take a file's place, if the system says so without an attempt (statx(2)).
+fn obstacle(path: &Path) -> Option<io::Error> {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    // What cannot be found out, the attempt will tell.
     let attributes = statx(CWD, path, AtFlags::empty(), StatxFlags::empty())
         .ok()?
         .stx_attributes;
-    let obstacles = [
-        (
-            StatxAttributes::MOUNT_ROOT,
-            "it is a mount point, which cannot be replaced; mount the folder that it is in (for a container: \
-             the folder as the volume, not the file)",
-        ),
-        (
-            StatxAttributes::IMMUTABLE,
-            "it is immutable and cannot be replaced; chattr -i allows that",
-        ),
-        (
-            StatxAttributes::APPEND,
-            "it is append-only and cannot be replaced; chattr -a allows that",
-        ),
-    ];
-    let found = obstacles
-        .into_iter()
-        .find(|(attribute, _)| attributes.contains(*attribute));
-    found.map(|(_, obstacle)| obstacle)
+    let obstacle = if attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        "it is a mount point, which cannot be replaced; mount the folder that it is in (for a container: \
+         the folder as the volume, not the file)"
+    } else if attributes.contains(StatxAttributes::IMMUTABLE) {
+        "it is immutable and cannot be replaced; chattr -i allows that"
+    } else if attributes.contains(StatxAttributes::APPEND) {
+        "it is append-only and cannot be replaced; chattr -a allows that"
+    } else {
+        return None;
+    };
+    Some(io::Error::new(io::ErrorKind::ResourceBusy, obstacle))
 }
 
 /// Removes what was left beside a file by processes that were killed before they could
