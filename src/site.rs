@@ -149,7 +149,7 @@ impl InForce {
     /// Notices go to `notify`. `None` when no node is up.
     pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(String)) -> Option<&NodeConfig> {
         let computed = self.computed_node(user, &self.config.tag);
-        match self.mapped_node(user) {
+        match self.mapped_node(&self.config.authenticated(user)) {
             Ok(None) => {}
             Ok(Some((_, node))) if !self.state.is_down(&node.node.name) => return Some(node),
             // Users whom the Director has on a node that is down belong there.
@@ -170,7 +170,7 @@ impl InForce {
     /// The node that the mapping alone gives to a user; `None` when none with the
     /// tag is up.
     pub fn computed_node(&self, user: &[u8], tag: &str) -> Option<&NodeConfig> {
-        let index = self.cluster.index_of(user, tag)?;
+        let index = self.cluster.index_of_hash(self.config.hash_of(user), tag)?;
         #[expect(
             clippy::indexing_slicing,
             reason = "the cluster has the nodes of the configuration, in its order"
@@ -178,7 +178,8 @@ impl InForce {
         Some(&self.config.nodes[index])
     }
 
-    /// The map, and the node that it gives to a user; `Ok(None)` without a map.
+    /// The map, and the node that it gives to a user, by the name that authentication
+    /// leaves; `Ok(None)` without a map.
     fn mapped_node(&self, user: &[u8]) -> Result<Option<(&AccessMap, &NodeConfig)>, String> {
         let Some(AccessMapConfig { map, .. }) = &self.config.access_map else {
             return Ok(None);

@@ -26,7 +26,8 @@ pub enum NoEntry<'c> {
     AnotherUsers,
 }
 
-/// The queue group of a user's entry, whose key is appended to `keys` without its tag.
+/// The queue group of a user's entry, whose key is appended to `keys` without its tag. Both
+/// are of the name that authentication leaves.
 ///
 /// # Errors
 /// When the user has no entry: why.
@@ -37,6 +38,7 @@ pub fn of_user<'c>(
     keys: &mut Vec<u8>,
 ) -> Result<&'c str, NoEntry<'c>> {
     let begin = keys.len();
+    let user = &config.authenticated(user);
     key::append_own(user, keys).map_err(NoEntry::NoKey)?;
     let node = cluster.index_of(user, &config.tag);
     let queue_group = match node.and_then(|node| config.nodes.get(node)) {

@@ -83,10 +83,11 @@ pub fn mailaffinity_node(
     node.as_ref().map(node_array).transpose()
 }
 
-/// The 32-bit hash of a user, by the configuration's `username_hash`.
+/// The 32-bit hash of a user, by the configuration's `username_hash`, of the name that
+/// authentication leaves.
 #[php_function]
 pub fn mailaffinity_username_hash(username: BinarySlice<u8>) -> PhpResult<i64> {
-    site::ask_or_throw(|in_force| in_force.config.username_hash.hash(&username)).map(i64::from)
+    site::ask_or_throw(|in_force| in_force.config.hash_of(&username)).map(i64::from)
 }
 
 /// All nodes, in the order of the configuration, and whether they are up.

@@ -9,6 +9,7 @@ mod access_map;
 mod c_library;
 mod director;
 mod edge;
+mod login;
 mod php;
 mod sendmail;
 
@@ -32,7 +33,10 @@ pub struct Question<'q> {
     config: &'q Config,
     state: &'q NodeState,
     cluster: Cluster,
-    users: &'q [Vec<u8>],
+    /// As they are typed.
+    typed: &'q [Vec<u8>],
+    /// The same, as authentication leaves them.
+    users: Vec<Vec<u8>>,
     c_library_command: &'q [OsString],
     /// The place in the configuration of each user's node.
     expected: Vec<usize>,
@@ -100,19 +104,21 @@ impl<'q> Question<'q> {
         config_path: &'q Path,
         config: &'q Config,
         state: &'q NodeState,
-        users: &'q [Vec<u8>],
+        typed: &'q [Vec<u8>],
         c_library_command: &'q [OsString],
     ) -> Result<Question<'q>, QuestionError> {
         let cluster = config.cluster(state).map_err(QuestionError::Cluster)?;
+        let users = typed.iter().map(|typed| config.authenticated(typed).into_owned());
+        let users: Vec<Vec<u8>> = users.collect();
         let expected: Option<Vec<usize>> = users
             .iter()
             .map(|user| cluster.index_of(user, &config.tag))
             .collect();
         let expected = expected.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp(config.tag.clone())))?;
         let mut key = Vec::new();
-        let without_entry = users.iter().map(|user| {
+        let without_entry = typed.iter().map(|typed| {
             key.clear();
-            match entries::of_user(config, &cluster, user, &mut key) {
+            match entries::of_user(config, &cluster, typed, &mut key) {
                 Ok(_) => None,
                 Err(NoEntry::NoQueueGroup(_)) => Some("the node has no queue_group"),
                 Err(_) => Some("the name can have no entry in the access map"),
@@ -125,6 +131,7 @@ impl<'q> Question<'q> {
             state,
             expected,
             cluster,
+            typed,
             users,
             c_library_command,
         })
@@ -148,7 +155,7 @@ impl<'q> Question<'q> {
 
     /// The users for whom an opinion has another answer, in the order of the users.
     pub fn differences<'a>(&'a self, opinion: &'a Opinion) -> impl Iterator<Item = Difference<'a>> {
-        let expected = self.users.iter().zip(&self.expected);
+        let expected = self.typed.iter().zip(&self.expected);
         expected
             .zip(&opinion.answers)
             .filter(|((_, expected), answer)| answer.differs(**expected))
@@ -166,7 +173,7 @@ impl<'q> Question<'q> {
     /// Why an opinion lacks users: each reason, how many they are, and one of them.
     pub fn not_asked(&self, opinion: &Opinion) -> BTreeMap<&'static str, (usize, &'q [u8])> {
         let mut reasons = BTreeMap::new();
-        for (user, answer) in self.users.iter().zip(&opinion.answers) {
+        for (user, answer) in self.typed.iter().zip(&opinion.answers) {
             if let Answer::NotAsked(why) = answer {
                 reasons.entry(*why).or_insert((0, user.as_slice())).0 += 1;
             }
@@ -191,7 +198,7 @@ impl<'q> Question<'q> {
     }
 
     /// The first user whose answer differs, after the place among the users.
-    fn first_different(&self, opinion: &Opinion) -> Option<(usize, &'q [u8])> {
+    fn first_different(&self, opinion: &Opinion) -> Option<(usize, &[u8])> {
         let mut answers = opinion.answers.iter().zip(&self.expected);
         let place = answers.position(|(answer, expected)| answer.differs(*expected))?;
         Some((place, self.users.get(place)?))

@@ -52,7 +52,11 @@ impl Map {
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
         let cluster = config.cluster(&state).map_err(Failure::config)?;
         let tag = self.tag.as_deref().unwrap_or(&config.tag);
-        let node_of = |user: &[u8]| config.nodes.get(cluster.index_of(user, tag)?);
+        let node_of = |user: &[u8]| {
+            config
+                .nodes
+                .get(cluster.index_of_hash(config.hash_of(user), tag)?)
+        };
         let users = if self.all {
             names::all(config)?
         } else {

@@ -1,5 +1,7 @@
 //! `director_username_hash`: which part of a username is hashed, and how.
 
+use std::borrow::Cow;
+
 mod expand;
 mod parse;
 
@@ -51,6 +53,13 @@ pub struct FormatError {
     problem: String,
 }
 
+impl FormatError {
+    /// What is wrong, without the format.
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
 impl Default for UsernameHash {
     fn default() -> UsernameHash {
         UsernameHash {
@@ -85,6 +94,16 @@ impl UsernameHash {
     /// The format as it was given.
     pub fn format(&self) -> &[u8] {
         &self.format
+    }
+
+    /// What is hashed of a username.
+    pub fn expand<'u>(&self, user: &'u [u8]) -> Cow<'u, [u8]> {
+        match &self.shape {
+            Shape::User => user.into(),
+            Shape::LowercaseUser if !user.iter().any(u8::is_ascii_uppercase) => user.into(),
+            Shape::LowercaseUser => user.to_ascii_lowercase().into(),
+            Shape::Template(template) => expand(template, user).into(),
+        }
     }
 
     /// The 32-bit hash of a username, never 0.
