@@ -57,7 +57,8 @@ function mailaffinity_node(string $username, ?string $tag = null): ?array
 }
 
 /**
- * The 32-bit hash of a user, by the configuration's username_hash.
+ * The 32-bit hash of a user, by the configuration's username_hash, of the name that
+ * authentication leaves.
  *
  * @param string $username
  * @return int<0, 4294967295>

@@ -149,7 +149,14 @@ impl InForce {
     /// Notices go to `notify`. `None` when no node is up, and for a user who has no hash.
     pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(String)) -> Option<&NodeConfig> {
         let computed = self.computed_node(user, &self.config.tag);
-        match self.mapped_node(user) {
+        let mapped = match self.config.authenticated(user) {
+            Ok(user) => self.mapped_node(&user),
+            Err(problem) => {
+                notify(problem.to_string());
+                return None;
+            }
+        };
+        match mapped {
             Ok(None) => {}
             Ok(Some((_, node))) if !self.state.is_down(&node.node.name) => return Some(node),
             // Users whom the Director has on a node that is down belong there.
@@ -162,7 +169,7 @@ impl InForce {
             Err(problem) => notify(format!("{problem}; using the computed node")),
         }
         if computed.is_none() {
-            notify(match self.config.username_hash.hash(user) {
+            notify(match self.config.hash_of(user) {
                 Ok(_) => NoNodeUp(self.config.tag.clone()).to_string(),
                 Err(problem) => problem.to_string(),
             });
@@ -173,7 +180,7 @@ impl InForce {
     /// The node that the mapping alone gives to a user; `None` when none with the
     /// tag is up.
     pub fn computed_node(&self, user: &[u8], tag: &str) -> Option<&NodeConfig> {
-        let index = self.cluster.index_of(user, tag)?;
+        let index = self.cluster.index_of_hash(self.config.hash_of(user).ok()?, tag)?;
         #[expect(
             clippy::indexing_slicing,
             reason = "the cluster has the nodes of the configuration, in its order"
@@ -181,7 +188,8 @@ impl InForce {
         Some(&self.config.nodes[index])
     }
 
-    /// The map, and the node that it gives to a user; `Ok(None)` without a map.
+    /// The map, and the node that it gives to a user, by the name that authentication
+    /// leaves; `Ok(None)` without a map.
     fn mapped_node(&self, user: &[u8]) -> Result<Option<(&AccessMap, &NodeConfig)>, String> {
         let Some(AccessMapConfig { map, .. }) = &self.config.access_map else {
             return Ok(None);

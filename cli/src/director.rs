@@ -18,10 +18,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::net::sockopt::Timeout;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::timed_socket::{TimedSocket, is_timeout};
+use crate::timed_socket::{TimedSocket, connect_unix, is_timeout};
 use mailaffinity::deadline::Deadline;
 use mailaffinity::mapping::{Node, parse_address};
 
@@ -69,7 +67,7 @@ pub struct Host {
 }
 
 /// A user in a Director's table: one who was moved, or logged in not long ago.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct User {
     /// The hash of the name by `director_username_hash`.
     pub username_hash: u32,
@@ -194,7 +192,7 @@ fn exchange<T>(
 }
 
 fn open(socket: &Path, deadline: Deadline) -> io::Result<UnixStream> {
-    connect(socket, deadline).map_err(|error| match error.kind() {
+    connect_unix(socket, deadline).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => error,
         kind => io::Error::new(
             kind,
@@ -203,24 +201,6 @@ fn open(socket: &Path, deadline: Deadline) -> io::Result<UnixStream> {
             ),
         ),
     })
-}
-
-/// Connects, also within the time: a socket whose queue is full makes others wait.
-fn connect(socket: &Path, deadline: Deadline) -> io::Result<UnixStream> {
-    let address = SocketAddrUnix::new(socket)?;
-    let director = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    let director = TimedSocket {
-        socket: director,
-        deadline,
-    };
-    director.limit(Timeout::Send)?;
-    rustix::io::retry_on_intr(|| rustix::net::connect(&director.socket, &address))?;
-    Ok(director.socket.into())
 }
 
 /// The first line, which the Director sends unasked. Minor versions are compatible.
@@ -305,6 +285,11 @@ impl Snapshot {
             *host = other.and_then(|key| unmatched.remove(&key));
         }
         (matched, unmatched.into_values().collect())
+    }
+
+    /// The tag of a host, and of the users there.
+    pub fn tag_of(&self, address: IpAddr) -> Option<&str> {
+        self.tags().get(&address).copied()
     }
 
     fn tags(&self) -> HashMap<IpAddr, &str> {

@@ -29,7 +29,8 @@ pub enum NoEntry<'c> {
     AnotherUsers,
 }
 
-/// The queue group of a user's entry, whose key is appended to `keys` without its tag.
+/// The queue group of a user's entry, whose key is appended to `keys` without its tag. Both
+/// are of the name that authentication leaves.
 ///
 /// # Errors
 /// When the user has no entry: why.
@@ -39,9 +40,10 @@ pub fn of_user<'c>(
     user: &[u8],
     keys: &mut Vec<u8>,
 ) -> Result<&'c str, NoEntry<'c>> {
-    let hash = cluster.username_hash().hash(user).map_err(NoEntry::NotHashed)?;
+    let user = config.authenticated(user).map_err(NoEntry::NotHashed)?;
+    let hash = cluster.username_hash().hash(&user).map_err(NoEntry::NotHashed)?;
     let begin = keys.len();
-    key::append_own(user, keys).map_err(NoEntry::NoKey)?;
+    key::append_own(&user, keys).map_err(NoEntry::NoKey)?;
     let node = cluster.index_of_hash(hash, &config.tag);
     let queue_group = match node.and_then(|node| config.nodes.get(node)) {
         None => Err(NoEntry::NoNode),

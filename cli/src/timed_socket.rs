@@ -2,8 +2,11 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use mailaffinity::deadline::Deadline;
 
@@ -40,6 +43,21 @@ impl<S: Write + AsFd> Write for TimedSocket<S> {
     fn flush(&mut self) -> io::Result<()> {
         self.socket.flush()
     }
+}
+
+/// Connects, also within the time: a socket whose queue is full makes others wait.
+pub(crate) fn connect_unix(path: &Path, deadline: Deadline) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let timed = TimedSocket { socket, deadline };
+    timed.limit(Timeout::Send)?;
+    rustix::io::retry_on_intr(|| rustix::net::connect(&timed.socket, &address))?;
+    Ok(timed.socket.into())
 }
 
 /// Whether an error tells of the end of the time, for which sockets have another word.

@@ -282,8 +282,10 @@ fn digest_of_origin(config: &Config, state: &NodeState, cluster: &Cluster, users
         .map(|(name, entry)| (name, by_hand(name), &entry.moved))
         .collect();
     let rules = format!(
-        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         env!("CARGO_PKG_VERSION"),
+        config.auth_username_format.format(),
+        config.auth_master_user_separator,
         cluster.strategy(),
         cluster.username_hash().format(),
         config.tag,

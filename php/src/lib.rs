@@ -84,10 +84,11 @@ pub fn mailaffinity_node(
     node.as_ref().map(node_array).transpose()
 }
 
-/// The 32-bit hash of a user, by the configuration's `username_hash`.
+/// The 32-bit hash of a user, by the configuration's `username_hash`, of the name that
+/// authentication leaves.
 #[php_function]
 pub fn mailaffinity_username_hash(username: BinarySlice<u8>) -> PhpResult<i64> {
-    let hash = site::ask_or_throw(|in_force| in_force.config.username_hash.hash(&username))?;
+    let hash = site::ask_or_throw(|in_force| in_force.config.hash_of(&username))?;
     hash.map(i64::from)
         .map_err(|problem| exception(problem.to_string()))
 }

@@ -22,7 +22,8 @@ pub const MAILAFFINITY_MODULO: c_int = 1;
 /// It never changes.
 pub struct Cluster {
     pub(super) mapping: mapping::Cluster,
-    pub(super) default_tag: String,
+    /// What it was loaded from.
+    pub(super) config: Option<Config>,
     pub(super) nodes: Vec<NodeStrings>,
 }
 
@@ -114,7 +115,7 @@ impl Cluster {
                 .iter()
                 .map(|node| NodeStrings::new(&node.node, &node.host, node.queue_group.as_deref()))
                 .collect::<Result<_, _>>()?,
-            default_tag: config.tag,
+            config: Some(config),
         })
     }
 
@@ -130,7 +131,7 @@ impl Cluster {
                 .map(|node| NodeStrings::new(node, &ring_label(node.address), None))
                 .collect::<Result<_, _>>()?,
             mapping: mapping::Cluster::new(strategy, username_hash, nodes)?,
-            default_tag: String::new(),
+            config: None,
         })
     }
 }

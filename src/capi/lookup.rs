@@ -7,7 +7,8 @@ use super::cluster::Cluster;
 use super::error::Error;
 use super::ffi;
 
-/// Finds the node of a user among those with the tag that are up.
+/// Finds the node of a user among those with the tag that are up. In a cluster that was
+/// loaded from a configuration, it is the node of the name that authentication leaves.
 ///
 /// `tag` NULL stands for the configuration's default tag, which is "", no tag, in a
 /// cluster that was not loaded from a configuration. On success the number of the node
@@ -25,8 +26,12 @@ pub unsafe extern "C" fn mailaffinity_lookup(
         let node_out = ffi::required("node_out", node_out)?;
         // SAFETY: strings are as the header's rules have them.
         let (user, tag) = unsafe { (ffi::bytes("user", user, user_len)?, ffi::string(tag)) };
-        let hash = cluster.mapping.username_hash().hash(user)?;
-        let node = cluster.mapping.index_of_hash(hash, tag_or_default(tag, cluster)?);
+        let tag = tag_or_default(tag, cluster)?;
+        let hash = match &cluster.config {
+            Some(config) => config.hash_of(user),
+            None => cluster.mapping.username_hash().hash(user),
+        };
+        let node = cluster.mapping.index_of_hash(hash?, tag);
         found(node, node_out)
     })
 }
@@ -51,7 +56,7 @@ pub unsafe extern "C" fn mailaffinity_lookup_hash(
 
 fn tag_or_default<'a>(tag: Option<&'a CStr>, cluster: &'a Cluster) -> Result<&'a str, Error> {
     match tag {
-        None => Ok(&cluster.default_tag),
+        None => Ok(cluster.config.as_ref().map_or("", |config| &config.tag)),
         // Nearly all tags.
         Some(tag) if tag.is_empty() => Ok(""),
         Some(tag) => ffi::utf8("tag", tag),

@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! strategy = "ring"                       # or "modulo"
+//! auth_username_format = "%Lu"            # Dovecot's
 //! username_hash = "%Lu"                   # director_username_hash
 //! node_state = "/var/lib/mailaffinity/nodes.toml"
 //!
@@ -19,6 +20,7 @@
 //! Unknown keys and impossible values are errors that name the line.
 //! mailaffinity.toml(5) has all keys.
 
+mod authentication;
 mod nodes;
 mod values;
 
@@ -32,11 +34,12 @@ use crate::files::regular_file;
 use crate::mapping::{Cluster, ClusterError, Node, Strategy, UsernameHash};
 use crate::node_state::{Mark, NodeEntry, NodeState, State};
 use crate::toml_error::{line_and_problem, line_of};
+pub use authentication::{Separator, UsernameFormat};
 pub use nodes::{NodeConfig, Nodes};
 use values::MapSpec;
 pub use values::{
-    AbsolutePath, CommandLine, Interval, LibraryName, MakemapOptions, Millis, Number, QueueFlags, Seconds,
-    check_host,
+    AbsolutePath, CommandLine, ImapSocket, Interval, LibraryName, MakemapOptions, Millis, Number, QueueFlags,
+    Seconds, check_host,
 };
 
 /// Where the configuration is unless one is named.
@@ -60,7 +63,14 @@ pub struct Config {
     /// How the nodes share out the users (`strategy`).
     #[serde(default)]
     pub strategy: Strategy,
-    /// How usernames are hashed (`username_hash`).
+    /// What authentication makes of a name (`auth_username_format`).
+    #[serde(default)]
+    pub auth_username_format: UsernameFormat,
+    /// What stands between a user and the master user who logs in for that one
+    /// (`auth_master_user_separator`).
+    #[serde(default)]
+    pub auth_master_user_separator: Separator,
+    /// How the name that is left is hashed (`username_hash`).
     #[serde(default)]
     pub username_hash: UsernameHash,
     /// The tag of lookups that name none (`tag`).
@@ -106,6 +116,10 @@ fn default_status() -> AbsolutePath {
 
 fn default_syslog() -> AbsolutePath {
     AbsolutePath("/dev/log".into())
+}
+
+fn default_login_password_file() -> AbsolutePath {
+    AbsolutePath("/etc/mailaffinity.password".into())
 }
 
 /// The access map, and how it is built (`[access_map]`).
@@ -360,18 +374,60 @@ pub struct Drain {
 /// What is compared with the configuration, besides sendmail and its access map
 /// (`[agreement]`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(from = "AgreementTable")]
 pub struct Agreement {
     /// The Director's `director-admin` socket (`director`); that of [`Checks`] if there is
     /// none.
     pub director: Option<AbsolutePath>,
+    /// A login by which the Director is tried.
+    pub login: Option<Login>,
     /// The C library, as the program loader finds it (`c_library`).
     pub c_library: Option<LibraryName>,
     /// PHP's command line program, run as the web server's user (`php`).
     pub php: Option<CommandLine>,
     /// How long each of them may take (`timeout_seconds`).
-    #[serde(rename = "timeout_seconds")]
     pub timeout: Seconds<1, DAY, 90>,
+}
+
+/// A user who logs in to try what authentication makes of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The name that is typed (`login_user`).
+    pub user: String,
+    /// The file with the password (`login_password_file`).
+    pub password_file: AbsolutePath,
+    /// The Director's IMAP (`login_imap`).
+    pub imap: ImapSocket,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AgreementTable {
+    director: Option<AbsolutePath>,
+    login_user: Option<String>,
+    login_password_file: Option<AbsolutePath>,
+    login_imap: ImapSocket,
+    c_library: Option<LibraryName>,
+    php: Option<CommandLine>,
+    timeout_seconds: Seconds<1, DAY, 90>,
+}
+
+impl From<AgreementTable> for Agreement {
+    fn from(table: AgreementTable) -> Agreement {
+        Agreement {
+            director: table.director,
+            login: table.login_user.map(|user| Login {
+                user,
+                password_file: table
+                    .login_password_file
+                    .unwrap_or_else(default_login_password_file),
+                imap: table.login_imap,
+            }),
+            c_library: table.c_library,
+            php: table.php,
+            timeout: table.timeout_seconds,
+        }
+    }
 }
 
 /// What is wrong with a configuration, and where.
@@ -597,6 +653,10 @@ address = "2001:DB8::2"
             ("[agreement]\nc_library = \"lib/x.so\"\n", "absolute path"),
             ("[agreement]\nc_library = \"-x\"\n", "absolute path"),
             ("[agreement]\nc_library = \"\"\n", "absolute path"),
+            (
+                "[agreement]\nlogin_imap = \"localhost:143\"\n",
+                "neither an address with a port",
+            ),
             ("[users]\ncommand = []\n", "a command is a list"),
             ("[users]\ncommand = [\"doveadm\"]\n", "absolute path"),
             ("[users]\nuid_min = 2\nuid_max = 1\n", "uid_min is greater"),
@@ -653,6 +713,16 @@ address = "2001:DB8::2"
             (("strategy = \"modulo\"", "strategy = \"rind\""), 2, "rind"),
             (("strategy", "stratgy"), 2, "stratgy"),
             (("%Ln", "%x"), 3, "unknown variable %x"),
+            (
+                ("username_hash = \"%Ln", "auth_username_format = \"%x"),
+                3,
+                "auth_username_format: unknown variable %x",
+            ),
+            (
+                ("username_hash = \"%Ln", "auth_master_user_separator = \"**"),
+                3,
+                "one ASCII character",
+            ),
             (("\"/var/lib/x", "\"lib/x"), 5, "absolute"),
             (("hash:/etc", "btree:/etc"), 8, "btree"),
             (("= 200", "= 200000"), 9, "60000"),

@@ -1,6 +1,7 @@
 //! The values of the configuration: each type knows what it can be, and reads itself.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -119,6 +120,45 @@ bounded! {
 impl<'de> Deserialize<'de> for UsernameHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UsernameHash, D::Error> {
         UsernameHash::parse(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// Where IMAP is spoken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImapSocket {
+    /// At an address with a port.
+    Tcp(SocketAddr),
+    /// At a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Default for ImapSocket {
+    fn default() -> ImapSocket {
+        ImapSocket::Tcp((Ipv4Addr::LOCALHOST, 143).into())
+    }
+}
+
+impl fmt::Display for ImapSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImapSocket::Tcp(address) => address.fmt(f),
+            ImapSocket::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ImapSocket {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ImapSocket, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.starts_with('/') {
+            return Ok(ImapSocket::Unix(text.into()));
+        }
+        text.parse().map(ImapSocket::Tcp).map_err(|_| {
+            D::Error::custom(format!(
+                "\"{}\" is neither an address with a port, such as 127.0.0.1:143, nor the absolute path of a socket",
+                text.escape_debug()
+            ))
+        })
     }
 }
 

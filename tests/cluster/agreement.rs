@@ -123,6 +123,12 @@ impl Mailsite {
         );
     }
 
+    /// Puts lines before the configuration.
+    fn prepend(&self, lines: &str) {
+        let text = fs::read_to_string(self.site.config()).unwrap();
+        fs::write(self.site.config(), lines.to_owned() + &text).unwrap();
+    }
+
     fn php(&self, config: &Path) -> Vec<String> {
         vec![
             program(&["php"], "php-cli").to_str().unwrap().into(),
@@ -345,6 +351,7 @@ fn the_director_hashes_names_otherwise() {
             username_hash: format,
             ..Settings::default()
         });
+        mailsite.prepend("auth_username_format = \"%u\"\n");
         mailsite.disagrees().only(&[DIRECTOR]).because(
             DIRECTOR,
             &format!("the Director answers as by director_username_hash = {format}, while the configuration has username_hash = \"%Lu\""),
@@ -579,8 +586,7 @@ fn names_differ_in_case_only() {
         ..Settings::default()
     };
     let mailsite = Mailsite::with_users(settings, "bert\nanna\nAnna\nANNA\n");
-    let text = fs::read_to_string(mailsite.site.config()).unwrap();
-    fs::write(mailsite.site.config(), format!("username_hash = \"%u\"\n{text}")).unwrap();
+    mailsite.prepend("auth_username_format = \"%u\"\nusername_hash = \"%u\"\n");
     mailsite
         .disagrees()
         .only(&[ACCESS_MAP, SENDMAIL, WEBMAIL])

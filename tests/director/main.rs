@@ -1,6 +1,7 @@
 //! Against a live Director of Dovecot, and against answers captured from several
 //! (README.md says how).
 
+mod authentication;
 mod captures;
 mod live;
 mod state;

@@ -36,6 +36,8 @@ pub struct Settings<'a> {
     pub imap: bool,
     /// The port of the mail hosts, for those logins.
     pub imap_port: u16,
+    /// What the passdb says of every user who logs in, such as a password.
+    pub passdb: &'a str,
     /// Other settings: names and values.
     pub more: &'a [(&'a str, &'a str)],
 }
@@ -47,6 +49,7 @@ impl Default for Settings<'_> {
             username_hash: "%Lu",
             imap: false,
             imap_port: 1,
+            passdb: "nopassword=y",
             more: &[],
         }
     }
@@ -205,6 +208,24 @@ impl Director {
                 logins.len(),
                 self.log()
             );
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Logs a user in by IMAP who is not in the table yet, and returns the host that the
+    /// Director's table then has.
+    pub fn log_in_anew(&mut self, user: &[u8]) -> String {
+        let before = self.user_list();
+        let login = self.begin_login(user);
+        let begun = Instant::now();
+        loop {
+            let listed = self.user_list();
+            if let Some(new) = listed.into_iter().find(|user| !before.contains(user)) {
+                drop(login);
+                return new.ip;
+            }
+            let user = user.escape_ascii();
+            assert!(begun.elapsed() < DEADLINE, "{user} is not in:\n{}", self.log());
             thread::sleep(POLL_INTERVAL);
         }
     }
@@ -480,9 +501,8 @@ fn configuration(settings: Settings<'_>, run: &Path, files: &Path) -> String {
         ("ssl", "no"),
         ("director_mail_servers", settings.mail_servers),
         ("director_username_hash", settings.username_hash),
-        // So that all names reach the Director, and as they are.
+        // So that all names reach the Director.
         ("auth_username_chars", ""),
-        ("auth_username_format", ""),
     ]
     .into_iter()
     .chain(settings.more.iter().copied())
@@ -517,10 +537,16 @@ fn configuration(settings: Settings<'_>, run: &Path, files: &Path) -> String {
 }}
 passdb {{
   driver = static
-  args = proxy=y port={} nopassword=y
+  args = nopassword=y
+  master = yes
+  pass = yes
+}}
+passdb {{
+  driver = static
+  args = proxy=y port={} {}
 }}
 ",
-            settings.imap_port
+            settings.imap_port, settings.passdb
         );
     }
     text += &for_an_ordinary_user(files, &["director", "anvil", "stats", "ipc", "imap-login"]);

@@ -139,7 +139,8 @@ fn names_that_cannot_be_keys_are_left_out() {
 #[test]
 fn names_that_differ_in_case_only() {
     let site = Site::hash();
-    site.configure(site.configuration().set("username_hash", "%u"));
+    let as_typed = site.configuration().set("auth_username_format", "%u");
+    site.configure(as_typed.set("username_hash", "%u"));
     let pairs: String = (0..50).map(|n| format!("user{n}\nUSER{n}\n")).collect();
     site.write("users", pairs.as_bytes());
     site.update();

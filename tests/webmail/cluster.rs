@@ -26,12 +26,19 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts it, with an access map that a web server can read.
     pub(crate) fn start(users: Vec<String>) -> Cluster {
+        Cluster::with_authentication(users, &[])
+    }
+
+    /// As [`start`](Cluster::start), with Dovecot's settings of authentication, which the
+    /// configuration has too.
+    pub(crate) fn with_authentication(users: Vec<String>, authentication: &[(&str, &str)]) -> Cluster {
         let imap = ImapNodes::start(NODES);
         let addresses: Vec<String> = (0..NODES).map(host_of).collect();
         let director = Director::start(Settings {
             mail_servers: &addresses.join(" "),
             imap: true,
             imap_port: imap.port(),
+            more: authentication,
             ..Settings::default()
         });
         let site = Site::for_all();
@@ -40,8 +47,13 @@ impl Cluster {
             let group = format!("{name}group");
             Node::new(&name, &host).host(&host).queue_group(&group)
         });
+        let configuration = authentication
+            .iter()
+            .fold(Configuration::of(nodes), |keys, (name, value)| {
+                keys.set(name, *value)
+            });
         site.configure(
-            Configuration::of(nodes)
+            configuration
                 .access_map("hash", site.path("access"))
                 .set("access_map.busy_timeout_ms", 60_000)
                 .users(site.path("users"))

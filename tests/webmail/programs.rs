@@ -185,6 +185,39 @@ fn assert_same(program: &str, users: &[String], ours: &[String], theirs: &[Strin
     }
 }
 
+/// The Director hashes what authentication leaves of a name, and so do all; the map's
+/// entries, which PHP reads, are of such names too.
+#[test]
+fn names_are_what_authentication_leaves_of_them() {
+    const SEPARATOR: (&str, &str) = ("auth_master_user_separator", "*");
+    for settings in [
+        &[][..],
+        &[("auth_username_format", "%Ln")],
+        &[("auth_username_format", "%u")],
+        &[SEPARATOR],
+        &[SEPARATOR, ("auth_username_format", "%Ln")],
+    ] {
+        // One only of those that %Ln makes one of.
+        let listed: Vec<String> = users(26).into_iter().step_by(2).collect();
+        let mut cluster = Cluster::with_authentication(listed, settings);
+        if settings.contains(&SEPARATOR) {
+            let masters = ["*admin", "*Boss@example.org*x", "**"];
+            for (user, master) in cluster.users.iter_mut().zip(masters.iter().cycle()) {
+                user.push_str(master);
+            }
+        }
+        let hosts: Vec<String> = cluster
+            .users
+            .iter()
+            .map(|user| cluster.director.log_in_anew(user.as_bytes()))
+            .collect();
+        for program in &PROGRAMS {
+            let theirs = program.hosts(&cluster.site.config(), &cluster.users);
+            assert_same(program.name, &cluster.users, &theirs, &hosts, &[]);
+        }
+    }
+}
+
 /// The Director takes a name of digits only for a hash when it is asked, but not when
 /// somebody logs in by it.
 #[test]

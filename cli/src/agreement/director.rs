@@ -1,9 +1,12 @@
 //! The Director, by its `director-admin` socket.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::{Answer, Opinion, Question, described};
+use jiff::Timestamp;
+
+use super::{Answer, Opinion, Question, described, login};
 use crate::director::{self, Lookup, Snapshot, lookup_line};
 use mailaffinity::config::Check;
 use mailaffinity::mapping::{Cluster, Node, Strategy, UsernameHash, ring_label};
@@ -18,6 +21,12 @@ pub(crate) fn ask(question: &Question<'_>) -> Opinion {
     let checks = config.checks.as_ref().map(|checks| &checks.check);
     let socket = match (&config.agreement.director, checks) {
         (Some(socket), _) | (None, Some(Check::Director(socket))) => socket,
+        _ if config.agreement.login.is_some() => {
+            return Opinion::failed(
+                PART,
+                "a test login needs the key director in [agreement] or [checks]",
+            );
+        }
         _ => return Opinion::absent(PART, "neither [agreement] nor [checks] has a director"),
     };
     try_ask(question, socket).unwrap_or_else(|error| Opinion::failed(PART, error))
@@ -39,7 +48,38 @@ fn try_ask(question: &Question<'_>, socket: &Path) -> Result<Opinion, director::
     let mut opinion = question.opinion(PART, not_asked, &lookups, |_, lookup| answer(question, *lookup));
     opinion.problems = host_differences(question, &snapshot);
     opinion.explain(question, || cause(question, &users, &lookups));
+    opinion.problems.extend(other_tags(question, &snapshot));
+    let login = question.config.agreement.login.as_ref();
+    let problem = login.and_then(|login| login::problem(question, login, socket));
+    opinion.problems.extend(problem);
     Ok(opinion)
+}
+
+/// Users whom the Director has with another tag: `USER-LOOKUP` is told the tag of the
+/// configuration, and a login that of the passdb.
+fn other_tags(question: &Question<'_>, snapshot: &Snapshot) -> Option<String> {
+    let in_force = snapshot.all_users_in_force(Timestamp::now());
+    let own = &question.config.tag;
+    let others: HashMap<u32, (&str, IpAddr)> = in_force
+        .into_iter()
+        .filter(|((tag, _), _)| tag != own)
+        .map(|((tag, hash), address)| (hash, (tag, address)))
+        .collect();
+    let hash = |user: &Vec<u8>| question.cluster.username_hash().hash(user);
+    let mut users = question
+        .users
+        .iter()
+        .filter_map(|user| Some((user, others.get(&hash(user).ok()?)?)));
+    let (user, (tag, address)) = users.next()?;
+    Some(format!(
+        "the Director has {} of these users with another tag than \"{}\", such as {} on {} with the tag \"{}\": does \
+         their passdb give director_tag?",
+        users.count().saturating_add(1),
+        own.escape_debug(),
+        user.escape_ascii(),
+        ring_label(*address),
+        tag.escape_debug()
+    ))
 }
 
 /// A name of digits is asked for by its hash: the Director would take it for one.

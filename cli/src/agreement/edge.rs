@@ -48,22 +48,25 @@ pub(crate) fn parse(question: &Question<'_>, stdout: &[u8]) -> Option<(Facts, Ve
     let given: Vec<Given> = lines
         .map(|line| serde_json::from_slice(line).ok())
         .collect::<Option<_>>()?;
-    let users = question.users.iter();
-    let asked = users.filter(|user| not_asked(user).is_none()).count();
+    let users = 0..question.typed.len();
+    let asked = users
+        .filter(|place| not_asked(question, *place).is_none())
+        .count();
     (given.len() == asked).then_some((facts, given))
 }
 
 /// A line for each user that can be asked for on one, with something before the name.
 pub(crate) fn input(question: &Question<'_>, before: impl Fn(usize) -> &'static str) -> Vec<u8> {
-    let users = question.users.iter().enumerate();
+    let users = question.typed.iter().enumerate();
     users
-        .filter(|(_, user)| not_asked(user).is_none())
+        .filter(|(place, _)| not_asked(question, *place).is_none())
         .flat_map(|(place, user)| [before(place).as_bytes(), user, b"\n"].concat())
         .collect()
 }
 
-pub(crate) fn not_asked(user: &[u8]) -> Option<&'static str> {
-    user.contains(&b'\n').then_some("the name has a newline")
+pub(crate) fn not_asked(question: &Question<'_>, place: usize) -> Option<&'static str> {
+    let has_newline = question.typed.get(place)?.contains(&b'\n');
+    has_newline.then_some("the name has a newline")
 }
 
 /// What an edge, called `who` in a sentence, says of the users' nodes.
@@ -76,7 +79,7 @@ pub(crate) fn opinion(
 ) -> Opinion {
     let mut opinion = question.opinion(
         part,
-        |_, user| not_asked(user),
+        |place, _| not_asked(question, place),
         given,
         |_, given| of_name(question, given.node.as_deref()),
     );

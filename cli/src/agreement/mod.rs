@@ -9,6 +9,7 @@ mod access_map;
 mod c_library;
 mod director;
 mod edge;
+mod login;
 mod php;
 mod sendmail;
 
@@ -32,7 +33,10 @@ pub struct Question<'q> {
     config: &'q Config,
     state: &'q NodeState,
     cluster: Cluster,
-    users: &'q [Vec<u8>],
+    /// As they are typed.
+    typed: &'q [Vec<u8>],
+    /// The same, as authentication leaves them.
+    users: Vec<Vec<u8>>,
     c_library_command: &'q [OsString],
     /// The place in the configuration of each user's node.
     expected: Vec<usize>,
@@ -108,24 +112,26 @@ impl<'q> Question<'q> {
         config_path: &'q Path,
         config: &'q Config,
         state: &'q NodeState,
-        users: &'q [Vec<u8>],
+        typed: &'q [Vec<u8>],
         c_library_command: &'q [OsString],
     ) -> Result<Question<'q>, QuestionError> {
         let cluster = config.cluster(state).map_err(QuestionError::Cluster)?;
-        let expected = users.iter().map(|user| {
-            let hash = cluster.username_hash().hash(user);
-            let hash = hash.map_err(|problem| QuestionError::NotHashed {
-                user: user.clone(),
+        let names = typed.iter().map(|typed| {
+            let not_hashed = |problem| QuestionError::NotHashed {
+                user: typed.clone(),
                 problem,
-            })?;
+            };
+            let user = config.authenticated(typed).map_err(not_hashed)?;
+            let hash = config.username_hash.hash(&user).map_err(not_hashed)?;
             let node = cluster.index_of_hash(hash, &config.tag);
-            node.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp(config.tag.clone())))
+            let node = node.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp(config.tag.clone())))?;
+            Ok((user.into_owned(), node))
         });
-        let expected: Vec<usize> = expected.collect::<Result<_, _>>()?;
+        let (users, expected): (Vec<Vec<u8>>, Vec<usize>) = names.collect::<Result<_, _>>()?;
         let mut key = Vec::new();
-        let without_entry = users.iter().map(|user| {
+        let without_entry = typed.iter().map(|typed| {
             key.clear();
-            match entries::of_user(config, &cluster, user, &mut key) {
+            match entries::of_user(config, &cluster, typed, &mut key) {
                 Ok(_) => None,
                 Err(NoEntry::NoQueueGroup(_)) => Some("the node has no queue_group"),
                 Err(_) => Some("the name can have no entry in the access map"),
@@ -138,6 +144,7 @@ impl<'q> Question<'q> {
             state,
             expected,
             cluster,
+            typed,
             users,
             c_library_command,
         })
@@ -161,7 +168,7 @@ impl<'q> Question<'q> {
 
     /// The users for whom an opinion has another answer, in the order of the users.
     pub fn differences<'a>(&'a self, opinion: &'a Opinion) -> impl Iterator<Item = Difference<'a>> {
-        let expected = self.users.iter().zip(&self.expected);
+        let expected = self.typed.iter().zip(&self.expected);
         expected
             .zip(&opinion.answers)
             .filter(|((_, expected), answer)| answer.differs(**expected))
@@ -179,7 +186,7 @@ impl<'q> Question<'q> {
     /// Why an opinion lacks users: each reason, how many they are, and one of them.
     pub fn not_asked(&self, opinion: &Opinion) -> BTreeMap<&'static str, (usize, &'q [u8])> {
         let mut reasons = BTreeMap::new();
-        for (user, answer) in self.users.iter().zip(&opinion.answers) {
+        for (user, answer) in self.typed.iter().zip(&opinion.answers) {
             if let Answer::NotAsked(why) = answer {
                 reasons.entry(*why).or_insert((0, user.as_slice())).0 += 1;
             }
@@ -204,7 +211,7 @@ impl<'q> Question<'q> {
     }
 
     /// The first user whose answer differs, after the place among the users.
-    fn first_different(&self, opinion: &Opinion) -> Option<(usize, &'q [u8])> {
+    fn first_different(&self, opinion: &Opinion) -> Option<(usize, &[u8])> {
         let mut answers = opinion.answers.iter().zip(&self.expected);
         let place = answers.position(|(answer, expected)| answer.differs(*expected))?;
         Some((place, self.users.get(place)?))

@@ -113,7 +113,7 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2]
         Some(host) => of_host(question, place, host),
         None => Answer::NotAsked("without an entry in the access map, it is as mailaffinity_node()"),
     };
-    let mut webmail = question.opinion(WEBMAIL, |_, user| edge::not_asked(user), &given, host);
+    let mut webmail = question.opinion(WEBMAIL, |place, _| edge::not_asked(question, place), &given, host);
     webmail.problems = logged.into_iter().map(with_remedy).collect();
     let as_computed = computed.answers == webmail.answers;
     webmail.explain(question, || match () {

@@ -52,7 +52,7 @@ impl Map {
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
         let cluster = config.cluster(&state).map_err(Failure::config)?;
         let tag = self.tag.as_deref().unwrap_or(&config.tag);
-        let node_of = |user: &[u8]| config.nodes.get(cluster.index_of(user, tag)?);
+        let node_of = |hash: u32| config.nodes.get(cluster.index_of_hash(hash, tag)?);
         let users = if self.all {
             names::all(config)?
         } else {
@@ -62,11 +62,10 @@ impl Map {
         let mut not_hashed = None;
         let printed = names::print(|out| {
             users.try_for_each(|user| {
-                let node = node_of(user);
-                if node.is_none() {
-                    users_without_node += 1;
-                    not_hashed = config.username_hash.hash(user).err().or(not_hashed);
-                }
+                let hash = config.hash_of(user);
+                let node = hash.ok().and_then(node_of);
+                users_without_node += u64::from(node.is_none());
+                not_hashed = hash.err().or(not_hashed);
                 let queue_group = node.and_then(|node| node.queue_group.as_deref());
                 if self.json {
                     let fields = json!({

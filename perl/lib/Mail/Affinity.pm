@@ -365,7 +365,8 @@ The options are those of C<from_mail_servers>.
 
 The node of a user among those with the tag that are up; C<undef> if there is none.
 Without C<$tag>, that is the configuration's default tag. The empty tag is that of the
-nodes without one.
+nodes without one. In a cluster that was loaded from a configuration, it is the node of
+the name that authentication leaves (C<auth_username_format>).
 
 =head2 $cluster->node_of_hash($hash, $tag)
 

@@ -1,5 +1,7 @@
 //! `director_username_hash`: which part of a username is hashed, and how.
 
+use std::borrow::Cow;
+
 mod expand;
 mod parse;
 
@@ -53,10 +55,17 @@ pub struct FormatError {
     problem: String,
 }
 
+impl FormatError {
+    /// What is wrong, without the format.
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
 /// A format compares as a number what is none in a user's name: the Director ends itself
 /// when it is asked for such a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("username_hash compares what is no number as one in this user's name")]
+#[error("a format compares what is no number as one in this user's name")]
 pub struct NotHashed;
 
 impl Default for UsernameHash {
@@ -93,6 +102,19 @@ impl UsernameHash {
     /// The format as it was given.
     pub fn format(&self) -> &[u8] {
         &self.format
+    }
+
+    /// What is hashed of a username.
+    ///
+    /// # Errors
+    /// Where a conditional compares as a number what is none in this name.
+    pub fn expand<'u>(&self, user: &'u [u8]) -> Result<Cow<'u, [u8]>, NotHashed> {
+        Ok(match &self.shape {
+            Shape::User => user.into(),
+            Shape::LowercaseUser if !user.iter().any(u8::is_ascii_uppercase) => user.into(),
+            Shape::LowercaseUser => user.to_ascii_lowercase().into(),
+            Shape::Template(template) => expand(template, user).ok_or(NotHashed)?.into(),
+        })
     }
 
     /// The 32-bit hash of a username, never 0.

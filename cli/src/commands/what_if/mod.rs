@@ -108,7 +108,7 @@ impl WhatIf {
             })?);
         }
         users.try_for_each(|user| {
-            let hash = config.username_hash.hash(user).ok();
+            let hash = config.hash_of(user).ok();
             moves.iter_mut().for_each(|moves| moves.add(hash));
             Ok(())
         })?;
@@ -160,7 +160,7 @@ impl WhatIf {
 fn print_list(config: &Config, moves: &Moves, users: Users, is_json: bool) -> Result<ExitCode, Failure> {
     names::print(|out| {
         users.try_for_each(|user| {
-            let (from, to) = moves.of(config.username_hash.hash(user).ok());
+            let (from, to) = moves.of(config.hash_of(user).ok());
             if from == to {
                 return Ok(());
             }
