@@ -136,7 +136,7 @@ impl From<ChangeError> for Failure {
 fn status_of(error: &ChangeError) -> Status {
     match error {
         ChangeError::Locked(error) if error.kind() == ErrorKind::WouldBlock => Status::TempFail,
-        ChangeError::Locked(_) => Status::IoError,
-        _ => Status::Config,
+        ChangeError::Locked(_) | ChangeError::Write { .. } => Status::IoError,
+        ChangeError::Read(_) => Status::Config,
     }
 }
