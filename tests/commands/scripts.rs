@@ -495,6 +495,32 @@ fn nodes_that_the_configuration_does_not_have_are_told() {
 }
 
 #[test]
+fn marks_from_the_future_are_told() {
+    let (site, log) = site_with_update();
+    let mark = "[node.node2]\nstate = \"down\"\nsince = 2999-01-01T00:00:00Z\n";
+    fs::write(site.path("nodes.toml"), mark).unwrap();
+    let warning = format!(
+        "{}: node \"node2\" is marked since 2999-01-01T00:00:00Z, which is still to come",
+        site.path("nodes.toml").display()
+    );
+    for command in [&["update"][..], &["drain", "--node", "node1"]] {
+        site.must(command);
+        let lines = logged(&log);
+        assert!(
+            matches!(&lines[..], [(WARNING, line), ..] if line.starts_with(&warning)),
+            "{lines:?}"
+        );
+    }
+    site.must(&["down", "node2"]);
+    site.must(&["update"]);
+    assert!(
+        logged(&log)
+            .iter()
+            .all(|(_, line)| !line.contains("still to come"))
+    );
+}
+
+#[test]
 fn messages_that_cannot_be_written_change_no_exit_status() {
     let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let status = |arguments: &[&str]| {

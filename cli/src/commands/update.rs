@@ -14,7 +14,7 @@ use crate::access_source::managed_block::Complaint;
 use crate::access_source::rebuild::RebuildError;
 use crate::differences::print_differences;
 use crate::exit::Failure;
-use crate::nodes::unknown_nodes;
+use crate::nodes::doubtful_marks;
 use crate::report::{Log, last_status, write_status};
 use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError};
 use mailaffinity::access_map::key;
@@ -94,8 +94,8 @@ impl Update {
             log.warning(&format!("node {node} is {state}{colon}{}", reason.escape_debug()));
         }
         report.wrote = nodes.before != nodes.after;
-        for unknown in unknown_nodes(config, &nodes.after) {
-            log.warning(&unknown);
+        for doubt in doubtful_marks(config, &nodes.after) {
+            log.warning(&doubt);
         }
         let down = config.nodes.iter().map(|node| &node.node.name);
         report.nodes_down = down.filter(|name| nodes.after.is_down(name)).cloned().collect();
