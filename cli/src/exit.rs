@@ -83,7 +83,11 @@ impl Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
-        Failure::new(Status::IoError, error)
+        let status = match error.kind() {
+            io::ErrorKind::InvalidData => Status::DataErr,
+            _ => Status::IoError,
+        };
+        Failure::new(status, error)
     }
 }
 

@@ -113,6 +113,7 @@ impl From<UpdateError> for Failure {
         use crate::access_source::rebuild::RebuildError;
         let status = match &error {
             UpdateError::Change(error) => status_of(error),
+            UpdateError::Users(error) => error.status(),
             UpdateError::State(_) | UpdateError::Cluster { .. } => Status::Config,
             UpdateError::EmptySource(_)
             | UpdateError::NoUsers { .. }
