@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use crate::exit::Failure;
 use crate::names::{self, json_name, write_user};
 use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError};
+use crate::users::OutsideUids;
 use mailaffinity::access_map::key;
 use mailaffinity::config::Config;
 use mailaffinity::node_state::NodeState;
@@ -43,6 +44,10 @@ enum Difference<'a> {
         user: &'a [u8],
         left_out: String,
     },
+    /// Accounts that are no users, by their uids.
+    OutsideUids { outside_uids: OutsideUids },
+    /// A service that may have users and lists none.
+    SilentService { silent_service: &'a str },
     /// The map is not the one of the source, which stays as it is.
     Rebuild { rebuild: String },
 }
@@ -86,6 +91,15 @@ impl Difference<'_> {
             Difference::LeftOut { user, left_out } => {
                 write_user(out, user)?;
                 writeln!(out, "\tleft out: {left_out}")
+            }
+            Difference::OutsideUids {
+                outside_uids: OutsideUids { below, above },
+            } => writeln!(
+                out,
+                "accounts\tleft out: {below} below uid_min, {above} above uid_max"
+            ),
+            Difference::SilentService { silent_service } => {
+                writeln!(out, "accounts\tleft out: {silent_service}")
             }
             Difference::Rebuild { rebuild } => {
                 writeln!(out, "{rebuild}\tthe map is not the one of this source")
@@ -183,6 +197,13 @@ fn plan_differences<'p>(plan: &'p MapPlan<'_>) -> Vec<Difference<'p>> {
         user: &left_out.user,
         left_out: left_out.reason.to_string(),
     }));
+    if plan.outside_uids != OutsideUids::default() {
+        differences.push(Difference::OutsideUids {
+            outside_uids: plan.outside_uids,
+        });
+    }
+    let silent = plan.silent_services.iter();
+    differences.extend(silent.map(|silent_service| Difference::SilentService { silent_service }));
     differences.extend(rebuild);
     differences
 }

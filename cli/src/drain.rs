@@ -24,7 +24,7 @@ use crate::queue_group;
 use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::deadline::Deadline;
 use mailaffinity::mapping::UsernameHash;
-use mailaffinity::node_state::{Moved, NodeState, NodeStateError};
+use mailaffinity::node_state::{Moved, NodeState};
 
 /// Messages for one sendmail: few enough that a node that comes back gets the rest.
 const BATCH: usize = 20;
@@ -83,28 +83,20 @@ pub enum DrainError {
     /// Another drain is at it.
     #[error("another drain is at work: {0}")]
     Locked(io::Error),
-    /// The node state could not be read.
-    #[error(transparent)]
-    State(NodeStateError),
 }
 
 /// What is to be done about each node that is down, as seen from `this_node`.
-///
-/// # Errors
-/// When the node state cannot be read.
-pub fn duties<'c>(config: &'c Config, this_node: &NodeConfig) -> Result<Vec<Duty<'c>>, DrainError> {
-    let state = NodeState::load(&config.node_state).map_err(DrainError::State)?;
+pub fn duties<'c>(config: &'c Config, state: &NodeState, this_node: &NodeConfig) -> Vec<Duty<'c>> {
     let down = config.nodes.iter().filter(|node| state.is_down(&node.node.name));
-    Ok(down
-        .map(|node| match chosen(config, &state, node) {
+    down.map(|node| match chosen(config, state, node) {
+        Err(why) => Duty::Nobody { node, why },
+        Ok(by) if by.node.name == this_node.node.name => match queue_of(node) {
+            Ok(queue) => Duty::Ours(queue),
             Err(why) => Duty::Nobody { node, why },
-            Ok(by) if by.node.name == this_node.node.name => match queue_of(node) {
-                Ok(queue) => Duty::Ours(queue),
-                Err(why) => Duty::Nobody { node, why },
-            },
-            Ok(by) => Duty::Others { node, by },
-        })
-        .collect())
+        },
+        Ok(by) => Duty::Others { node, by },
+    })
+    .collect()
 }
 
 /// Who runs the queue of a node that is down.
@@ -114,8 +106,10 @@ fn chosen<'c>(config: &'c Config, state: &NodeState, node: &NodeConfig) -> Resul
     if let Some(since) = since {
         let down_for = Timestamp::now().duration_since(since);
         let after = *config.drain.after;
-        let down_for = Duration::try_from(down_for).unwrap_or_default();
-        if down_for < after {
+        // Whoever waited for one from the future, of a clock that was wrong, might wait for years.
+        if let Ok(down_for) = Duration::try_from(down_for)
+            && down_for < after
+        {
             return Err(format!(
                 "it has been down for {} of the {} s of after_seconds",
                 down_for.as_secs(),

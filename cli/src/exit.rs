@@ -44,8 +44,8 @@ impl Status {
         match self {
             Status::Usage => "the command line is wrong",
             Status::DataErr => "the access source or the list of users makes no sense",
-            Status::Unavailable => "a program that is needed failed",
-            Status::IoError => "reading or writing failed",
+            Status::Unavailable => "a program that is needed failed, as one that lists the users",
+            Status::IoError => "a file could not be read or written, as on a full disk",
             Status::TempFail => {
                 "no node is up, somebody else is at work, or a server does not answer; later it may be better"
             }
@@ -83,7 +83,11 @@ impl Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
-        Failure::new(Status::IoError, error)
+        let status = match error.kind() {
+            io::ErrorKind::InvalidData => Status::DataErr,
+            _ => Status::IoError,
+        };
+        Failure::new(status, error)
     }
 }
 

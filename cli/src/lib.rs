@@ -37,6 +37,7 @@ mod hash_user_group;
 mod names;
 pub mod node_state;
 mod nodes;
+mod nss;
 pub mod probe;
 pub mod queue_group;
 mod report;

@@ -6,7 +6,8 @@ use std::io::{self, BufRead as _, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 
-use crate::exit::{Failure, Status};
+use crate::exit::Failure;
+use crate::users::{self, username, username_on};
 use mailaffinity::config::Config;
 
 /// The users of a command line.
@@ -36,20 +37,32 @@ pub(crate) fn given_or_all(arguments: Vec<OsString>, config: &Config) -> Result<
 
 /// All users of the configuration.
 pub(crate) fn all(config: &Config) -> Result<Users, Failure> {
-    crate::users::list(&config.users.source, *config.users.timeout)
+    users::list(&config.users.source, *config.users.timeout)
         .map(Users::Listed)
-        .map_err(|error| Failure::new(Status::TempFail, error))
+        .map_err(|error| Failure::new(error.status(), error))
 }
 
 impl Users {
+    /// Calls `each` for each user.
+    ///
+    /// # Errors
+    /// Those of `each`; `InvalidData` for what no list of users could have either.
     pub(crate) fn try_for_each(self, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let refused = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
         match self {
-            Users::Listed(users) => users.iter().try_for_each(|user| each(user)),
+            Users::Listed(users) => users.iter().try_for_each(|user| {
+                let named = |problem| refused(format!("the username \"{}\" {problem}", user.escape_ascii()));
+                each(username(user).map_err(named)?)
+            }),
             Users::OnStdin => {
                 let mut stdin = io::stdin().lock();
                 let mut line = Vec::new();
-                while stdin.read_until(b'\n', &mut line)? > 0 {
-                    each(line.strip_suffix(b"\n").unwrap_or(&line))?;
+                for number in 1.. {
+                    if stdin.read_until(b'\n', &mut line)? == 0 {
+                        break;
+                    }
+                    let user = username_on(number, line.strip_suffix(b"\n").unwrap_or(&line));
+                    each(user.map_err(|problem| refused(format!("standard input: {problem}")))?)?;
                     line.clear();
                 }
                 Ok(())

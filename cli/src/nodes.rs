@@ -3,10 +3,11 @@
 use std::net::UdpSocket;
 
 use clap::Args;
+use jiff::Timestamp;
 
 use crate::exit::{Failure, Status};
 use mailaffinity::config::{Config, NodeConfig};
-use mailaffinity::node_state::NodeState;
+use mailaffinity::node_state::{Mark, NodeState};
 
 /// The node of a command line.
 ///
@@ -28,17 +29,29 @@ pub(crate) fn find_node<'c>(config: &'c Config, name: &str) -> Result<&'c NodeCo
     })
 }
 
-/// What the node state says of nodes that the configuration does not have.
-pub(crate) fn unknown_nodes(config: &Config, state: &NodeState) -> Vec<String> {
-    let marked = state.marks().map(|(name, _)| name);
-    marked
-        .filter(|name| config.nodes.index_of(name).is_none())
-        .map(|name| {
-            format!(
-                "{}: node \"{}\" is marked but not in the configuration; correct its name, or run \"mailaffinity auto\"",
+/// What cannot be right in the node state: marks of nodes that the configuration does not
+/// have, and marks from the future, as of a clock that was wrong.
+pub(crate) fn doubtful_marks(config: &Config, state: &NodeState) -> Vec<String> {
+    let now = Timestamp::now();
+    let doubt = |(name, mark): (&str, &Mark)| match mark.since {
+        _ if config.nodes.index_of(name).is_none() => {
+            Some("marked but not in the configuration; correct its name, or run \"mailaffinity auto\"".into())
+        }
+        Some(since) if since > now => Some(format!(
+            "marked since {since}, which is still to come, and counts as marked for long; correct the time, there or \
+             on this machine"
+        )),
+        _ => None,
+    };
+    let marks = state.marks();
+    marks
+        .filter_map(|(name, mark)| {
+            let (file, name, doubt) = (
                 config.node_state.display(),
-                name.escape_debug()
-            )
+                name.escape_debug(),
+                doubt((name, mark))?,
+            );
+            Some(format!("{file}: node \"{name}\" is {doubt}"))
         })
         .collect()
 }

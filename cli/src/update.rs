@@ -20,7 +20,7 @@ use crate::entries::{Entries, LeftOut, Override};
 use crate::files::lock;
 use crate::files::replace::remove_leftovers;
 use crate::node_state::{self, ChangeError};
-use crate::users::{self, UserList, UsersError};
+use crate::users::{self, OutsideUids, UserList, UsersError};
 use mailaffinity::access_map::{AccessMap, key};
 use mailaffinity::config::{AccessMapConfig, Config, MapBuild, NoNodeUp};
 use mailaffinity::mapping::{Cluster, ClusterError};
@@ -185,6 +185,10 @@ pub struct MapPlan<'c> {
     pub by_hand: Vec<Override<'c>>,
     /// How many users there are.
     pub users: usize,
+    /// Accounts that are no users, by their uids.
+    pub outside_uids: OutsideUids,
+    /// What is wrong with services that may have users and list none.
+    pub silent_services: Vec<String>,
 }
 
 /// A user whose entry changes.
@@ -268,6 +272,8 @@ pub fn plan<'c>(
         left_out,
         by_hand,
         users,
+        outside_uids: list.outside_uids(),
+        silent_services: list.silent_services(),
     })))
 }
 
@@ -282,7 +288,7 @@ fn digest_of_origin(config: &Config, state: &NodeState, cluster: &Cluster, users
         .map(|(name, entry)| (name, by_hand(name), &entry.moved))
         .collect();
     let rules = format!(
-        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
         env!("CARGO_PKG_VERSION"),
         config.auth_username_format.format(),
         config.auth_master_user_separator,
@@ -293,6 +299,7 @@ fn digest_of_origin(config: &Config, state: &NodeState, cluster: &Cluster, users
         queue_groups,
         moved,
         config.users.source,
+        users.unlisting_services(),
     );
     digest(&[rules.as_bytes(), users.text()])
 }

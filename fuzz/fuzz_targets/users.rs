@@ -8,8 +8,8 @@ use mailaffinity_cli::users::{Comments, parse_names, parse_passwd};
 
 fuzz_target!(|input: &[u8]| {
     let names = parse_names(input, Comments::Skip).chain(parse_names(input, Comments::AreNames));
-    for user in names.chain(parse_passwd(input, 0..=u32::MAX).flatten()) {
-        assert!(!user.is_empty() && !user.contains(&b'\n'));
+    for user in names.chain(parse_passwd(input, 0..=u32::MAX)).flatten() {
+        assert!(!user.is_empty() && !user.contains(&b'\n') && !user.ends_with(b"\r"));
         check_key(user);
     }
     check_key(input);

@@ -756,6 +756,40 @@ fn a_node_that_is_down_for_a_moment_only_is_waited_for() {
 }
 
 #[test]
+fn a_mark_from_the_future_keeps_no_mail_waiting() {
+    let (mail, _) = with_dead_node2(Tables::default(), 2);
+    let (drainer, _) = mail.drainer_and_other();
+    let state = mail.path("nodes.toml");
+    let mark = "[node.node2]\nstate = \"down\"\nsince = 2999-01-01T00:00:00Z\n";
+    fs::write(&state, mark).unwrap();
+    let warning = format!(
+        "mailaffinity: {}: node \"node2\" is marked since 2999-01-01T00:00:00Z, which is still to come",
+        state.display()
+    );
+    let config = mail.config_with(drainer, ("after_seconds = 0", "after_seconds = 86400"));
+    for command in [
+        mail.drain_with(&config, drainer, &["--dry-run"]),
+        command(&config, &["nodes"]),
+    ]
+    .iter_mut()
+    {
+        let output = run_well(command, b"");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            stderr.starts_with(&warning) && stderr.lines().count() == 1,
+            "{stderr}"
+        );
+    }
+    run_well(&mut mail.drain_with(&config, drainer, &[]), b"");
+    mail.assert_all_delivered_once();
+
+    // Who marks it anew marks it today.
+    mail.must(&["down", "node2"]);
+    let output = run_well(&mut command(&config, &["nodes"]), b"");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
 fn a_drain_that_finds_another_at_work_names_it() {
     let (mail, users) = with_dead_node2(Tables::default(), 3);
     let (drainer, other) = mail.drainer_and_other();

@@ -168,7 +168,7 @@ fn map_takes_users_as_arguments_and_bytes_on_standard_input() {
     assert_eq!(nodes.len(), 2);
     assert_eq!(nodes[0], nodes[1], "%Lu folds case");
 
-    let bytes = map(&site, &[], b"\xff\xfe\n\na\tb\r\nlast");
+    let bytes = map(&site, &[], b"\xff\xfe\n\na\tb\rc\nlast");
     assert_quiet_success(&bytes);
     let lines: Vec<&[u8]> = bytes.stdout.split(|&b| b == b'\n').collect();
     assert!(lines[0].starts_with(b"\xff\xfe\tnode"), "{bytes:?}");
@@ -176,7 +176,7 @@ fn map_takes_users_as_arguments_and_bytes_on_standard_input() {
         lines[1].starts_with(b"\tnode"),
         "a line out for each line in: {bytes:?}"
     );
-    assert!(lines[2].starts_with(b"a\\tb\\r\tnode"), "{bytes:?}");
+    assert!(lines[2].starts_with(b"a\\tb\\rc\tnode"), "{bytes:?}");
     assert!(lines[3].starts_with(b"last\tnode"), "{bytes:?}");
     assert_eq!(lines.len(), 5);
 }
@@ -400,7 +400,7 @@ fn an_update_is_logged_and_leaves_a_status() {
     );
 
     fs::write(site.path("users"), "").unwrap();
-    assert_fails(&site.run(&["update"], b""), 75, "users lists no user");
+    assert_fails(&site.run(&["update"], b""), 65, "users lists no user");
     let lines = logged(&log);
     assert!(
         matches!(&lines[..], [(ERR, line)] if line.starts_with("update failed after ") && line.contains("users lists no user")),
@@ -409,7 +409,7 @@ fn an_update_is_logged_and_leaves_a_status() {
     let status = site.status("update");
     assert_eq!(
         (&status["result"], &status["exit_status"]),
-        (&"failed".into(), &75.into())
+        (&"failed".into(), &65.into())
     );
 
     // A drain's status stands beside it.
@@ -514,6 +514,32 @@ fn nodes_that_the_configuration_does_not_have_are_told() {
     site.must(&["update"]);
     assert!(matches!(&logged(&log)[..], [(WARNING, line), ..] if line.contains("\"Node2\"")));
     assert_eq!(site.status("update")["nodes_down"], Value::Array(vec![]));
+}
+
+#[test]
+fn marks_from_the_future_are_told() {
+    let (site, log) = site_with_update();
+    let mark = "[node.node2]\nstate = \"down\"\nsince = 2999-01-01T00:00:00Z\n";
+    fs::write(site.path("nodes.toml"), mark).unwrap();
+    let warning = format!(
+        "{}: node \"node2\" is marked since 2999-01-01T00:00:00Z, which is still to come",
+        site.path("nodes.toml").display()
+    );
+    for command in [&["update"][..], &["drain", "--node", "node1"]] {
+        site.must(command);
+        let lines = logged(&log);
+        assert!(
+            matches!(&lines[..], [(WARNING, line), ..] if line.starts_with(&warning)),
+            "{lines:?}"
+        );
+    }
+    site.must(&["down", "node2"]);
+    site.must(&["update"]);
+    assert!(
+        logged(&log)
+            .iter()
+            .all(|(_, line)| !line.contains("still to come"))
+    );
 }
 
 #[test]

@@ -66,7 +66,11 @@ fn on_a_disk(kind: &str, options: &str, folders: &[&str], body: impl FnOnce(&Sit
     site.write("etc/access", ADMINISTRATORS);
     site.write("users", &user_list(0..1000));
     body(&site);
-    let output = std::process::Command::new("umount").arg(&disk).output().unwrap();
+    umount(&disk);
+}
+
+fn umount(path: &Path) {
+    let output = std::process::Command::new("umount").arg(path).output().unwrap();
     assert!(output.status.success(), "{output:?}");
 }
 
@@ -197,6 +201,44 @@ fn without_room_for_the_node_state() {
             site.update();
             site.assert_agrees();
             site.assert_tidy();
+        });
+    });
+}
+
+#[test]
+fn a_node_state_that_cannot_be_written() {
+    namespace::run("full_disk::a_node_state_that_cannot_be_written", || {
+        on_a_disk("hash", "size=2m", &["lib"], |site| {
+            let node2_fails = ["/bin/sh", "-c", "[ $1 != node2 ]", "check"].to_vec();
+            let configuration = site.configuration().set("checks.command", node2_fails);
+            site.configure(
+                configuration
+                    .set("checks.fall", 1)
+                    .set_path("status", site.path("status.json")),
+            );
+            site.well(&["down", "node1"]);
+            let (disk, file) = (site.path("disk"), site.path("lib/nodes.toml"));
+            let state = site.read("lib/nodes.toml");
+            let fails = |problem: &str| {
+                for command in [&["down", "node3"][..], &["update"]] {
+                    assert_fails(&site.run(command), 74, problem);
+                    assert_eq!(site.read("lib/nodes.toml"), state);
+                }
+            };
+            let cannot_write = format!("{}: cannot write the node state: ", file.display());
+
+            fill_pages(&disk, 0);
+            fails(&(cannot_write.clone() + "No space left on device"));
+            free(&disk);
+
+            namespace::mount(&["--bind", file.to_str().unwrap()], &file);
+            fails(&(cannot_write + "Device or resource busy"));
+            umount(&file);
+
+            namespace::mount(&["-o", "remount,ro"], &disk);
+            fails("/.nodes.toml.lock: Read-only file system");
+            namespace::mount(&["-o", "remount,rw"], &disk);
+            site.update();
         });
     });
 }

@@ -1,6 +1,7 @@
 //! `mailaffinity update`, with the real makemap: the ordinary life, and whatever may
 //! come in its way. The map in force and the administrator's lines take no harm.
 
+mod accounts;
 mod edits;
 mod folders;
 mod full_disk;

@@ -21,17 +21,17 @@ fn lists_that_are_missing_or_cannot_be_read() {
     set_mode(&users, 0);
     let before = site.files("etc");
     let output = maps::run(&mut site.command_bound_by_modes(&["update"]), b"");
-    assert_fails(&output, 75, &named("Permission denied (os error 13)"));
+    assert_fails(&output, 74, &named("Permission denied (os error 13)"));
     assert_eq!(site.files("etc"), before);
 
     fs::remove_file(&users).unwrap();
-    site.update_fails(&[], 75, &named("No such file or directory (os error 2)"));
+    site.update_fails(&[], 74, &named("No such file or directory (os error 2)"));
     fs::create_dir(&users).unwrap();
-    site.update_fails(&[], 75, &named("it is not a regular file"));
+    site.update_fails(&[], 74, &named("it is not a regular file"));
     fs::remove_dir(&users).unwrap();
     for empty in [&b""[..], b"\n\n", b"# nobody\n"] {
         site.write("users", empty);
-        site.update_fails(&["--accept-loss"], 75, "users lists no user; the access map");
+        site.update_fails(&["--accept-loss"], 65, "users lists no user; the access map");
     }
     site.write("users", &user_list(0..500));
     site.update();
@@ -85,7 +85,7 @@ fn names_that_cannot_be_keys_are_left_out() {
     let site = Site::hash();
     let odd: &[(&[u8], &str)] = &[
         (b"an na", "an na: it has a blank"),
-        (b"bert\r", "bert\\r: it has a blank"),
+        (b"be\rt", "be\\rt: it has a blank"),
         (b"c\tx", "c\\tx: it has a blank"),
         (b"d\0", "d\\x00: it has a NUL"),
         (b"\x1b[m", "\\x1b[m: it has a control character"),
@@ -137,6 +137,47 @@ fn names_that_cannot_be_keys_are_left_out() {
 }
 
 #[test]
+fn lists_of_other_systems_are_refused_and_so_are_their_names() {
+    let site = Site::hash();
+    site.update();
+    let list = user_list(0..500);
+    let windows = list.split_inclusive(|byte| *byte == b'\n');
+    let windows: Vec<u8> = windows
+        .flat_map(|line| [&line[..line.len() - 1], b"\r\n"].concat())
+        .collect();
+    let mark = "\u{feff}".as_bytes();
+    for (list, problem) in [
+        (
+            &windows,
+            "line 1 ends in a carriage return; end lines with LF and not CRLF",
+        ),
+        (
+            &[mark, &list[..]].concat(),
+            "line 1 begins with a byte order mark; make it UTF-8 without a BOM",
+        ),
+    ] {
+        site.write("users", list);
+        let named = format!("{}: {problem}", site.path("users").display());
+        site.update_fails(&["--accept-loss"], 65, &named);
+        for command in [&["diff"][..], &["map", "--all"], &["agreement"]] {
+            assert_fails(&site.run(command), 65, &named);
+        }
+        let output = maps::run(&mut site.command(&["map"]), list);
+        assert_fails(&output, 65, &format!("standard input: {problem}"));
+    }
+    for (user, problem) in [
+        ("user1\r", "the username \"user1\\r\" ends in a carriage return"),
+        (
+            "\u{feff}user1",
+            "the username \"\\xef\\xbb\\xbfuser1\" begins with a byte order mark",
+        ),
+    ] {
+        assert_fails(&site.run(&["map", user]), 65, problem);
+        assert_fails(&site.run(&["agreement", "--", user]), 65, problem);
+    }
+}
+
+#[test]
 fn names_that_differ_in_case_only() {
     let site = Site::hash();
     let as_typed = site.configuration().set("auth_username_format", "%u");
@@ -179,29 +220,38 @@ fn programs_that_list_users() {
                 .set("users.timeout_seconds", 1),
         );
     };
-    for (script, message) in [
+    for (script, status, message) in [
         (
             "echo down >&2; exit 75",
+            69,
             "ended with exit status 75: down; the access map",
         ),
         (
             "seq -f user%g 0 499; exit 1",
+            69,
             "ended with exit status 1; the access map",
         ),
-        ("exit 0", "lists no user; the access map stays as it is"),
-        ("echo; echo", "lists no user; the access map stays as it is"),
+        ("exit 0", 65, "lists no user; the access map stays as it is"),
+        ("echo; echo", 65, "lists no user; the access map stays as it is"),
+        (
+            "seq -f user%g 0 499 | sed 's/$/\\r/'",
+            65,
+            ": line 1 ends in a carriage return; end lines with LF",
+        ),
         (
             "echo user1; exec sleep 1000",
+            69,
             "did not end within 1s and was stopped",
         ),
         (
             "seq -f user%g 0 499; exec >&- 2>&-; exec sleep 1000",
+            69,
             "did not end within 1s and was stopped",
         ),
-        ("kill -9 $$", "was ended by signal 9; the access map"),
+        ("kill -9 $$", 69, "was ended by signal 9; the access map"),
     ] {
         run(script);
-        site.update_fails(&[], 75, message);
+        site.update_fails(&[], status, message);
         assert!(site.status()["error"].as_str().unwrap().contains(message));
     }
     run("seq -f user%g 0 399");
@@ -213,7 +263,7 @@ fn programs_that_list_users() {
     site.configure(site.configuration().users_of(["/nonexistent/list"]));
     site.update_fails(
         &[],
-        75,
+        69,
         "/nonexistent/list cannot be run: No such file or directory",
     );
 }

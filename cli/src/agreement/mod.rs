@@ -280,6 +280,14 @@ impl Opinion {
         }
     }
 
+    /// That of the list of users, where it may lack some.
+    pub fn of_list(problems: Vec<String>) -> Option<Opinion> {
+        (!problems.is_empty()).then(|| Opinion {
+            problems,
+            ..Opinion::new("user list")
+        })
+    }
+
     /// Gives the cause of different answers, where no problem gives it.
     fn explain(&mut self, question: &Question<'_>, cause: impl FnOnce() -> String) {
         if self.problems.is_empty() && question.first_different(self).is_some() {

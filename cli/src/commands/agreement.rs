@@ -14,6 +14,7 @@ use crate::agreement::{Opinion, Question};
 use crate::exit::{Failure, Status};
 use crate::names::{self, json_name, write_user};
 use crate::update::{self, UpdateError};
+use crate::users;
 use mailaffinity::config::Config;
 use mailaffinity::files::file_stamp::FileStamp;
 use mailaffinity::node_state::NodeState;
@@ -66,6 +67,10 @@ impl Agreement {
     pub(crate) fn run(self, path: &Path, config: &Config) -> Result<ExitCode, Failure> {
         let path = std::path::absolute(path)?;
         let mut users = Vec::new();
+        let silent_services = match self.users.is_empty() {
+            true => users::silent_services(&config.users.source, *config.users.timeout),
+            false => Vec::new(),
+        };
         names::given_or_all(self.users, config)?.try_for_each(|user| {
             users.push(user.to_vec());
             Ok(())
@@ -81,7 +86,7 @@ impl Agreement {
             let before = Files::read(config)?;
             let question = Question::new(&path, config, &before.state, &users, &ask_library)
                 .map_err(|error| Failure::new(Status::TempFail, error))?;
-            let opinions = question.ask();
+            let mut opinions = question.ask();
             let agree = opinions.iter().all(|opinion| agrees(&question, opinion));
             // What changes meanwhile has several right answers, and an update that is at
             // work may be all that is behind a difference.
@@ -96,6 +101,8 @@ impl Agreement {
                 let message = "no part on this machine can be asked for these users; see [agreement] of the configuration";
                 return Err(Failure::new(Status::Unavailable, message));
             }
+            opinions.extend(Opinion::of_list(silent_services));
+            let agree = opinions.iter().all(|opinion| agrees(&question, opinion));
             if !(agree && self.quiet) {
                 names::print(|out| match self.json {
                     true => write_json(out, &question, &opinions),

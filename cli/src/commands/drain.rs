@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use crate::drain::{DrainError, Drained, Duty, Queue, duties};
 use crate::exit::{Failure, NAME, Status, say};
 use crate::names;
-use crate::nodes::ThisNode;
+use crate::nodes::{ThisNode, doubtful_marks};
 use crate::report::{Log, write_status};
 use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::node_state::NodeState;
 
 /// Run the queues of dead nodes that this node is to run in their place
 ///
@@ -48,12 +49,16 @@ pub(crate) struct Drain {
 impl Drain {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let this_node = self.this_node.of(config)?;
-        let duties = duties(config, this_node)?;
+        let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
+        let doubts = doubtful_marks(config, &state);
+        let duties = duties(config, &state, this_node);
         if self.dry_run {
+            doubts.iter().for_each(|doubt| say(NAME, doubt));
             return self.print(duties.iter().map(|duty| what_would_be_done(duty, this_node)));
         }
         let begun = Instant::now();
         let mut log = Log::open(config);
+        doubts.iter().for_each(|doubt| log.warning(doubt));
         let mut results = Vec::new();
         let mut failure = None;
         for duty in &duties {
@@ -199,7 +204,6 @@ fn result_of(queue: &Queue<'_>, drained: &Drained) -> Value {
 impl From<DrainError> for Failure {
     fn from(error: DrainError) -> Failure {
         let status = match &error {
-            DrainError::State(_) => Status::Config,
             DrainError::Io(..) => Status::IoError,
             DrainError::Locked(_) => Status::TempFail,
         };

@@ -113,6 +113,7 @@ impl From<UpdateError> for Failure {
         use crate::access_source::rebuild::RebuildError;
         let status = match &error {
             UpdateError::Change(error) => status_of(error),
+            UpdateError::Users(error) => error.status(),
             UpdateError::State(_) | UpdateError::Cluster { .. } => Status::Config,
             UpdateError::EmptySource(_)
             | UpdateError::NoUsers { .. }
@@ -138,7 +139,7 @@ impl From<ChangeError> for Failure {
 fn status_of(error: &ChangeError) -> Status {
     match error {
         ChangeError::Locked(error) if error.kind() == ErrorKind::WouldBlock => Status::TempFail,
-        ChangeError::Locked(_) => Status::IoError,
-        _ => Status::Config,
+        ChangeError::Locked(_) | ChangeError::Write { .. } => Status::IoError,
+        ChangeError::Read(_) => Status::Config,
     }
 }

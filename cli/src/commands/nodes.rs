@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::exit::{Failure, NAME, say};
 use crate::names;
 use crate::node_state;
-use crate::nodes::{find_node, unknown_nodes};
+use crate::nodes::{doubtful_marks, find_node};
 use mailaffinity::config::Config;
 use mailaffinity::mapping::ring_label;
 use mailaffinity::node_state::{By, Mark, NodeState, State};
@@ -95,8 +95,8 @@ struct Marking {
 impl Nodes {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
-        for unknown in unknown_nodes(config, &state) {
-            say(NAME, unknown);
+        for doubt in doubtful_marks(config, &state) {
+            say(NAME, doubt);
         }
         let cluster = config.cluster(&state).map_err(Failure::config)?;
         // Of all hashes, among the nodes with the same tag.
@@ -196,8 +196,8 @@ impl Auto {
 }
 
 impl Marking {
-    /// Marks each node. An earlier mark by hand keeps its time, and its reason where no
-    /// other is given.
+    /// Marks each node. An earlier mark by hand keeps its time, unless that is still to
+    /// come, and its reason where no other is given.
     fn run(self, config: &Config, new: State) -> Result<ExitCode, Failure> {
         let now = Timestamp::now();
         self.chosen.change(config, &[], |state, node| {
@@ -211,6 +211,7 @@ impl Marking {
             });
             let mark = Mark {
                 reason: self.reason.clone().unwrap_or(known.reason),
+                since: known.since.map(|since| since.min(now)),
                 by: By::Hand,
                 ..known
             };

@@ -13,10 +13,11 @@ use serde_json::{Map, Value, json};
 use crate::access_source::managed_block::Complaint;
 use crate::access_source::rebuild::RebuildError;
 use crate::differences::print_differences;
-use crate::exit::Failure;
-use crate::nodes::unknown_nodes;
+use crate::exit::{Failure, NAME, say};
+use crate::nodes::doubtful_marks;
 use crate::report::{Log, last_status, write_status};
 use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError};
+use crate::users::OutsideUids;
 use mailaffinity::access_map::key;
 use mailaffinity::config::Config;
 
@@ -27,9 +28,10 @@ const ATTEMPTS: u32 = 5;
 
 /// Check the nodes and bring the access map up to date
 ///
-/// For cron or a timer: silent unless something fails. What was done goes to the
-/// system's log and, for monitoring, into the status file. An update that cannot find
-/// out something changes nothing.
+/// For cron or a timer: silent unless something fails, or a service of the system's
+/// accounts may have users and lists none. What was done goes to the system's log and, for
+/// monitoring, into the status file. An update that cannot find out something changes
+/// nothing.
 #[derive(Args)]
 #[command(after_long_help = "\
 Exit status:
@@ -94,8 +96,8 @@ impl Update {
             log.warning(&format!("node {node} is {state}{colon}{}", reason.escape_debug()));
         }
         report.wrote = nodes.before != nodes.after;
-        for unknown in unknown_nodes(config, &nodes.after) {
-            log.warning(&unknown);
+        for doubt in doubtful_marks(config, &nodes.after) {
+            log.warning(&doubt);
         }
         let down = config.nodes.iter().map(|node| &node.node.name);
         report.nodes_down = down.filter(|name| nodes.after.is_down(name)).cloned().collect();
@@ -131,6 +133,10 @@ impl Update {
             Plan::Map(plan) => plan,
         };
         report.take(&plan);
+        for silent in &plan.silent_services {
+            log.warning(silent);
+            say(NAME, silent);
+        }
         if plan.is_in_force() && !self.force {
             return Ok(());
         }
@@ -176,6 +182,8 @@ struct Report {
     fingerprint: Option<String>,
     nodes_down: Vec<String>,
     users: usize,
+    outside_uids: OutsideUids,
+    silent_services: Vec<String>,
     entries: usize,
     moved: usize,
     added: usize,
@@ -215,6 +223,8 @@ impl Report {
     fn take(&mut self, plan: &MapPlan<'_>) {
         self.fingerprint = Some(plan.fingerprint.clone());
         self.users = plan.users;
+        self.outside_uids = plan.outside_uids;
+        self.silent_services.clone_from(&plan.silent_services);
         self.entries = plan.entries;
         let left_out = plan.left_out.iter();
         self.left_out = Remarks::new(
@@ -284,6 +294,13 @@ impl std::fmt::Display for Report {
         }
         if self.by_hand.count > 0 {
             write!(f, ", {} by hand", self.by_hand.count)?;
+        }
+        let OutsideUids { below, above } = self.outside_uids;
+        if below + above > 0 {
+            write!(
+                f,
+                ", not counting {below} below uid_min and {above} above uid_max"
+            )?;
         }
         match &self.nodes_down[..] {
             [] => f.write_str("; all nodes up"),
