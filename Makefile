@@ -42,8 +42,8 @@ LINT_PACKAGES = shellcheck libperl-critic-perl
 BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev perl
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
 	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util mandoc libffi-platypus-perl \
-	php-fpm nginx apache2-bin libapache2-mod-php openssl roundcube-core roundcube-sqlite3 sqlite3 \
-	slapd ldap-utils nslcd libnss-ldapd e2fsprogs
+	php-fpm php-cgi nginx apache2-bin libapache2-mod-php openssl roundcube-core roundcube-sqlite3 \
+	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs
 PACKAGING_PACKAGES = build-essential debhelper dh-php
 
 TARGET_DIR = $(abspath $(or $(CARGO_TARGET_DIR),target))

@@ -17,7 +17,8 @@
  * Errors. A mailaffinity_ function that can fail returns MAILAFFINITY_OK or one of the
  * MAILAFFINITY_ERROR_ numbers. One that takes `detail` also puts words for the
  * administrator there: at most `detail_size` bytes, always ended by a NUL, cut at a whole
- * UTF-8 character, and empty on success. `detail` NULL or `detail_size` 0 asks for none.
+ * UTF-8 character, and empty on success unless the function says otherwise. `detail` NULL
+ * or `detail_size` 0 asks for none.
  * Output parameters (..._out) must not be NULL, and are written on success only.
  *
  * Ownership. The caller frees clusters and builders, once, by their own _free function,
@@ -81,6 +82,9 @@ extern "C" {
 /**
  * Reads a configuration, and the node state it names, and makes a cluster of what
  * they say now; later changes of the files do not change it.
+ *
+ * Where one of them is broken, its last good copy takes its place, if the commands have
+ * kept one. Then `detail` says so on success.
  *
  * `config_path` NULL stands for "/etc/mailaffinity.toml". On success the cluster is in
  * `*cluster_out`; free it with `mailaffinity_cluster_free`. Its nodes are in the order

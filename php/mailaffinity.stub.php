@@ -9,14 +9,15 @@
  * @ini mailaffinity.fallback = "localhost": the host for all users while there is no node
  *
  * Changes of the configuration, node state and access map are noticed at the next call; no
- * restart is needed. While one of them is broken, its last good version stays in force.
+ * restart is needed. While one of the first two is broken, its last good version is in force,
+ * also in a process that comes new.
  *
  * The module writes to PHP's error log (error_log) directly, whatever error_reporting,
  * display_errors and log_errors say, and each message at most once a minute.
  */
 
 /**
- * No good configuration was read yet, or there is a bug. The message names the file and
+ * No good configuration was ever read, nor kept, or there is a bug. The message names the file and
  * the cause.
  */
 class MailaffinityException extends \RuntimeException

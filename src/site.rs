@@ -1,22 +1,20 @@
 //! A site as it stands on disk: its configuration, node state and access map,
 //! followed while they change, and the host that a user's webmail connects to.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::access_map::AccessMap;
-use crate::config::{AccessMapConfig, Config, NoNodeUp, NodeConfig};
-use crate::files::file_stamp::{FileStamp, SETTLE};
+use crate::config::{AccessMapConfig, Config, ConfigError, NoNodeUp, NodeConfig};
+use crate::files::followed::Followed;
 use crate::mapping::Cluster;
 use crate::node_state::{NodeState, State};
 
 /// A configuration file, followed over the life of a process.
 ///
-/// A broken configuration or node state never replaces a good one that was read
-/// before: the last good one stays in force, and each [`refresh`](Site::refresh)
-/// says so.
-#[derive(Debug)]
+/// A broken configuration or node state never replaces a good one: the last good one stays
+/// in force, be it one that was read before or the [copy](crate::files::last_good) that the
+/// commands kept, whichever is newer; and each [`refresh`](Site::refresh) says so.
+#[derive(Clone, Debug)]
 pub struct Site {
     path: PathBuf,
     file: Followed,
@@ -24,7 +22,7 @@ pub struct Site {
 }
 
 /// The configuration and node state in force, and the cluster they make.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct InForce {
     /// The configuration.
     pub config: Config,
@@ -49,45 +47,81 @@ impl Site {
     /// Reads again what has changed on disk. Costs two `stat` calls when nothing has.
     ///
     /// A file that replaces another counts at once. One that is written in place counts
-    /// when it has been left alone for [`SETTLE`]: until then it may be incomplete.
+    /// when it has been left alone for [`SETTLE`](crate::access_map::SETTLE): until then it may be incomplete.
     ///
     /// Returns notices: what the administrator should know about the files as they are
     /// now, the same at each call until it is mended. They name the file and the cause,
     /// never a user.
     pub fn refresh(&mut self) -> Vec<String> {
-        let earlier = self.in_force.as_ref();
-        let loaded = self
-            .file
-            .refresh(&self.path, || InForce::load(&self.path, earlier));
+        let (path, earlier) = (&self.path, self.in_force.as_ref());
+        let make = |config: Result<Config, ConfigError>| {
+            InForce::new(config.map_err(|error| error.to_string())?, earlier)
+        };
+        let loaded = self.file.refresh(
+            path,
+            || make(Config::load(path)),
+            |text, copy| make(Config::parse(text, copy)),
+        );
         if loaded.is_some() {
             self.in_force = loaded;
         }
-        let mut notices = Vec::new();
-        if let Some(problem) = &self.file.problem {
-            let then = match self.in_force {
-                Some(_) => "the last good configuration stays in force",
-                None => "there is no good configuration to use",
-            };
-            notices.push(format!("{problem}; {then}"));
-        }
         if let Some(in_force) = &mut self.in_force {
             in_force.refresh_state();
-            notices.extend(in_force.state_notices());
         }
+        let mut notices = self.broken();
+        notices.extend(self.in_force.iter().flat_map(InForce::unknown_nodes));
         notices
+    }
+
+    /// What is broken, and what is in force instead.
+    fn broken(&self) -> Vec<String> {
+        let config = self.file.notice(
+            "the last good configuration stays in force",
+            "there is no good configuration to use",
+        );
+        let state = self.in_force.as_ref().and_then(|in_force| {
+            in_force
+                .state_file
+                .notice("the last good node state stays in force", "all nodes count as up")
+        });
+        config.into_iter().chain(state).collect()
     }
 
     /// What is in force; `None` before a good configuration was read.
     pub fn in_force(&self) -> Option<&InForce> {
         self.in_force.as_ref()
     }
+
+    /// A site for whoever reads it once: what is in force, and notices of what is broken.
+    #[cfg(feature = "capi")]
+    pub(crate) fn once(path: &Path) -> Result<(InForce, Vec<String>), Unusable> {
+        let mut site = Site::new(path);
+        site.refresh();
+        if let Some(problem) = site.file.unusable() {
+            return Err(Unusable::Config(problem.to_owned()));
+        }
+        let notices = site.broken();
+        let in_force = site
+            .in_force
+            .ok_or_else(|| Unusable::Config(notices.join("; ")))?;
+        match in_force.state_file.unusable() {
+            Some(problem) => Err(Unusable::State(problem.to_owned())),
+            None => Ok((in_force, notices)),
+        }
+    }
+}
+
+/// What is broken, and has no last good version.
+#[cfg(feature = "capi")]
+pub(crate) enum Unusable {
+    Config(String),
+    State(String),
 }
 
 impl InForce {
     /// The earlier node state holds until [`refresh_state`](InForce::refresh_state)
     /// reads it again.
-    fn load(path: &Path, earlier: Option<&InForce>) -> Result<InForce, String> {
-        let config = Config::load(path).map_err(|error| error.to_string())?;
+    fn new(config: Config, earlier: Option<&InForce>) -> Result<InForce, String> {
         let state = earlier.map(|earlier| earlier.state.clone()).unwrap_or_default();
         let cluster = config.cluster(&state).map_err(|error| error.to_string())?;
         let state_file = earlier
@@ -104,33 +138,33 @@ impl InForce {
 
     fn refresh_state(&mut self) {
         let path = &self.config.node_state;
-        let loaded = self.state_file.refresh(path, || {
-            let state = NodeState::load(path).map_err(|error| error.to_string())?;
+        let make = |state: NodeState, path: &Path| {
             if state == self.state {
                 return Ok(None);
             }
-            let cluster = self
-                .config
-                .cluster(&state)
-                .map_err(|error| format!("{}: {error}", path.display()))?;
+            let cluster = self.config.cluster(&state);
+            let cluster = cluster.map_err(|error| format!("{}: {error}", path.display()))?;
             Ok(Some((state, cluster)))
-        });
+        };
+        let loaded = self.state_file.refresh(
+            path,
+            || make(NodeState::load(path).map_err(|error| error.to_string())?, path),
+            |text, copy| {
+                let state = NodeState::parse(text);
+                make(
+                    state.map_err(|problem| format!("{}: {problem}", copy.display()))?,
+                    copy,
+                )
+            },
+        );
         if let Some(Some((state, cluster))) = loaded {
             self.state = state;
             self.cluster = cluster;
         }
     }
 
-    fn state_notices(&self) -> impl Iterator<Item = String> + '_ {
-        let broken = self.state_file.problem.iter().map(|problem| {
-            let then = match self.state_file.was_good {
-                true => "the last good node state stays in force",
-                false => "all nodes count as up",
-            };
-            format!("{problem}; {then}")
-        });
-        let unknown = self
-            .state
+    fn unknown_nodes(&self) -> impl Iterator<Item = String> + '_ {
+        self.state
             .marks()
             .filter(|(name, mark)| mark.state == State::Down && self.config.nodes.index_of(name).is_none())
             .map(|(name, _)| {
@@ -139,8 +173,7 @@ impl InForce {
                     self.config.node_state.display(),
                     name.escape_debug()
                 )
-            });
-        broken.chain(unknown)
+            })
     }
 
     /// The node that serves a user: the one the access map names, unless it is
@@ -209,75 +242,13 @@ impl InForce {
     }
 }
 
-/// A file that is followed while others change it.
-#[derive(Clone, Debug, Default)]
-struct Followed {
-    /// Whether it was good at any time.
-    was_good: bool,
-    /// The content that was read last, good or not; `None` without a file.
-    seen: Option<FileStamp>,
-    /// The same, if it is good and a change is bound to show: it need not be read again.
-    known: Option<FileStamp>,
-    /// What is wrong with it as it is now.
-    problem: Option<String>,
-}
-
-impl Followed {
-    /// Loads the file if it may have changed. `None` leaves in force what is.
-    fn refresh<T>(&mut self, path: &Path, load: impl FnOnce() -> Result<T, String>) -> Option<T> {
-        let before = stamp_of(path);
-        if before.is_some() && before == self.known {
-            return None;
-        }
-        if self.was_good && self.is_being_rewritten(before.as_ref()) {
-            return None;
-        }
-        let loaded = load();
-        if self.was_good && stamp_of(path) != before {
-            // It changed under our hands; the next call sees what became of it.
-            return None;
-        }
-        self.seen = before.clone();
-        match loaded {
-            Ok(loaded) => {
-                self.was_good = true;
-                self.known = before.filter(is_settled);
-                self.problem = None;
-                Some(loaded)
-            }
-            Err(problem) => {
-                self.known = None;
-                self.problem = Some(problem);
-                None
-            }
-        }
-    }
-
-    /// Whether the file was changed in place a moment ago: it may end too early.
-    fn is_being_rewritten(&self, stamp: Option<&FileStamp>) -> bool {
-        match (stamp, &self.seen) {
-            (Some(now), Some(seen)) => {
-                now != seen && now.is_same_file(seen) && now.age().is_some_and(|age| age < SETTLE)
-            }
-            _ => false,
-        }
-    }
-}
-
-fn stamp_of(path: &Path) -> Option<FileStamp> {
-    fs::metadata(path).ok().map(|metadata| FileStamp::of(&metadata))
-}
-
-/// Whether a later change of the file is bound to show. One within the same tick of
-/// the file system's clock, a second at most, might leave the stamp as it is.
-fn is_settled(stamp: &FileStamp) -> bool {
-    stamp.age().is_some_and(|age| age > Duration::from_secs(2))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::file_stamp::StoppedClock;
+    use crate::files::file_stamp::{SETTLE, StoppedClock};
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
     use tempfile::TempDir;
 
     const NODES: &str = r#"
@@ -457,6 +428,56 @@ host = "node2.example.org"
     }
 
     #[test]
+    fn who_comes_new_has_the_last_good_copies() {
+        let mut site = Fixture::new("QGRP:user1@ node2group\n");
+        site.mark_down(&["node2"]);
+        for name in ["mailaffinity.toml", "nodes.toml"] {
+            let copy = site.path(&format!("{name}.last-good"));
+            fs::copy(site.path(name), &copy).unwrap();
+            fs::set_permissions(copy, Permissions::from_mode(0o644)).unwrap();
+        }
+        let node1 = Some("node1.example.org".to_owned());
+        site.replace("nodes.toml", "[node");
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(host, node1);
+        let notice = &notices[0];
+        assert!(
+            notice.contains("nodes.toml: not a node state: line 1: "),
+            "{notice}"
+        );
+        assert!(notice.contains("; the last good copy "), "{notice}");
+        assert!(notice.ends_with("Z is in force"), "{notice}");
+
+        site.site = Site::new(site.path("mailaffinity.toml"));
+        site.replace("mailaffinity.toml", "[[node");
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(host, node1);
+        assert!(notices[0].contains("mailaffinity.toml:1: "), "{notices:?}");
+        assert!(
+            notices[0].contains("mailaffinity.toml.last-good of 2"),
+            "{notices:?}"
+        );
+        assert!(notices[1].contains("nodes.toml.last-good of 2"), "{notices:?}");
+
+        // One that is missing is not broken.
+        site.write_config(NODES);
+        fs::remove_file(site.path("nodes.toml")).unwrap();
+        assert_eq!(site.host_of("user1"), (Some(COMPUTED.into()), vec![]));
+
+        site.site = Site::new(site.path("mailaffinity.toml"));
+        fs::write(site.path("mailaffinity.toml.last-good"), "[[nod").unwrap();
+        site.replace("mailaffinity.toml", "[[node");
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(host, None);
+        assert!(
+            notices[0].contains("its last good copy cannot be used: ")
+                && notices[0].contains("mailaffinity.toml.last-good:1: ")
+                && notices[0].ends_with("; there is no good configuration to use"),
+            "{notices:?}"
+        );
+    }
+
+    #[test]
     fn what_is_written_in_place_counts_when_it_is_left_alone() {
         let mut site = Fixture::new("QGRP:user1@ node1group\n");
         site.mark_down(&["node1"]);
@@ -469,34 +490,6 @@ host = "node2.example.org"
         drop(clock);
         let _clock = StoppedClock::at_age(&site.path("nodes.toml"), SETTLE);
         assert_eq!(site.host_of("user1"), (Some("node1.example.org".into()), vec![]));
-    }
-
-    #[test]
-    fn a_failure_to_read_is_tried_again() {
-        // Unchanged for long, so that nothing but the failure asks for another try.
-        let path = Path::new("/bin/sh");
-        let mut followed = Followed::default();
-        assert_eq!(
-            followed.refresh(path, || Err::<(), _>("too many open files".into())),
-            None
-        );
-        assert_eq!(followed.problem.as_deref(), Some("too many open files"));
-        assert_eq!(followed.refresh(path, || Ok("text")), Some("text"));
-        assert_eq!(followed.problem, None);
-        assert_eq!(
-            followed.refresh(path, || Ok("text")),
-            None,
-            "it need not be read again"
-        );
-    }
-
-    #[test]
-    fn only_old_stamps_are_settled() {
-        let now = std::time::SystemTime::now();
-        let hour = Duration::from_secs(3600);
-        assert!(is_settled(&FileStamp::changed_at(now - hour)));
-        assert!(!is_settled(&FileStamp::changed_at(now)));
-        assert!(!is_settled(&FileStamp::changed_at(now + hour)));
     }
 
     #[test]

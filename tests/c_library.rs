@@ -5,12 +5,13 @@
 //! one.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
+use mailaffinity::files::last_good;
 use support::built::{declared_functions, library};
 use support::captures::{LOOKUPS, captures};
 use support::sendmail::run_well;
@@ -235,6 +236,16 @@ address = "10.0.0.3"
     write("no-nodes.toml", "strategy = \"ring\"\n");
     write("broken-state.toml", &(state("broken-nodes.toml") + NODES));
     write("broken-nodes.toml", "[node.node1");
+    write("kept.toml", "[[node");
+    write("kept-nodes.toml", "[node.node1");
+    for (name, text) in [
+        ("kept.toml", state("kept-nodes.toml") + NODES),
+        ("kept-nodes.toml", "[node.node2]\nstate = \"down\"\n".to_owned()),
+    ] {
+        let copy = last_good::path_for(&folder.join(name));
+        fs::write(&copy, text).unwrap();
+        fs::set_permissions(copy, Permissions::from_mode(0o644)).unwrap();
+    }
     folder
 }
 

@@ -34,6 +34,7 @@ pub mod entries;
 mod exit;
 mod files;
 mod hash_user_group;
+mod last_good;
 mod names;
 pub mod node_state;
 mod nodes;

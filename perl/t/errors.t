@@ -61,6 +61,19 @@ for my $function (\&hash_user_group_modulo, \&hash_user_group_ring) {
     throws('vnodes is not a number from 1 to 2147483647', sub { $function->('anna', $_) }) for 0, -1, 2_147_483_648, undef, 'a';
 }
 
+# What is broken, and was kept when it was good.
+my $copy = configure();
+rename $copy, "$copy.last-good" or die $!;
+chmod 0644, "$copy.last-good" or die $!;
+write_file('mailaffinity.toml', '[[node');
+write_file('nodes.toml',        '');
+my @warnings;
+local $SIG{__WARN__} = sub { push @warnings, @_ };
+is(scalar Mail::Affinity->load($copy)->nodes, 3);
+is(scalar @warnings, 1);
+like($warnings[0],
+    qr/^$folder\/mailaffinity.toml:1: .*; the last good copy $folder\/mailaffinity.toml.last-good of .* is in force at \Q$0\E line/);
+
 # An error has no effect on what comes after it.
 is(exception(sub { $cluster->node('anna') }), '');
 

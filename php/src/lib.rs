@@ -152,6 +152,8 @@ fn startup(_type: i32, module_number: i32) -> i32 {
 
     panic::silence();
     ini::register(module_number);
+    // A bug in it shows again when somebody asks.
+    let _ = panic::guarded(|| kept::read_at_start(ini::config_path()));
     match exception::register() {
         Ok(()) => SUCCESS,
         Err(_) => FAILURE,

@@ -1,10 +1,10 @@
 //! Questions to the site as it stands on disk now.
 
 use ext_php_rs::prelude::PhpResult;
-use mailaffinity::site::{InForce, Site};
+use mailaffinity::site::InForce;
 
 use crate::exception::exception;
-use crate::kept::KEPT;
+use crate::kept::{KEPT, site_at_start};
 use crate::{ini, log, panic};
 
 /// An answer from a site, and what the administrator should know.
@@ -31,7 +31,7 @@ pub(crate) fn ask<T>(question: impl FnOnce(&InForce, &mut dyn FnMut(String)) -> 
             return None;
         }
         // Taken out while it changes: a panic leaves nothing half-done behind.
-        let mut site = sites.remove(&path).unwrap_or_else(|| Site::new(&path));
+        let mut site = sites.remove(&path).unwrap_or_else(|| site_at_start(&path));
         problems.extend(site.refresh());
         let site = sites.entry(path).or_insert(site);
         Some(question(site.in_force()?, &mut |notice| problems.push(notice)))

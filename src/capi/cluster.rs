@@ -11,7 +11,7 @@ use super::error::Error;
 use super::{ffi, username_hash};
 use crate::config::{self, Config};
 use crate::mapping::{self, Node, Strategy, UsernameHash, parse_mail_servers, resolve_nodes, ring_label};
-use crate::node_state::NodeState;
+use crate::site::{InForce, Site};
 
 /// director_consistent_hashing = yes
 pub const MAILAFFINITY_RING: c_int = 0;
@@ -42,6 +42,9 @@ const _: fn(&Cluster) -> &(dyn Send + Sync) = |cluster| cluster;
 /// Reads a configuration, and the node state it names, and makes a cluster of what
 /// they say now; later changes of the files do not change it.
 ///
+/// Where one of them is broken, its last good copy takes its place, if the commands have
+/// kept one. Then `detail` says so on success.
+///
 /// `config_path` NULL stands for "/etc/mailaffinity.toml". On success the cluster is in
 /// `*cluster_out`; free it with `mailaffinity_cluster_free`. Its nodes are in the order
 /// of the configuration. The access map plays no part.
@@ -59,11 +62,12 @@ pub unsafe extern "C" fn mailaffinity_cluster_load(
         let config_path = config_path.map_or(Path::new(config::DEFAULT_PATH), |path| {
             Path::new(OsStr::from_bytes(path.to_bytes()))
         });
-        cluster_out.write(Box::new(Cluster::load(config_path)?));
-        Ok(())
+        let (in_force, notices) = Site::once(config_path)?;
+        cluster_out.write(Box::new(Cluster::of_site(in_force)?));
+        Ok(notices.join("; "))
     };
     // SAFETY: `detail` is as the header's rules have it.
-    unsafe { ffi::status_with_detail(detail, detail_size, body) }
+    unsafe { ffi::status_with_notice(detail, detail_size, body) }
 }
 
 /// Makes a cluster of a director_mail_servers string, such as
@@ -105,11 +109,9 @@ pub extern "C" fn mailaffinity_cluster_free(cluster: Option<Box<Cluster>>) {
 }
 
 impl Cluster {
-    fn load(path: &Path) -> Result<Cluster, Error> {
-        let config = Config::load(path)?;
-        let state = NodeState::load(&config.node_state)?;
+    fn of_site(InForce { config, cluster, .. }: InForce) -> Result<Cluster, Error> {
         Ok(Cluster {
-            mapping: config.cluster(&state)?,
+            mapping: cluster,
             nodes: config
                 .nodes
                 .iter()

@@ -2,9 +2,8 @@
 
 use std::ffi::{CStr, c_int};
 
-use crate::config::ConfigError;
 use crate::mapping::{ClusterError, FormatError, MailServersError, NotHashed};
-use crate::node_state::NodeStateError;
+use crate::site::Unusable;
 
 // A number that was once given out keeps its meaning and is never reused. The header has
 // each in one line with its comment.
@@ -59,16 +58,25 @@ pub(super) enum Error {
     NotHashed(#[from] NotHashed),
     #[error(transparent)]
     MailServers(#[from] MailServersError),
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    NodeState(#[from] NodeStateError),
+    #[error("{0}")]
+    Config(String),
+    #[error("{0}")]
+    NodeState(String),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error("{}", describe(MAILAFFINITY_ERROR_NO_NODE).to_string_lossy())]
     NoNode,
     #[error("{}", describe(MAILAFFINITY_ERROR_PANIC).to_string_lossy())]
     Panic,
+}
+
+impl From<Unusable> for Error {
+    fn from(unusable: Unusable) -> Error {
+        match unusable {
+            Unusable::Config(problem) => Error::Config(problem),
+            Unusable::State(problem) => Error::NodeState(problem),
+        }
+    }
 }
 
 impl Error {

@@ -31,17 +31,31 @@ pub(super) unsafe fn status_with_detail(
     detail_size: usize,
     body: impl FnOnce() -> Result<(), Error>,
 ) -> c_int {
+    // SAFETY: as the caller of this function promises.
+    unsafe { status_with_notice(detail, detail_size, || body().map(|()| String::new())) }
+}
+
+/// As [`status_with_detail`], for a body that has words for success too.
+///
+/// # Safety
+/// `detail` is NULL, or `detail_size` bytes there can be written.
+pub(super) unsafe fn status_with_notice(
+    detail: *mut c_char,
+    detail_size: usize,
+    body: impl FnOnce() -> Result<String, Error>,
+) -> c_int {
     let outcome = guarded(body);
-    let text = guard(String::new(), || {
-        outcome.as_ref().err().map(Error::to_string).unwrap_or_default()
+    let text = guard(String::new(), || match &outcome {
+        Ok(notice) => notice.clone(),
+        Err(error) => error.to_string(),
     });
     // SAFETY: as the caller of this function promises.
     unsafe { copy_text(&text, detail, detail_size) };
-    status(|| outcome)
+    status(|| outcome.map(drop))
 }
 
 /// A panic as an error, which is made only then: its drop would be a part of each lookup.
-fn guarded(body: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+fn guarded<T>(body: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(outcome) => outcome,
         Err(_) => Err(Error::Panic),

@@ -44,6 +44,11 @@ impl FileStamp {
         (self.device, self.inode, self.born) == (other.device, other.inode, other.born)
     }
 
+    /// Whether this was changed later than another one, by their ctimes.
+    pub fn changed_after(&self, other: &FileStamp) -> bool {
+        self.changed > other.changed
+    }
+
     /// How long ago the file changed, by its ctime, which nobody can set back;
     /// `None` for the future.
     pub fn age(&self) -> Option<Duration> {

@@ -73,6 +73,21 @@ static void as_configured(const char *folder)
     mailaffinity_cluster_free(cluster);
 }
 
+/* What is broken, and was kept when it was good. */
+static void last_good_copies(const char *folder)
+{
+    mailaffinity_cluster *cluster;
+
+    CHECK(mailaffinity_cluster_load(path_of(folder, "kept.toml"), &cluster, detail, sizeof detail)
+          == MAILAFFINITY_OK);
+    CHECK_CONTAINS(detail, "kept.toml:1: ");
+    CHECK_CONTAINS(detail, "; the last good copy ");
+    CHECK(mailaffinity_node_count(cluster) == 3);
+    CHECK_STRING(mailaffinity_node_state(cluster, 0), "up");
+    CHECK_STRING(mailaffinity_node_state(cluster, 1), "down");
+    mailaffinity_cluster_free(cluster);
+}
+
 static void errors(const char *folder)
 {
     mailaffinity_cluster *cluster;
@@ -125,6 +140,7 @@ int main(int argc, char **argv)
 {
     CHECK(argc == 2);
     as_configured(argv[1]);
+    last_good_copies(argv[1]);
     errors(argv[1]);
     small_stack(argv[1]);
     return 0;

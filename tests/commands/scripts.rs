@@ -1,11 +1,13 @@
 //! The commands, as scripts and administrators run them.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use mailaffinity::files::last_good;
 use mailaffinity::mapping::{modulo_vnode, ring_vnode};
 use mailaffinity::node_state::{By, NodeState, State};
 use serde_json::Value;
@@ -514,6 +516,66 @@ fn nodes_that_the_configuration_does_not_have_are_told() {
     site.must(&["update"]);
     assert!(matches!(&logged(&log)[..], [(WARNING, line), ..] if line.contains("\"Node2\"")));
     assert_eq!(site.status("update")["nodes_down"], Value::Array(vec![]));
+}
+
+/// Lookups go on with it: see `php/tests/last_good.phpt`. Commands do not.
+#[test]
+fn what_was_good_is_kept() {
+    let (site, log) = site_with_update();
+    let (config, state) = (site.config(), site.path("nodes.toml"));
+    let kept = |file: &Path| fs::read_to_string(last_good::path_for(file)).ok();
+    let mode = |file: &Path| fs::metadata(file).unwrap().mode() & 0o777;
+    let good = fs::read_to_string(&config).unwrap();
+    for arguments in [
+        &["nodes"][..],
+        &["map", "--all"],
+        &["update", "--dry-run"],
+        &["down", "-n", "node1"],
+    ] {
+        site.must(arguments);
+        assert_eq!((kept(&config), kept(&state)), (None, None), "{arguments:?}");
+    }
+    site.must(&["update"]);
+    assert_eq!(kept(&config), Some(good.clone()));
+    assert_eq!(kept(&state), None, "there is none");
+    fs::set_permissions(&config, Permissions::from_mode(0o660)).unwrap();
+    fs::write(&config, format!("# another\n{good}")).unwrap();
+    site.must(&["down", "node1"]);
+    assert_eq!(kept(&config), Some(format!("# another\n{good}")));
+    assert_eq!(mode(&last_good::path_for(&config)), 0o640);
+    let marked = fs::read_to_string(&state).unwrap();
+    assert_eq!(kept(&state), Some(marked.clone()));
+
+    fs::write(&config, "[[node").unwrap();
+    for arguments in [&["update"][..], &["down", "node2"], &["map", "user1"], &["nodes"]] {
+        assert_fails(&site.run(arguments, b""), 78, "mailaffinity.toml:1: ");
+    }
+    fs::write(&config, &good).unwrap();
+    fs::write(&state, "[node").unwrap();
+    for arguments in [&["update"][..], &["down", "node2"], &["map", "user1"], &["nodes"]] {
+        assert_fails(
+            &site.run(arguments, b""),
+            78,
+            "nodes.toml: not a node state: line 1",
+        );
+    }
+    assert_eq!((kept(&config), kept(&state)), (Some(good), Some(marked)));
+    // By hand, and looked at by the next update.
+    fs::write(&state, node_state(&["node3"])).unwrap();
+    site.must(&["update"]);
+    assert_eq!(kept(&state), Some(node_state(&["node3"])));
+    fs::remove_file(&state).unwrap();
+    site.must(&["update"]);
+    assert_eq!(kept(&state), None);
+
+    // A copy that cannot be kept is no failure, and is told.
+    fs::create_dir(last_good::path_for(&state)).unwrap();
+    let output = site.run(&["down", "node1"], b"");
+    let problem = "cannot keep a last good copy of ";
+    assert_fails(&output, 0, problem);
+    logged(&log);
+    site.must(&["update"]);
+    assert!(matches!(&logged(&log)[..], [(WARNING, line), ..] if line.starts_with(problem)));
 }
 
 #[test]

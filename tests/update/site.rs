@@ -251,11 +251,13 @@ impl Site {
     pub(crate) fn assert_tidy(&self) {
         let known = [
             ".access.lock",
+            ".nodes.toml.last-good.lock",
             ".nodes.toml.lock",
             ".status.json.lock",
             "access",
             "access.db",
             "nodes.toml",
+            "nodes.toml.last-good",
             "status.json",
         ];
         for name in self.names() {

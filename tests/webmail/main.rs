@@ -5,6 +5,7 @@ mod browser;
 mod cluster;
 mod web;
 
+mod broken;
 mod programs;
 mod roundcube;
 mod squirrelmail;

@@ -1,4 +1,5 @@
-//! PHP behind web servers of the test's own: PHP-FPM behind nginx, and Apache's mod_php.
+//! PHP behind web servers of the test's own: PHP-FPM behind nginx, Apache's mod_php, and
+//! CGI under Apache.
 
 use std::fs::{self, File, Permissions};
 use std::net::{Ipv4Addr, TcpListener};
@@ -49,6 +50,16 @@ const EXTENSIONS: [&str; 14] = [
 pub(crate) enum Sapi {
     Fpm,
     Apache,
+    Cgi,
+}
+
+/// Where `mailaffinity.config` is set. CGI has it in `php.ini` alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Set {
+    /// For an FPM pool, or by Apache's configuration.
+    ByServer,
+    /// In `php.ini`, so that PHP knows it when it starts.
+    InPhpIni,
 }
 
 /// A web server that runs PHP with the module.
@@ -57,6 +68,9 @@ pub(crate) struct Web {
     port: u16,
     /// Of mailaffinity.
     config: PathBuf,
+    set: Set,
+    /// Whether each worker serves one request and ends.
+    one_request_each: bool,
     /// The first of them runs PHP.
     servers: Vec<Server>,
     folder: TempDir,
@@ -70,6 +84,20 @@ impl Web {
     pub(crate) fn start(sapi: Sapi, document_root: &Path, config: &Path) -> Web {
         let module = format!("extension={}\n", php::MODULE.display());
         Web::serve(Web::prepare(sapi, config, &module), document_root)
+    }
+
+    /// Serves a folder with workers that end after one request each, so that all are new.
+    pub(crate) fn start_with_new_workers(sapi: Sapi, document_root: &Path, config: &Path, set: Set) -> Web {
+        let mut module = format!("extension={}\n", php::MODULE.display());
+        if set == Set::InPhpIni {
+            module += &format!("mailaffinity.config={}\n", config.display());
+        }
+        let web = Web {
+            set,
+            one_request_each: true,
+            ..Web::prepare(sapi, config, &module)
+        };
+        Web::serve(web, document_root)
     }
 
     /// Serves a folder with a PHP that does not have the module.
@@ -88,7 +116,7 @@ impl Web {
             drop(listener);
             web.servers = match sapi {
                 Sapi::Fpm => vec![web.fpm(), web.nginx(document_root)],
-                Sapi::Apache => vec![web.apache(document_root)],
+                Sapi::Apache | Sapi::Cgi => vec![web.apache(document_root)],
             };
             let begun = Instant::now();
             while web.servers.iter_mut().all(Server::runs) {
@@ -118,7 +146,7 @@ impl Web {
                 self.servers[0].signal(Signal::USR2);
                 self.servers[1].signal(Signal::HUP);
             }
-            Sapi::Apache => self.servers[0].signal(Signal::USR1),
+            Sapi::Apache | Sapi::Cgi => self.servers[0].signal(Signal::USR1),
         }
     }
 
@@ -147,6 +175,8 @@ impl Web {
             sapi,
             port: 0,
             config: config.to_owned(),
+            set: Set::ByServer,
+            one_request_each: false,
             servers: Vec::new(),
             folder,
         };
@@ -180,6 +210,21 @@ impl Web {
         } else {
             String::new()
         };
+        let processes = match self.one_request_each {
+            // As Debian has it, but that each worker is new.
+            true => format!(
+                "pm = dynamic\npm.start_servers = 2\npm.min_spare_servers = 1\npm.max_spare_servers = {WORKERS}\n\
+                 pm.max_requests = 1\n"
+            ),
+            false => "pm = static\n".into(),
+        };
+        let directive = match self.set {
+            Set::ByServer => format!(
+                "php_admin_value[mailaffinity.config] = {}\n",
+                self.config.display()
+            ),
+            Set::InPhpIni => String::new(),
+        };
         let text = format!(
             "[global]
 error_log = {folder}/fpm.log
@@ -188,11 +233,8 @@ daemonize = no
 process_control_timeout = 60s
 [webmail]
 {user}listen = {folder}/fpm
-pm = static
 pm.max_children = {WORKERS}
-php_admin_value[mailaffinity.config] = {}
-",
-            self.config.display()
+{processes}{directive}"
         );
         fs::write(self.path("fpm.conf"), text).unwrap();
         let fpm = program(&["php-fpm8.2", "php-fpm"], "php-fpm");
@@ -258,6 +300,22 @@ http {{
         } else {
             String::new()
         };
+        let php = match (self.sapi, self.set) {
+            (Sapi::Cgi, _) => self.cgi(modules),
+            (_, Set::InPhpIni) => {
+                format!("LoadModule php_module {modules}/libphp8.2.so\nPHPIniDir {folder}\n")
+            }
+            (_, Set::ByServer) => format!(
+                "LoadModule php_module {modules}/libphp8.2.so\nPHPIniDir {folder}\n\
+                 php_admin_value mailaffinity.config {}\n",
+                self.config.display()
+            ),
+        };
+        // Apache replaces workers that have ended once a second.
+        let (workers, requests) = match self.one_request_each {
+            true => (16 * WORKERS, 1),
+            false => (WORKERS, 0),
+        };
         let text = format!(
             "{user}ServerRoot {folder}
 ServerName 127.0.0.1
@@ -268,22 +326,19 @@ ErrorLog {folder}/apache.log
 LoadModule mpm_prefork_module {modules}/mod_mpm_prefork.so
 LoadModule authz_core_module {modules}/mod_authz_core.so
 LoadModule dir_module {modules}/mod_dir.so
-LoadModule php_module {modules}/libphp8.2.so
-StartServers {WORKERS}
-MinSpareServers {WORKERS}
-MaxSpareServers {WORKERS}
-MaxRequestWorkers {WORKERS}
-PHPIniDir {folder}
+{php}StartServers {workers}
+MinSpareServers {workers}
+MaxSpareServers {workers}
+MaxRequestWorkers {workers}
+MaxConnectionsPerChild {requests}
 DocumentRoot {root}
 DirectoryIndex index.php
 <FilesMatch \"\\.php$\">
     SetHandler application/x-httpd-php
 </FilesMatch>
-php_admin_value mailaffinity.config {config}
 ",
             port = self.port,
             root = document_root.display(),
-            config = self.config.display(),
         );
         fs::write(self.path("apache.conf"), text).unwrap();
         let apache = program(&["apache2"], "apache2-bin");
@@ -292,6 +347,28 @@ php_admin_value mailaffinity.config {config}
                 .arg("-DFOREGROUND")
                 .arg("-f")
                 .arg(self.path("apache.conf")),
+        )
+    }
+
+    /// Apache's lines for PHP as a program that is started for each request.
+    fn cgi(&self, modules: &str) -> String {
+        let script = self.path("php-cgi");
+        let php_cgi = program(&["php-cgi8.2", "php-cgi"], "php-cgi");
+        let folder = self.folder.path().display();
+        let text = format!(
+            "#!/bin/sh\nPHPRC={folder} PHP_INI_SCAN_DIR= exec {}\n",
+            php_cgi.display()
+        );
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+        format!(
+            "LoadModule alias_module {modules}/mod_alias.so
+LoadModule actions_module {modules}/mod_actions.so
+LoadModule cgi_module {modules}/mod_cgi.so
+ScriptAlias /php-cgi {}
+Action application/x-httpd-php /php-cgi
+",
+            script.display()
         )
     }
 

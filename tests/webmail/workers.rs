@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,23 +86,28 @@ fn workers_agree(sapi: Sapi) {
 }
 
 fn serve(cluster: &Cluster, sapi: Sapi) -> Web {
+    Web::start(sapi, &document_root(cluster), &cluster.site.config())
+}
+
+/// A folder with `answer.php`.
+pub(crate) fn document_root(cluster: &Cluster) -> PathBuf {
     let root = cluster.site.path("www");
     fs::create_dir(&root).unwrap();
     fs::copy("tests/webmail/answer.php", root.join("answer.php")).unwrap();
-    Web::start(sapi, &root, &cluster.site.config())
+    root
 }
 
 /// What `answer.php` says of a user.
 #[derive(Debug)]
-struct Answer {
-    host: String,
-    computed: String,
-    worker: u64,
+pub(crate) struct Answer {
+    pub(crate) host: String,
+    pub(crate) computed: String,
+    pub(crate) worker: u64,
     opcache: bool,
 }
 
 #[track_caller]
-fn ask(web: &Web, user: &str) -> Answer {
+pub(crate) fn ask(web: &Web, user: &str) -> Answer {
     let page = web.browser().post("/answer.php", &[("user", user)]);
     assert_eq!(page.status, 200, "{user}: {page:?}\n{}", web.log());
     let json: Value =
@@ -210,7 +216,7 @@ fn meanwhile(web: &Web, users: &[String], right: &[[&String; 2]], work: impl FnO
 }
 
 /// Tells when it is dropped, also by a panic.
-struct End<'e>(&'e AtomicBool);
+pub(crate) struct End<'e>(pub(crate) &'e AtomicBool);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
@@ -219,7 +225,7 @@ impl Drop for End<'_> {
 }
 
 #[track_caller]
-fn wait_until(mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
         assert!(begun.elapsed() < DEADLINE, "it never comes");

@@ -8,11 +8,10 @@
 //! old map comes back; if the update ends between the two, the next one finds the source as
 //! it was, and rewrites both.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use std::time::Duration;
 
 use super::managed_block::{AccessSource, BlockError, Complaint, DIGEST_KEY};
 use crate::child;
-use crate::files::replace::{Staged, folder_of, real_path, sync_folder};
+use crate::files::replace::{Staged, folder_of, keep_attributes, real_path, sync_folder};
 use mailaffinity::access_map::AccessMap;
 use mailaffinity::config::MapBuild;
 use mailaffinity::files::file_stamp::{FileStamp, SETTLE};
@@ -33,8 +32,6 @@ const MAKEMAP_TIMEOUT: Duration = Duration::from_secs(600);
 const BYTES_A_SECOND: u64 = 20_000;
 /// makemap's default is 1 MB, with which it is slow from some 100,000 entries on.
 const MAKEMAP_CACHE: &str = "67108864";
-/// Where Linux has a file's access control list.
-const ACCESS_CONTROL_LIST: &str = "system.posix_acl_access";
 
 /// An access source as it was read.
 #[derive(Debug)]
@@ -306,38 +303,6 @@ fn complete(staged: &Staged) -> io::Result<()> {
         Err(error) => return Err(error),
     }
     staged.sync()
-}
-
-/// Owner, mode and extended attributes, among which are access control lists.
-fn keep_attributes(from: &Path, old: &Metadata, to: &Path) -> io::Result<()> {
-    let new = fs::metadata(to)?;
-    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-        chown(to, Some(old.uid()), Some(old.gid()))?;
-    }
-    let named = |name: &OsStr, error: io::Error| {
-        let message = format!("cannot keep the attribute {}: {error}", name.display());
-        io::Error::new(error.kind(), message)
-    };
-    // The folder may give one to new files, with rights that the old file does not give.
-    let list = OsStr::new(ACCESS_CONTROL_LIST);
-    if xattr::get(to, list).is_ok_and(|value| value.is_some()) {
-        xattr::remove(to, list).map_err(|error| named(list, error))?;
-    }
-    fs::set_permissions(to, fs::Permissions::from_mode(old.mode() & 0o7777))?;
-    let attributes = match xattr::list(from) {
-        Ok(attributes) => attributes,
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for name in attributes {
-        let value = xattr::get(from, &name).map_err(|error| named(&name, error))?;
-        if let Some(value) = value
-            && xattr::get(to, &name).ok().flatten().as_ref() != Some(&value)
-        {
-            xattr::set(to, &name, &value).map_err(|error| named(&name, error))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ fn after_help() -> String {
 Files:
   /etc/mailaffinity.toml              the configuration
   /var/lib/mailaffinity/nodes.toml    which nodes are down
+  *.last-good                         beside these two: copies that lookups go on with when they break
   /var/lib/mailaffinity/status.json   how the last update and drain went, for monitoring
   /etc/mail/access                    the access source; a block in it is written by updates
   /etc/mail/access.db                 the access map
@@ -90,10 +91,10 @@ pub fn mailaffinity() -> ExitCode {
     exit::run(|Arguments { config, command }: Arguments| match command {
         Command::Map(map) => map.run(&load(&config)?),
         Command::Nodes(nodes) => nodes.run(&load(&config)?),
-        Command::Down(down) => down.run(&load(&config)?),
-        Command::Up(up) => up.run(&load(&config)?),
-        Command::Auto(auto) => auto.run(&load(&config)?),
-        Command::Update(update) => update.run(&load(&config)?),
+        Command::Down(down) => down.run(&config, &load(&config)?),
+        Command::Up(up) => up.run(&config, &load(&config)?),
+        Command::Auto(auto) => auto.run(&config, &load(&config)?),
+        Command::Update(update) => update.run(&config, &load(&config)?),
         Command::Diff(diff) => diff.run(&load(&config)?),
         Command::Drain(drain) => drain.run(&load(&config)?),
         Command::WhatIf(what_if) => what_if.run(&load(&config)?),

@@ -1,6 +1,7 @@
 //! `mailaffinity nodes`, `down`, `up` and `auto`: the node state, read and marked by hand.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -8,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::exit::{Failure, NAME, say};
+use crate::last_good;
 use crate::names;
 use crate::node_state;
 use crate::nodes::{doubtful_marks, find_node};
@@ -173,23 +175,23 @@ fn by(by: By) -> &'static str {
 }
 
 impl Down {
-    pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        self.marking.run(config, State::Down)
+    pub(crate) fn run(self, path: &Path, config: &Config) -> Result<ExitCode, Failure> {
+        self.marking.run(path, config, State::Down)
     }
 }
 
 impl Up {
-    pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
-        self.marking.run(config, State::Up)
+    pub(crate) fn run(self, path: &Path, config: &Config) -> Result<ExitCode, Failure> {
+        self.marking.run(path, config, State::Up)
     }
 }
 
 impl Auto {
-    pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self, path: &Path, config: &Config) -> Result<ExitCode, Failure> {
         // Also one that the configuration no longer has.
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
         let marked: Vec<&str> = state.marks().map(|(name, _)| name).collect();
-        self.chosen.change(config, &marked, |state, node| {
+        self.chosen.change(path, config, &marked, |state, node| {
             state.set_mark(node, None);
         })
     }
@@ -198,9 +200,9 @@ impl Auto {
 impl Marking {
     /// Marks each node. An earlier mark by hand keeps its time, unless that is still to
     /// come, and its reason where no other is given.
-    fn run(self, config: &Config, new: State) -> Result<ExitCode, Failure> {
+    fn run(self, path: &Path, config: &Config, new: State) -> Result<ExitCode, Failure> {
         let now = Timestamp::now();
-        self.chosen.change(config, &[], |state, node| {
+        self.chosen.change(path, config, &[], |state, node| {
             let known = state
                 .mark_of(node)
                 .filter(|known| known.state == new && known.is_by_hand())
@@ -224,6 +226,7 @@ impl Chosen {
     /// Changes the state of nodes, which must be those of the configuration or `others`.
     fn change(
         &self,
+        path: &Path,
         config: &Config,
         others: &[&str],
         set: impl Fn(&mut NodeState, &str),
@@ -248,6 +251,9 @@ impl Chosen {
             });
         }
         let after = node_state::change(config, set_all)?;
+        for problem in last_good::keep(path, config) {
+            say(NAME, problem);
+        }
         if config.nodes.iter().all(|node| after.is_down(&node.node.name)) {
             say(NAME, "all nodes are down now: nobody has a node");
         }

@@ -1,6 +1,7 @@
 //! `mailaffinity update`: one run, what it leaves in the log, and in the status file.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use crate::access_source::managed_block::Complaint;
 use crate::access_source::rebuild::RebuildError;
 use crate::differences::print_differences;
 use crate::exit::{Failure, NAME, say};
+use crate::last_good;
 use crate::nodes::doubtful_marks;
 use crate::report::{Log, last_status, write_status};
 use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError};
@@ -65,7 +67,7 @@ pub(crate) struct Update {
 }
 
 impl Update {
-    pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self, path: &Path, config: &Config) -> Result<ExitCode, Failure> {
         if self.dry_run {
             print_differences(config, self.accept_loss, false)?;
             return Ok(ExitCode::SUCCESS);
@@ -73,7 +75,7 @@ impl Update {
         let begun = Instant::now();
         let mut log = Log::open(config);
         let mut report = Report::after(last_status(config, "update"));
-        let result = self.update(config, &mut log, &mut report);
+        let result = self.update(path, config, &mut log, &mut report);
         let seconds = begun.elapsed().as_secs_f64();
         let failure = result.map_err(Failure::from).err();
         match &failure {
@@ -88,9 +90,19 @@ impl Update {
         }
     }
 
-    fn update(&self, config: &Config, log: &mut Log, report: &mut Report) -> Result<(), UpdateError> {
+    fn update(
+        &self,
+        path: &Path,
+        config: &Config,
+        log: &mut Log,
+        report: &mut Report,
+    ) -> Result<(), UpdateError> {
         let _lock = update::lock_map(config, Duration::from_secs(self.wait))?;
-        let nodes = update::check_nodes(config, true)?;
+        let nodes = update::check_nodes(config, true);
+        for problem in last_good::keep(path, config) {
+            log.warning(&problem);
+        }
+        let nodes = nodes?;
         for (node, state, reason) in nodes.up_or_down(config) {
             let colon = if reason.is_empty() { "" } else { ": " };
             log.warning(&format!("node {node} is {state}{colon}{}", reason.escape_debug()));

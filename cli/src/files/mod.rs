@@ -1,4 +1,5 @@
 //! Files that commands write: one writer at a time, and each in one step.
 
+pub(crate) mod last_good;
 pub(crate) mod lock;
 pub(crate) mod replace;

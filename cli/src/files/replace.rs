@@ -1,11 +1,15 @@
 //! Files that take another's place in one step.
 
-use std::fs::{self, File, Permissions};
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+
+/// Where Linux has a file's access control list.
+const ACCESS_CONTROL_LIST: &str = "system.posix_acl_access";
 
 /// Writes a text beside the file and renames it over the file when all of it is on
 /// disk. Everybody may read it, whatever the umask. A symbolic link stays, and the file
@@ -150,6 +154,39 @@ fn obstacle(path: &Path) -> Option<io::Error> {
         return None;
     };
     Some(io::Error::new(io::ErrorKind::ResourceBusy, obstacle))
+}
+
+/// Gives a file another one's owner, mode and extended attributes, among which are access
+/// control lists.
+pub(crate) fn keep_attributes(from: &Path, old: &Metadata, to: &Path) -> io::Result<()> {
+    let new = fs::metadata(to)?;
+    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+        chown(to, Some(old.uid()), Some(old.gid()))?;
+    }
+    let named = |name: &OsStr, error: io::Error| {
+        let message = format!("cannot keep the attribute {}: {error}", name.display());
+        io::Error::new(error.kind(), message)
+    };
+    // The folder may give one to new files, with rights that the old file does not give.
+    let list = OsStr::new(ACCESS_CONTROL_LIST);
+    if xattr::get(to, list).is_ok_and(|value| value.is_some()) {
+        xattr::remove(to, list).map_err(|error| named(list, error))?;
+    }
+    fs::set_permissions(to, Permissions::from_mode(old.mode() & 0o7777))?;
+    let attributes = match xattr::list(from) {
+        Ok(attributes) => attributes,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for name in attributes {
+        let value = xattr::get(from, &name).map_err(|error| named(&name, error))?;
+        if let Some(value) = value
+            && xattr::get(to, &name).ok().flatten().as_ref() != Some(&value)
+        {
+            xattr::set(to, &name, &value).map_err(|error| named(&name, error))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes what was left beside a file by processes that were killed before they could

@@ -3,7 +3,7 @@ package Mail::Affinity;
 use strict;
 use warnings;
 
-use Carp qw(croak);
+use Carp qw(carp croak);
 use Exporter qw(import);
 use FFI::Platypus 2.00;
 use FFI::Platypus::Buffer qw(grow scalar_to_pointer);
@@ -190,8 +190,11 @@ sub _call {
     my $size = 4096;
     grow(my $detail, $size);
     my $error = $function->(@arguments, scalar_to_pointer($detail), $size);
-    return if $error == OK;
     $detail = unpack 'Z*', $detail;
+    if ($error == OK) {
+        carp $detail if length $detail;
+        return;
+    }
     croak length $detail ? $detail : Mail::Affinity::C::mailaffinity_strerror($error);
 }
 
@@ -346,7 +349,8 @@ undefined, is at its default.
 =head2 Mail::Affinity->load($file)
 
 The cluster of a configuration file and the node state that it names. Without C<$file>,
-that is F</etc/mailaffinity.toml>.
+that is F</etc/mailaffinity.toml>. Where one of the files is broken, its last good copy
+takes its place, if the commands have kept one, and C<carp> says so.
 
 =head2 Mail::Affinity->from_mail_servers($mail_servers, %options)
 
