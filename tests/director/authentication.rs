@@ -145,6 +145,24 @@ fn a_test_login_that_cannot_be_says_why() {
     );
 }
 
+/// Those who are logged in show it too.
+#[test]
+fn the_table_shows_the_format() {
+    let mut peers = Peers::start("", &[("auth_username_format", "%Ln")]);
+    fs::write(
+        peers.site.path("users"),
+        "anna@example.org\nbert@example.org\ncarla@example.org\n",
+    )
+    .unwrap();
+    for user in ["anna@example.org", "Bert@example.org"] {
+        peers.director.log_in_anew(user.as_bytes());
+    }
+    let words = "the Director's table has 2 of these users as by auth_username_format = %Ln, and 0 as by the \
+                 configuration's auth_username_format = \"%Lu\"";
+    peers.finds("dieter", &[], words);
+    peers.finds_nothing("dieter", &[("auth_username_format", "%Ln")]);
+}
+
 /// `USER-LOOKUP` is told a tag, and a login has that of the passdb.
 #[test]
 fn users_with_another_tag_are_seen() {

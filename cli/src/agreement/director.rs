@@ -1,20 +1,18 @@
 //! The Director, by its `director-admin` socket.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::{Answer, Opinion, Question, described, login};
+use super::login::{self, USUAL_FORMATS};
+use super::{Answer, Opinion, Question, described};
 use crate::director::{self, Lookup, Snapshot, lookup_line};
 use mailaffinity::config::Check;
 use mailaffinity::mapping::{Cluster, Node, Strategy, UsernameHash, ring_label};
 
 const PART: &str = "Director";
-
-/// The formats of `director_username_hash` that are met with.
-const USUAL_FORMATS: [&str; 8] = ["%Lu", "%u", "%Ln", "%n", "%Ld", "%d", "%Ln@%Ld", "%Uu"];
 
 pub(crate) fn ask(question: &Question<'_>) -> Opinion {
     let config = question.config;
@@ -48,11 +46,36 @@ fn try_ask(question: &Question<'_>, socket: &Path) -> Result<Opinion, director::
     let mut opinion = question.opinion(PART, not_asked, &lookups, |_, lookup| answer(question, *lookup));
     opinion.problems = host_differences(question, &snapshot);
     opinion.explain(question, || cause(question, &users, &lookups));
+    opinion.problems.extend(other_names(question, &snapshot));
     opinion.problems.extend(other_tags(question, &snapshot));
     let login = question.config.agreement.login.as_ref();
     let problem = login.and_then(|login| login::problem(question, login, socket));
     opinion.problems.extend(problem);
     Ok(opinion)
+}
+
+/// Whether more users are in the table by the names that another format leaves than by
+/// those of the configuration: `USER-LOOKUP` is told a name, and authentication makes one.
+fn other_names(question: &Question<'_>, snapshot: &Snapshot) -> Option<String> {
+    let config = question.config;
+    let in_force = snapshot.all_users_in_force(Timestamp::now());
+    let table: HashSet<u32> = in_force.into_keys().map(|(_, hash)| hash).collect();
+    let count = |hash: &dyn Fn(&[u8]) -> u32| {
+        let hashes: HashSet<u32> = question.typed.iter().map(|user| hash(user)).collect();
+        hashes.intersection(&table).count()
+    };
+    let own = count(&|user| config.hash_of(user));
+    USUAL_FORMATS.iter().find_map(|format| {
+        let parsed = UsernameHash::parse(format).ok()?;
+        let users = count(&|user| config.username_hash.hash(&parsed.expand(user)));
+        (users > own).then(|| {
+            format!(
+                "the Director's table has {users} of these users as by auth_username_format = {format}, and {own} as \
+                 by the configuration's auth_username_format = \"{}\"; compare it (doveconf auth_username_format)",
+                config.auth_username_format.format().escape_ascii()
+            )
+        })
+    })
 }
 
 /// Users whom the Director has with another tag: `USER-LOOKUP` is told the tag of the

@@ -18,8 +18,8 @@ use mailaffinity::deadline::Deadline;
 use mailaffinity::files::regular_file;
 use mailaffinity::mapping::{UsernameHash, ring_label};
 
-/// The formats of `auth_username_format` that are met with.
-const USUAL_FORMATS: [&str; 5] = ["%Lu", "%u", "%Ln", "%n", "%Ld"];
+/// The formats of `auth_username_format` and `director_username_hash` that are met with.
+pub(crate) const USUAL_FORMATS: [&str; 8] = ["%Lu", "%u", "%Ln", "%n", "%Ld", "%d", "%Ln@%Ld", "%Uu"];
 
 /// The Director's table has whole seconds: two logins within one look like one.
 const NEXT_SECOND: Duration = Duration::from_millis(1100);

@@ -32,6 +32,9 @@ const ATTEMPTS: u32 = 5;
 /// state. Prints a table, the first user whose answer differs for each part, and why.
 /// What is not on this machine is not asked. Nothing is changed.
 ///
+/// The Director's socket knows nothing of authentication: with login_user in [agreement],
+/// that user logs in through the Director's IMAP, and must then be on the right node.
+///
 /// PHP is asked by its command line, with the configuration of PHP-FPM or Apache where
 /// those are installed, and by root as the user www-data: what the web server cannot read
 /// is found too, but not what a pool or a virtual host sets itself. See [agreement] in mailaffinity.toml(5).
