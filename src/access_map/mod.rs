@@ -26,7 +26,6 @@ pub mod text;
 pub use crate::files::file_stamp::SETTLE;
 pub use error::{Error, SpecError};
 use read_at::Found;
-use session::Writers;
 
 /// An access map, in sendmail's own notation: `hash:/etc/mail/access`.
 ///
@@ -165,11 +164,9 @@ impl AccessMap {
         if keys.is_empty() {
             return Ok(None);
         }
-        let writers = match self.kind {
-            Kind::Hash | Kind::Cdb => Writers::Lock,
-            Kind::Text => Writers::DoNotLock,
-        };
-        session::read(&self.path, self.busy_timeout, writers, |file| match self.kind {
+        // Who builds a map locks it; who edits a text does not.
+        let is_locked = self.is_built();
+        session::read(&self.path, self.busy_timeout, is_locked, |file| match self.kind {
             Kind::Hash => berkeley_db::lookup(file, keys),
             Kind::Cdb => cdb::lookup(file, keys),
             Kind::Text => text::lookup(file, keys),

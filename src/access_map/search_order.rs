@@ -45,20 +45,19 @@ pub fn keys(user: &[u8]) -> Vec<Vec<u8>> {
     if local.is_empty() {
         return keys;
     }
-    if !domain.is_empty() {
-        let address = [local, b"@", domain].concat();
+    for address in [[local, b"@", domain].concat(), [local, b"@"].concat()] {
         add(&mut keys, &[&address]);
-        add_variants(&mut keys, around_detail(&address));
-    }
-    let user = [local, b"@"].concat();
-    add(&mut keys, &[&user]);
-    add_variants(&mut keys, around_detail(&user));
-    if domain.len() <= MAX_DOMAIN_LEN {
-        let mut next = Some(domain.to_vec()).filter(|domain| !domain.is_empty());
-        while let Some(domain) = next {
-            add(&mut keys, &[&domain]);
-            next = parent(&domain);
+        if let Some((name, host)) = around_detail(&address) {
+            add(&mut keys, &[name, b"+*@", host]);
+            add(&mut keys, &[name, b"@", host]);
         }
+    }
+    let mut next = (1..=MAX_DOMAIN_LEN)
+        .contains(&domain.len())
+        .then(|| domain.to_vec());
+    while let Some(domain) = next {
+        add(&mut keys, &[&domain]);
+        next = parent(&domain);
     }
     keys
 }
@@ -87,14 +86,6 @@ fn network(domain: &[u8]) -> Option<&[u8]> {
         .iter()
         .filter_map(|separator| before.strip_suffix(*separator))
         .find(|network| !network.is_empty())
-}
-
-/// Adds the keys with `+*` and without the detail.
-fn add_variants(keys: &mut Vec<Vec<u8>>, around_detail: Option<(&[u8], &[u8])>) {
-    if let Some((name, host)) = around_detail {
-        add(keys, &[name, b"+*@", host]);
-        add(keys, &[name, b"@", host]);
-    }
 }
 
 /// What stands before the `+` and after the `@` in `name+detail@host`, found

@@ -40,13 +40,6 @@ const EMPTY: &str = "it is empty, as at the start of a rebuild";
 const RECENT: &str = "it was changed a moment ago and may be incomplete";
 const CHANGED: &str = "it keeps changing while it is read";
 
-/// Whether the writers of a map take the lock.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Writers {
-    Lock,
-    DoNotLock,
-}
-
 /// An opened map.
 pub(super) struct MapFile {
     file: File,
@@ -63,7 +56,8 @@ impl ReadAt for MapFile {
     }
 }
 
-/// Runs `lookup` on the map at `path` until its answer can be trusted.
+/// Runs `lookup` on the map at `path` until its answer can be trusted. `is_locked` says whether
+/// those who write the map take the lock.
 ///
 /// # Errors
 /// [`Error::Busy`] if no answer could be trusted within `timeout`; the others
@@ -71,13 +65,13 @@ impl ReadAt for MapFile {
 pub(super) fn read<T>(
     path: &Path,
     timeout: Duration,
-    writers: Writers,
+    is_locked: bool,
     lookup: impl Fn(&MapFile) -> Result<T, ReadError>,
 ) -> Result<T, Error> {
     let deadline = Deadline::after(timeout);
     let mut watch = Watch::default();
     loop {
-        let problem = match attempt(path, writers, &mut watch, &lookup) {
+        let problem = match attempt(path, is_locked, &mut watch, &lookup) {
             Attempt::Trusted(answer) => return answer.map_err(|error| named(path, error)),
             Attempt::Untrusted(problem) => problem,
         };
@@ -115,7 +109,7 @@ enum Problem {
 
 fn attempt<T>(
     path: &Path,
-    writers: Writers,
+    is_locked: bool,
     watch: &mut Watch,
     lookup: impl Fn(&MapFile) -> Result<T, ReadError>,
 ) -> Attempt<T> {
@@ -128,13 +122,13 @@ fn attempt<T>(
     if map.size == 0 && !watched {
         return Attempt::Untrusted(Problem::Busy(EMPTY));
     }
-    if map.size == 0 && writers == Writers::Lock {
+    if map.size == 0 && is_locked {
         return Attempt::Trusted(Err(ReadError::Damaged(
             "the file is empty: its last rebuild was interrupted".into(),
         )));
     }
     let settled = watched || before.age().is_some_and(|age| age >= SETTLE);
-    if writers == Writers::DoNotLock && !settled {
+    if !is_locked && !settled {
         return Attempt::Untrusted(Problem::Busy(RECENT));
     }
     let answer = lookup(&map);
@@ -194,7 +188,7 @@ mod tests {
         std::fs::write(file.path(), "map").unwrap();
         let _clock = StoppedClock::at_age(file.path(), Duration::ZERO);
         let attempts = Cell::new(0);
-        read(file.path(), Duration::from_secs(60), Writers::Lock, |_| {
+        read(file.path(), Duration::from_secs(60), true, |_| {
             attempts.set(attempts.get() + 1);
             lookup(file.path(), attempts.get())
         })

@@ -6,16 +6,21 @@ use sha2::{Sha256, Sha512};
 
 use super::parse::{Algorithm, Conditional, Field, HashFunction, Modifier, Operator, Segment, Variable};
 
-/// The expansion of a format for a user. `None` where it compares what is no number as one.
-pub(super) fn expand(template: &[Segment], user: &[u8]) -> Option<Vec<u8>> {
+/// The expansion of a format for a user.
+///
+/// # Errors
+/// Where it compares what is no number as one. The text is then without that field: the
+/// Director ends itself, but Dovecot's authentication goes on with this text.
+pub(super) fn expand(template: &[Segment], user: &[u8]) -> Result<Vec<u8>, Vec<u8>> {
     let mut out = Vec::with_capacity(user.len() + 32);
+    let mut is_whole = true;
     for segment in template {
         match segment {
             Segment::Literal(text) => out.extend_from_slice(text),
-            Segment::Field(field) => field.expand_into(&mut out, user)?,
+            Segment::Field(field) => is_whole &= field.expand_into(&mut out, user).is_some(),
         }
     }
-    Some(out)
+    if is_whole { Ok(out) } else { Err(out) }
 }
 
 impl Field {
@@ -71,9 +76,10 @@ impl Variable {
 
 impl Conditional {
     fn value(&self, user: &[u8]) -> Option<Vec<u8>> {
-        let (left, right) = (expand(&self.left, user)?, expand(&self.right, user)?);
+        let expand = |operand| expand(operand, user).ok();
+        let (left, right) = (expand(&self.left)?, expand(&self.right)?);
         // Both, as Dovecot does: what has no value in the other spoils all.
-        let (if_true, if_false) = (expand(&self.if_true, user)?, expand(&self.if_false, user)?);
+        let (if_true, if_false) = (expand(&self.if_true)?, expand(&self.if_false)?);
         let holds = match self.operator {
             Operator::Number(holds) => holds(number(&left)?.cmp(&number(&right)?)),
             Operator::Text(holds) => holds(left.cmp(&right)),
@@ -116,7 +122,7 @@ fn matches_wildcards(mut value: &[u8], mut mask: &[u8]) -> bool {
 
 impl HashFunction {
     fn value(&self, user: &[u8]) -> Option<Vec<u8>> {
-        let salt = expand(&self.salt, user)?;
+        let salt = expand(&self.salt, user).ok()?;
         let mut digest = self.of.value(user)?;
         for _ in 0..self.rounds {
             digest = self.algorithm.digest(&salt, &digest);
@@ -301,6 +307,13 @@ mod tests {
         ] {
             assert_eq!(expanded(format, user), expected, "{format}");
         }
+    }
+
+    /// As users of a live Director were named by such an `auth_username_format`.
+    #[test]
+    fn a_field_without_a_value_is_left_out() {
+        let template = parse(b"x%M{if;%n;==;1;a;b}y%d").unwrap();
+        assert_eq!(expand(&template, b"anna@dom"), Err(b"xydom".to_vec()));
     }
 
     #[test]

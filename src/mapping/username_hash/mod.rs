@@ -128,7 +128,7 @@ impl UsernameHash {
         let hash = match &self.shape {
             Shape::User => md5_start(user),
             Shape::LowercaseUser => md5_start_of_lowercase(user),
-            Shape::Template(template) => md5_start(&expand(template, user).ok_or(NotHashed)?),
+            Shape::Template(template) => md5_start(&expand(template, user).map_err(|_| NotHashed)?),
         };
         Ok(hash.max(1))
     }
