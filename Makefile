@@ -51,7 +51,7 @@ TARGET = $(TARGET_DIR)/release
 PHP_TARGET_DIR = $(abspath $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/php,php/target))
 PHP_TARGET = $(PHP_TARGET_DIR)/release
 PHP_MODULE = $(PHP_TARGET)/libmailaffinity_php.so
-FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source config \
+FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases config \
 	director mail_servers node_state username_hash users
 
 .PHONY: all demo test squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke bench build-packages test-packages library php \

@@ -38,6 +38,15 @@ enum Difference<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         by_hand: Option<u64>,
     },
+    /// Another name that sendmail asks for.
+    OtherName {
+        #[serde(serialize_with = "bytes")]
+        other_name: &'a [u8],
+        #[serde(serialize_with = "some_bytes")]
+        before: Option<&'a [u8]>,
+        #[serde(serialize_with = "some_bytes")]
+        after: Option<&'a [u8]>,
+    },
     LeftOut {
         #[serde(serialize_with = "bytes")]
         user: &'a [u8],
@@ -75,13 +84,19 @@ impl Difference<'_> {
                 after,
                 by_hand,
             } => {
-                let group = |group: &Option<&[u8]>| group.unwrap_or(b"-").escape_ascii().to_string();
-                write_user(out, user)?;
-                write!(out, "\t{} -> {}", group(before), group(after))?;
+                write_change(out, user, *before, *after)?;
                 match by_hand {
                     Some(line) => writeln!(out, " (by hand, line {line})"),
                     None => writeln!(out),
                 }
+            }
+            Difference::OtherName {
+                other_name,
+                before,
+                after,
+            } => {
+                write_change(out, other_name, *before, *after)?;
+                writeln!(out, " (other name)")
             }
             Difference::LeftOut { user, left_out } => {
                 write_user(out, user)?;
@@ -92,6 +107,17 @@ impl Difference<'_> {
             }
         }
     }
+}
+
+fn write_change(
+    out: &mut impl Write,
+    name: &[u8],
+    before: Option<&[u8]>,
+    after: Option<&[u8]>,
+) -> io::Result<()> {
+    let group = |group: Option<&[u8]>| group.unwrap_or(b"-").escape_ascii().to_string();
+    write_user(out, name)?;
+    write!(out, "\t{} -> {}", group(before), group(after))
 }
 
 /// Prints what an update would change, and returns whether that is anything.
@@ -175,6 +201,11 @@ fn plan_differences<'p>(plan: &'p MapPlan<'_>) -> Vec<Difference<'p>> {
         }
     });
     let mut differences: Vec<_> = entries.collect();
+    differences.extend(plan.other_changes().map(|change| Difference::OtherName {
+        other_name: key::name(change.key),
+        before: change.before,
+        after: change.after,
+    }));
     let rebuild = Difference::Rebuild {
         rebuild: plan.source().display().to_string(),
     };

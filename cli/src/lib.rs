@@ -3,7 +3,8 @@
 //! What the commands are for, each module knowing only those before it:
 //!
 //! - [`users`] says which users there are, [`access_source`] what the access map comes
-//!   from, [`entries`] which entry each user has, [`checks`] which nodes are up.
+//!   from, [`mail_names`] what sendmail makes of names, [`entries`] which entry each user
+//!   has, [`checks`] which nodes are up.
 //! - [`update`] keeps the node state true to the checks, and the access map true to the
 //!   node state; [`drain`] runs the queues of dead nodes; [`agreement`] holds all parts
 //!   against each other.
@@ -24,6 +25,7 @@
 
 pub mod access_source;
 pub mod agreement;
+pub mod aliases;
 pub mod checks;
 mod child;
 mod commands;
@@ -34,12 +36,14 @@ pub mod entries;
 mod exit;
 mod files;
 mod hash_user_group;
+pub mod mail_names;
 mod names;
 pub mod node_state;
 mod nodes;
 pub mod probe;
 pub mod queue_group;
 mod report;
+mod test_mode;
 mod timed_socket;
 pub mod update;
 pub mod users;

@@ -19,9 +19,10 @@ use crate::checks::{self, ChecksError};
 use crate::entries::{Entries, LeftOut, Override};
 use crate::files::lock;
 use crate::files::replace::remove_leftovers;
+use crate::mail_names::{DomainsError, MailNames, Unplaced};
 use crate::node_state::{self, ChangeError};
 use crate::users::{self, UserList, UsersError};
-use mailaffinity::access_map::{AccessMap, key};
+use mailaffinity::access_map::{AccessMap, Entry, key};
 use mailaffinity::config::{AccessMapConfig, Config, MapBuild, NoNodeUp};
 use mailaffinity::mapping::{Cluster, ClusterError};
 use mailaffinity::node_state::{Mark, NodeState, NodeStateError};
@@ -54,6 +55,9 @@ pub enum UpdateError {
     /// The users could not be listed.
     #[error("{0}; the access map stays as it is")]
     Users(UsersError),
+    /// sendmail's own domains cannot be told, and users are full addresses.
+    #[error("{0}; the access map stays as it is")]
+    Domains(DomainsError),
     /// The access source is empty, and the map was built of one that was not.
     #[error(
         "{} is empty, and was not when the access map was built, which stays as it is; if this is right, run \
@@ -175,11 +179,17 @@ pub struct MapPlan<'c> {
     pub left_out: Vec<LeftOut<'c>>,
     /// Users for whom the administrator wrote entries, which win.
     pub by_hand: Vec<Override<'c>>,
+    /// How many entries the block has besides for other names that sendmail asks for.
+    pub other_names: usize,
+    /// Aliases without an entry, and why.
+    pub unplaced: Vec<Unplaced>,
+    /// What is wrong with the alias files.
+    pub alias_problems: Vec<String>,
     /// How many users there are.
     pub users: usize,
 }
 
-/// A user whose entry changes.
+/// A user or other name whose entry changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change<'p> {
     /// The key, without its tag.
@@ -226,15 +236,17 @@ pub fn plan<'c>(
     let is_current = |source: &AccessSource| {
         !map.is_built() || built_of.is_some() && built_of.as_deref() == source.digest().map(str::as_bytes)
     };
-    let origin = digest_of_origin(config, state, &cluster, &list);
+    let names = MailNames::read(config, &list).map_err(UpdateError::Domains)?;
+    let origin = digest_of_origin(config, state, &cluster, &list, &names);
     let fingerprint = |source: &AccessSource| format!("{origin} {}", source.digest().unwrap_or_default());
     if known.is_some_and(|known| known == fingerprint(&source.content)) && is_current(&source.content) {
         return Ok(Plan::Unchanged);
     }
     let before = source.content.entries().count();
     let mut entries = Entries::of(config, &cluster, &list).map_err(UpdateError::Users)?;
-    let by_hand = entries.take_out(&source.content.by_hand());
-    let (users, left_out) = (entries.users, std::mem::take(&mut entries.left_out));
+    let all_by_hand = source.content.by_hand();
+    let by_hand = entries.take_out(&all_by_hand);
+    let (users, mut left_out) = (entries.users, std::mem::take(&mut entries.left_out));
     let after = entries.len().saturating_add(by_hand.len());
     // Rounded up: where there are few users, one of them may still leave.
     let may_leave = (before * *config.users.max_loss_percent as usize).div_ceil(100);
@@ -248,7 +260,10 @@ pub fn plan<'c>(
     if after + may_leave < before && !accept_loss {
         return Err(UpdateError::TooFewUsers { before, after });
     }
-    let new = source.content.with_entries(entries.iter());
+    let others = entries.other_names(&names, &all_by_hand, &by_hand);
+    let new = source.content.with_entries(entries.iter(), others.iter());
+    let (other_names, unplaced) = (others.len(), others.unplaced);
+    left_out.extend(others.left_out);
     Ok(Plan::Map(Box::new(MapPlan {
         map,
         build,
@@ -259,13 +274,22 @@ pub fn plan<'c>(
         entries: entries.len(),
         left_out,
         by_hand,
+        other_names,
+        unplaced,
+        alias_problems: names.problems,
         users,
     })))
 }
 
 /// The block is a function of these alone, and of the rest of the source, which has a
 /// digest of its own.
-fn digest_of_origin(config: &Config, state: &NodeState, cluster: &Cluster, users: &UserList<'_>) -> String {
+fn digest_of_origin(
+    config: &Config,
+    state: &NodeState,
+    cluster: &Cluster,
+    users: &UserList<'_>,
+    names: &MailNames,
+) -> String {
     let queue_groups: Vec<_> = config.nodes.iter().map(|node| &node.queue_group).collect();
     // Who marked a node decides on the users moved to it.
     let by_hand = |name: &str| state.mark_of(name).map(Mark::is_by_hand);
@@ -284,7 +308,7 @@ fn digest_of_origin(config: &Config, state: &NodeState, cluster: &Cluster, users
         moved,
         config.users.source,
     );
-    digest(&[rules.as_bytes(), users.text()])
+    digest(&[rules.as_bytes(), names.described().as_bytes(), users.text()])
 }
 
 impl MapPlan<'_> {
@@ -298,25 +322,14 @@ impl MapPlan<'_> {
         &self.build.source
     }
 
-    /// The entries that change in the block, in order of their keys.
+    /// The entries of users that change in the block, in order of their keys.
     pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
-        let mut old = self.source.content.entries().peekable();
-        let mut new = self.new.entries().peekable();
-        let changes = iter::from_fn(move || {
-            let order = match (old.peek(), new.peek()) {
-                (Some(old), Some(new)) => key::compare(old.key, new.key),
-                (Some(_), None) => Ordering::Less,
-                (None, _) => Ordering::Greater,
-            };
-            let before = old.next_if(|_| order.is_le());
-            let after = new.next_if(|_| order.is_ge());
-            Some(Change {
-                key: after.or(before)?.key,
-                before: before.map(|entry| entry.value),
-                after: after.map(|entry| entry.value),
-            })
-        });
-        changes.filter(|change| change.before != change.after)
+        changes(self.source.content.entries(), self.new.entries())
+    }
+
+    /// Those of other names, likewise.
+    pub fn other_changes(&self) -> impl Iterator<Item = Change<'_>> {
+        changes(self.source.content.mail_names(), self.new.mail_names())
     }
 
     /// Puts the map in force; the caller holds the [`lock`](lock_map). If `force`, it is
@@ -330,6 +343,29 @@ impl MapPlan<'_> {
         let map = is_built.then_some(self.map);
         Ok(rebuild::rebuild(map, self.build, &self.source, &self.new)?)
     }
+}
+
+/// What changes between entries that are in order of their keys.
+fn changes<'p>(
+    old: impl Iterator<Item = Entry<&'p [u8]>>,
+    new: impl Iterator<Item = Entry<&'p [u8]>>,
+) -> impl Iterator<Item = Change<'p>> {
+    let (mut old, mut new) = (old.peekable(), new.peekable());
+    let changes = iter::from_fn(move || {
+        let order = match (old.peek(), new.peek()) {
+            (Some(old), Some(new)) => key::compare(old.key, new.key),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        let before = old.next_if(|_| order.is_le());
+        let after = new.next_if(|_| order.is_ge());
+        Some(Change {
+            key: after.or(before)?.key,
+            before: before.map(|entry| entry.value),
+            after: after.map(|entry| entry.value),
+        })
+    });
+    changes.filter(|change| change.before != change.after)
 }
 
 /// Held while the access map is brought up to date.

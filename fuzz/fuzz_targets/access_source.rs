@@ -20,14 +20,24 @@ fuzz_target!(|text: &[u8]| {
     let mut own = by_hand.iter().map(|own| own.entry.key);
     let entry = (!own.any(|key| key.eq_ignore_ascii_case(entry.key))).then_some(entry);
 
+    let name = entry.map(|entry| Entry {
+        key: &b"info@"[..],
+        ..entry
+    });
+    let name = name.filter(|name| {
+        !by_hand
+            .iter()
+            .any(|own| own.entry.key.eq_ignore_ascii_case(name.key))
+    });
+
     // Without the block: all that was outside of it, and at most a newline more.
-    let empty = source.with_entries([]);
-    let filled = source.with_entries(entry);
+    let empty = source.with_entries([], []);
+    let filled = source.with_entries(entry, name);
     let again = AccessSource::parse(filled.text().to_vec()).expect("what was written is read");
     assert_eq!(again, filled);
-    assert_eq!(again.with_entries([]).text(), empty.text());
-    assert_eq!(again.with_entries(entry), filled);
-    assert!(again.entries().eq(entry));
+    assert_eq!(again.with_entries([], []).text(), empty.text());
+    assert_eq!(again.with_entries(entry, name), filled);
+    assert!(again.entries().eq(entry) && again.mail_names().eq(name));
 
     // makemap has nothing to complain about.
     let (parts, _) = filled.for_makemap();

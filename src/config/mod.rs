@@ -35,8 +35,8 @@ use crate::toml_error::{line_and_problem, line_of};
 pub use nodes::{NodeConfig, Nodes};
 use values::MapSpec;
 pub use values::{
-    AbsolutePath, CommandLine, Interval, LibraryName, MakemapOptions, Millis, Number, QueueFlags, Seconds,
-    check_host,
+    AbsolutePath, CommandLine, Host, Interval, LibraryName, MakemapOptions, Millis, Number, QueueFlags,
+    Seconds, check_host,
 };
 
 /// Where the configuration is unless one is named.
@@ -330,6 +330,11 @@ pub struct Sendmail {
     pub interval: Interval,
     /// The flags of the queue groups (`flags`).
     pub flags: QueueFlags,
+    /// sendmail's alias files (`alias_files`); if not said, those of its option `AliasFile`.
+    pub alias_files: Option<Vec<AbsolutePath>>,
+    /// The domains whose users sendmail asks for without the domain (`local_domains`); if
+    /// not said, those of its class w.
+    pub local_domains: Option<Vec<Host>>,
 }
 
 impl Default for Sendmail {
@@ -339,6 +344,8 @@ impl Default for Sendmail {
             runners: Number::default(),
             interval: Interval("1m".into()),
             flags: QueueFlags("f".into()),
+            alias_files: None,
+            local_domains: None,
         }
     }
 }

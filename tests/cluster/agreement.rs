@@ -118,7 +118,7 @@ impl Mailsite {
                 .access_map("hash", self.access())
                 .set_path("access_map.makemap", program(&["makemap"], "sendmail-bin"))
                 .users(self.site.path("users"))
-                .set("sendmail.command", sendmail)
+                .sendmail(sendmail)
                 .with(&format!("[agreement]\n{}", agreement.collect::<String>())),
         );
     }

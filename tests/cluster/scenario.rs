@@ -66,7 +66,7 @@ fn configuration(folder: &Path, sendmail: &[String], tables: Tables<'_>) -> Stri
         .access_map("hash", path("access"))
         .set_path("access_map.makemap", program(&["makemap"], "sendmail-bin"))
         .users(path("users"))
-        .set("sendmail.command", sendmail.to_vec())
+        .sendmail(sendmail.to_vec())
         .set("drain.after_seconds", 0)
         .with(tables.checks)
         .with(&format!("[sendmail]\n{}", tables.sendmail))

@@ -17,7 +17,26 @@ impl Configuration {
 
     pub fn of(nodes: impl IntoIterator<Item = Node>) -> Configuration {
         let nodes: Vec<Value> = nodes.into_iter().map(|node| node.0.into()).collect();
-        Configuration::default().set("node", nodes)
+        // The machine's own sendmail has no say.
+        let nothing = Vec::<Value>::new;
+        Configuration::default()
+            .set("node", nodes)
+            .set("sendmail.alias_files", nothing())
+            .set("sendmail.local_domains", nothing())
+    }
+
+    /// The command that is sendmail, with its domains and aliases.
+    #[must_use]
+    pub fn sendmail(self, command: Vec<String>) -> Configuration {
+        let mut command = Table::from_iter([("command".to_owned(), Value::from(command))]);
+        let mut configuration = self;
+        if let Some(Value::Table(others)) = configuration.0.remove("sendmail") {
+            let own = others
+                .into_iter()
+                .filter(|(key, _)| !["alias_files", "local_domains"].contains(&&**key));
+            command.extend(own);
+        }
+        configuration.set("sendmail", command)
     }
 
     /// Sets a key, such as `checks.port`.

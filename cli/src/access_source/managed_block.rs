@@ -5,6 +5,8 @@
 //! # BEGIN mailaffinity: "mailaffinity update" writes this block anew; edit outside of it
 //! QGRP:anna@               node1group
 //! QGRP:dieter@             node2group
+//! # other names that sendmail asks for: aliases, and addresses without their domain
+//! QGRP:info@               node1group
 //! mailaffinity:source      3c0a5f…             what this file and a map built of it are known by
 //! # END mailaffinity
 //! Connect:192.0.2          RELAY
@@ -28,6 +30,9 @@ const BEGIN: &[u8] = b"# BEGIN mailaffinity";
 const END: &[u8] = b"# END mailaffinity";
 const HEADING: &[u8] =
     b"# BEGIN mailaffinity: \"mailaffinity update\" writes this block anew; edit outside of it\n";
+/// What stands before the entries that are no user's own.
+const MAIL_NAMES: &[u8] =
+    b"# other names that sendmail asks for: aliases, and addresses without their domain\n";
 const FOOTING: &[u8] = b"# END mailaffinity\n";
 /// The key under which a map has the digest of its source.
 pub const DIGEST_KEY: &[u8] = b"mailaffinity:source";
@@ -37,6 +42,8 @@ pub const DIGEST_KEY: &[u8] = b"mailaffinity:source";
 pub struct AccessSource {
     text: Vec<u8>,
     block: Range<usize>,
+    /// Where in the block the users' entries end.
+    users_end: usize,
     digest: Option<String>,
 }
 
@@ -72,10 +79,11 @@ impl AccessSource {
     /// # Errors
     /// When there is more than one, or a half of one.
     pub fn parse(text: Vec<u8>) -> Result<AccessSource, BlockError> {
-        let block = find_block(&text)?;
+        let (block, users_end) = find_block(&text)?;
         let mut source = AccessSource {
             text,
             block,
+            users_end,
             digest: None,
         };
         source.digest = source.intact_digest();
@@ -108,10 +116,20 @@ impl AccessSource {
         [0..start, start..end, end..self.text.len()].map(|part| self.text.get(part).unwrap_or_default())
     }
 
-    /// The entries that the block has, in order of their keys, which have no tag here.
+    /// The entries of users that the block has, in order of their keys, which have no tag
+    /// here.
     pub fn entries(&self) -> Box<dyn Iterator<Item = Entry<&[u8]>> + '_> {
-        let [_, block, _] = self.parts();
-        let entries = lines(block).filter_map(|(_, _, line)| queue_group(line));
+        self.entries_in(self.block.start..self.users_end)
+    }
+
+    /// Those of the other names that sendmail asks for, likewise.
+    pub fn mail_names(&self) -> Box<dyn Iterator<Item = Entry<&[u8]>> + '_> {
+        self.entries_in(self.users_end..self.block.end)
+    }
+
+    fn entries_in(&self, part: Range<usize>) -> Box<dyn Iterator<Item = Entry<&[u8]>> + '_> {
+        let part = self.text.get(part).unwrap_or_default();
+        let entries = lines(part).filter_map(|(_, _, line)| queue_group(line));
         if self.digest.is_some() {
             // Nobody has touched them since they were written, in order.
             return Box::new(entries);
@@ -127,11 +145,15 @@ impl AccessSource {
         sorted(entries, |own| own.entry.key)
     }
 
-    /// The source with these entries in its block, which must have distinct keys without
-    /// a tag. All else stays as it is; only a last line without a newline gets one, where
-    /// the block comes after it.
+    /// The source with these entries of users and of other names in its block, which must
+    /// have distinct keys without a tag. All else stays as it is; only a last line without
+    /// a newline gets one, where the block comes after it.
     #[must_use]
-    pub fn with_entries<'e>(&self, entries: impl IntoIterator<Item = Entry<&'e [u8]>>) -> AccessSource {
+    pub fn with_entries<'e>(
+        &self,
+        users: impl IntoIterator<Item = Entry<&'e [u8]>>,
+        mail_names: impl IntoIterator<Item = Entry<&'e [u8]>>,
+    ) -> AccessSource {
         let [before, _, after] = self.parts();
         let mut text = Vec::with_capacity(self.text.len().saturating_add(256));
         text.extend_from_slice(before);
@@ -140,11 +162,19 @@ impl AccessSource {
         }
         let start = text.len();
         text.extend_from_slice(HEADING);
-        for Entry { key, value } in entries {
+        let write = |text: &mut Vec<u8>, Entry { key, value }: Entry<&[u8]>| {
             for part in [key::WRITTEN_TAG, key, b"\t", value, b"\n"] {
                 text.extend_from_slice(part);
             }
+        };
+        users.into_iter().for_each(|entry| write(&mut text, entry));
+        let after_users = text.len();
+        let mut mail_names = mail_names.into_iter().peekable();
+        let has_mail_names = mail_names.peek().is_some();
+        if has_mail_names {
+            text.extend_from_slice(MAIL_NAMES);
         }
+        mail_names.for_each(|entry| write(&mut text, entry));
         let digest = digest(&[&text, FOOTING, after]);
         for part in [DIGEST_KEY, b"\t", digest.as_bytes(), b"\n", FOOTING] {
             text.extend_from_slice(part);
@@ -154,6 +184,7 @@ impl AccessSource {
         AccessSource {
             text,
             block: start..end,
+            users_end: if has_mail_names { after_users } else { end },
             digest: Some(digest),
         }
     }
@@ -226,12 +257,13 @@ impl AccessSource {
     }
 }
 
-/// Where the block is in a text.
-fn find_block(text: &[u8]) -> Result<Range<usize>, BlockError> {
+/// Where the block is in a text, and where in it the users' entries end.
+fn find_block(text: &[u8]) -> Result<(Range<usize>, usize), BlockError> {
     let fault = |line, problem| Err(BlockError { line, problem });
     let mut begin = None;
     let mut end = None;
     let mut foreign = None;
+    let mut users_end = None;
     let mut position = 0usize;
     for (number, line) in (1..).zip(text.split_inclusive(|byte| *byte == b'\n')) {
         let next = position.saturating_add(line.len());
@@ -246,8 +278,12 @@ fn find_block(text: &[u8]) -> Result<Range<usize>, BlockError> {
                 (Some(_), Some(_)) => return fault(number, "the block ends a second time"),
                 (Some(_), None) => end = Some(next),
             }
-        } else if begin.is_some() && end.is_none() && !is_ours(line) {
-            foreign = foreign.or(Some(number));
+        } else if begin.is_some() && end.is_none() {
+            if line == MAIL_NAMES {
+                users_end = users_end.or(Some(position));
+            } else if !is_ours(line) {
+                foreign = foreign.or(Some(number));
+            }
         }
         position = next;
     }
@@ -256,9 +292,9 @@ fn find_block(text: &[u8]) -> Result<Range<usize>, BlockError> {
             line,
             "this line in the block is not mailaffinity's, which would remove it; move it out",
         ),
-        (Some((_, begin)), Some(end), None) => Ok(begin..end),
+        (Some((_, begin)), Some(end), None) => Ok((begin..end, users_end.unwrap_or(end))),
         (Some((line, _)), None, _) => fault(line, "the block does not end"),
-        (None, ..) => Ok(text.len()..text.len()),
+        (None, ..) => Ok((text.len()..text.len(), text.len())),
     }
 }
 
@@ -319,7 +355,7 @@ mod tests {
     }
 
     fn rewrite(text: &str, entries: &[Entry<Bytes>]) -> String {
-        String::from_utf8(parse(text).with_entries(entries.iter().copied()).text).unwrap()
+        String::from_utf8(parse(text).with_entries(entries.iter().copied(), []).text).unwrap()
     }
 
     /// What makemap reads.
@@ -336,7 +372,7 @@ mod tests {
     fn the_block_is_the_last_that_makemap_reads() {
         for after in ["Connect:9 RELAY", "Connect:9 RELAY\n", "# why", "a b\0c"] {
             let text = rewrite("x 1\n", &[entry("anna@", "node1group")]) + after;
-            let source = parse(text).with_entries([entry("anna@", "node2group")]);
+            let source = parse(text).with_entries([entry("anna@", "node2group")], []);
             let (input, _) = for_makemap(&source);
             let digest = format!("\n{}\t{}\n", DIGEST_KEY.escape_ascii(), source.digest().unwrap());
             let input = String::from_utf8(input).unwrap();
@@ -349,7 +385,7 @@ mod tests {
     fn a_nul_is_told_wherever_it_is() {
         let source = parse("# caf\0e\nConnect:9 RELAY\nQGRP:anna@ g9\0x");
         assert_eq!(source.by_hand(), [], "with a newline it is no entry");
-        let (input, complaints) = for_makemap(&source.with_entries([entry("anna@", "node1group")]));
+        let (input, complaints) = for_makemap(&source.with_entries([entry("anna@", "node1group")], []));
         assert!(!input.contains(&0), "{}", input.escape_ascii());
         let lines: Vec<u64> = complaints.iter().map(|complaint| complaint.line).collect();
         assert_eq!(lines, [1, 3]);
@@ -392,7 +428,7 @@ mod tests {
     #[test]
     fn the_digest_is_that_of_the_whole_source() {
         let digest = |text: &str, entries: &[Entry<Bytes>]| {
-            let source = parse(text).with_entries(entries.iter().copied());
+            let source = parse(text).with_entries(entries.iter().copied(), []);
             source.digest.unwrap()
         };
         let anna = [entry("anna@", "node1group")];
@@ -466,7 +502,7 @@ mod tests {
     #[test]
     fn makemap_gets_nothing_to_complain_about() {
         let text = "A 1\n# c\na 2\n broken\n# BEGIN mailaffinity\nQGRP:old@ g\n# END mailaffinity\nmailaffinity:source x\nB  2 # c \r\nb 3\nq";
-        let source = parse(text).with_entries([entry("anna@", "g1")]);
+        let source = parse(text).with_entries([entry("anna@", "g1")], []);
         let (input, complaints) = for_makemap(&source);
         let [_, block, _] = source.parts();
         let block = str::from_utf8(block).unwrap();
@@ -531,7 +567,7 @@ mod tests {
             // Random lines may contain a marker of their own.
             prop_assume!(AccessSource::parse(before.clone()).is_ok_and(|source| source.block.is_empty()));
             let (first, second) = (borrowed(&first), borrowed(&second));
-            let added = parse(&before).with_entries(first);
+            let added = parse(&before).with_entries(first, []);
             let newline: &[u8] = if before.is_empty() || before.ends_with(b"\n") { b"" } else { b"\n" };
             let kept = [&before[..], newline].concat();
             prop_assert!(added.text.starts_with(&kept));
@@ -541,14 +577,14 @@ mod tests {
             let outside = [&kept[..], &after];
             let [before, _, after] = source.parts();
             prop_assert_eq!([before, after], outside);
-            let replaced = source.with_entries(second.iter().copied());
+            let replaced = source.with_entries(second.iter().copied(), []);
             let again = parse(&replaced.text);
             prop_assert_eq!(&again, &replaced);
             let [before, _, after] = again.parts();
             prop_assert_eq!([before, after], outside);
             prop_assert!(again.entries().eq(second.iter().copied()));
             // What changes nothing changes nothing.
-            prop_assert_eq!(&again.with_entries(second), &replaced);
+            prop_assert_eq!(&again.with_entries(second, []), &replaced);
         }
 
         #[test]
@@ -557,7 +593,7 @@ mod tests {
             let by_hand = source.by_hand();
             let mut entries = borrowed(&entries);
             entries.retain(|entry| !by_hand.iter().any(|own| own.entry.key.eq_ignore_ascii_case(entry.key)));
-            let rewritten = source.with_entries(entries);
+            let rewritten = source.with_entries(entries, []);
             let (input, _) = for_makemap(&rewritten);
             for (_, _, line) in lines(&rewritten.text) {
                 let Line::Entry(Entry { key, .. }) = line else { continue };

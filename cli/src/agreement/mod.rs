@@ -73,6 +73,8 @@ pub struct Opinion {
     /// What is wrong, each in one sentence with what to do. Without a problem and without
     /// a difference the part agrees.
     pub problems: Vec<String>,
+    /// What is no problem, and good to know.
+    pub remarks: Vec<String>,
     /// Why the part was not asked, where that is no problem: it is not on this machine.
     pub absent: Option<String>,
 }
@@ -242,6 +244,7 @@ impl Opinion {
             part,
             answers: Vec::new(),
             problems: Vec::new(),
+            remarks: Vec::new(),
             absent: None,
         }
     }

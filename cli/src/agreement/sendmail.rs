@@ -1,14 +1,17 @@
 //! sendmail: the rule set `queuegroup` and the access map as sendmail itself opens it, in
 //! its address test mode (`sendmail -bt`).
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::access_map::of_queue_group;
 use super::{Answer, Opinion, Question};
-use crate::child::{self, ChildError};
+use crate::aliases::is_plain;
+use crate::child::ChildError;
+use crate::entries::{LeftOut, NoEntry};
+use crate::mail_names::Unplaced;
+use crate::test_mode::{self, Session};
+use crate::update::{self, Plan};
 use mailaffinity::access_map::search_order;
-use mailaffinity::config::DEFAULT_SENDMAIL;
 
 const PART: &str = "sendmail";
 
@@ -16,11 +19,7 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
     if question.config.access_map.is_none() {
         return Opinion::absent(PART, "the configuration has no [access_map]");
     }
-    let sendmail = &question.config.sendmail;
-    if *sendmail.command == [DEFAULT_SENDMAIL]
-        && let Some(program) = sendmail.command.first().map(Path::new)
-        && program.try_exists().is_ok_and(|exists| !exists)
-    {
+    if let Some(program) = test_mode::not_installed(question.config) {
         return Opinion::absent(PART, format!("{} is not installed", program.display()));
     }
     match try_ask(question, access_map) {
@@ -33,6 +32,9 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
     }
 }
 
+/// How many users are asked for in one session, which prints some 3 KB for each.
+const AT_ONCE: usize = 20_000;
+
 fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, ChildError> {
     let not_asked = |place, user: &[u8]| {
         let reason = "sendmail's test mode takes no such name";
@@ -44,42 +46,122 @@ fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, Chi
         .filter(|(place, user)| not_asked(*place, user).is_none())
         .map(|(_, user)| user)
         .collect();
-    let session = test_mode(question, &lines(b"queuegroup ", &asked))?;
-    if session.says("Undefined ruleset queuegroup") {
-        return Ok(Opinion::failed(
-            PART,
-            format!(
-                "{} has no rule set queuegroup: add FEATURE(`mailaffinity') to its .mc file",
-                session.command
-            ),
-        ));
+    let mut returned: Vec<Recipient> = Vec::new();
+    for asked in asked.chunks(AT_ONCE) {
+        let input = [
+            b"queuegroup postmaster\n/tryflags ER\n".to_vec(),
+            lines(b"/parse ", asked),
+        ]
+        .concat();
+        let session = test_mode::ask(question.config, &input)?;
+        if session.says("Undefined ruleset queuegroup") {
+            return Ok(Opinion::failed(
+                PART,
+                format!(
+                    "{} has no rule set queuegroup: add FEATURE(`mailaffinity') to its .mc file",
+                    session.command
+                ),
+            ));
+        }
+        let recipients = recipients(&session);
+        if recipients.len() != asked.len() {
+            return Ok(Opinion::failed(PART, session.complaint()));
+        }
+        returned.extend(recipients);
     }
-    let returned = session.returned("queuegroup");
-    if returned.len() != asked.len() {
-        return Ok(Opinion::failed(PART, session.complaint()));
-    }
-    let mut opinion = question.opinion(PART, not_asked, &returned, |_, group| match group {
+    let groups = returned.iter().map(|recipient| recipient.queue_group.as_deref());
+    let mut opinion = question.opinion(PART, not_asked, groups.clone(), |_, group| match group {
         Some(group) => of_queue_group(question, group.as_bytes()),
         None => Answer::Other("no queue group".into()),
     });
-    let groups: BTreeSet<&str> = returned.into_iter().flatten().collect();
-    for group in groups {
+    for group in groups.flatten().collect::<BTreeSet<&str>>() {
         if let Some(problem) = unknown_queue_group(question, group)? {
             opinion.problems.push(problem);
         }
     }
+    let plan = match update::plan(question.config, question.state, true, None) {
+        Ok(Plan::Map(plan)) => Some(plan),
+        _ => None,
+    };
     if let Some((place, user)) = question.first_different(&opinion) {
-        let problem = cause(question, access_map, &opinion, place, user)?;
+        let before = (0..place).zip(question.users);
+        let number = before
+            .filter(|(place, user)| not_asked(*place, user).is_none())
+            .count();
+        let asked_for = returned
+            .get(number)
+            .map_or(user, |recipient| recipient.name.as_bytes());
+        let mut left_out = plan.iter().flat_map(|plan| &plan.left_out);
+        let shares = |other: &&LeftOut<'_>| {
+            other.reason == NoEntry::SharedLocalPart && other.user.eq_ignore_ascii_case(user)
+        };
+        let problem = match left_out.find(shares) {
+            Some(left_out) => left_out.reason.to_string(),
+            None => cause(question, access_map, &opinion, place, asked_for)?,
+        };
         opinion.problems.push(problem);
     }
+    opinion.remarks = plan.map_or_else(Vec::new, |plan| unplaced(&plan.unplaced));
     Ok(opinion)
 }
 
-/// Whether the test mode takes a name as it stands: it has syntax of its own for commas,
-/// blanks, quotes and more.
-fn is_plain(user: &[u8]) -> bool {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-+=@'".contains(byte);
-    !user.is_empty() && user.len() < 200 && user.iter().all(plain)
+/// How many aliases have no entry, for each reason.
+fn unplaced(aliases: &[Unplaced]) -> Vec<String> {
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for Unplaced { alias, reason } in aliases {
+        reasons
+            .entry(reason)
+            .or_default()
+            .push(alias.escape_ascii().to_string());
+    }
+    let reasons = reasons.into_iter();
+    reasons
+        .map(|(reason, aliases)| {
+            let more = match aliases.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let shown: Vec<&str> = aliases.iter().take(SHOWN).map(String::as_str).collect();
+            format!("no entry for the alias {}{more}: {reason}", shown.join(", "))
+        })
+        .collect()
+}
+
+/// How many aliases are named.
+const SHOWN: usize = 5;
+
+/// What sendmail makes of a recipient.
+struct Recipient {
+    /// The name that it asks the rule set for.
+    name: String,
+    /// What the rule set returns, if it is a queue group.
+    queue_group: Option<String>,
+}
+
+/// What sendmail makes of each address, as when it takes a message: it resolves the
+/// address, and asks the rule set for what the mailer leaves of it.
+fn recipients(session: &Session) -> Vec<Recipient> {
+    let mut recipients: Vec<Recipient> = Vec::new();
+    for line in session.answers() {
+        if line.starts_with("Cracked address") {
+            recipients.push(Recipient {
+                name: String::new(),
+                queue_group: None,
+            });
+        }
+        let Some(recipient) = recipients.last_mut() else {
+            continue;
+        };
+        let Some(call) = line.strip_prefix("queuegroup ").map(str::trim_start) else {
+            continue;
+        };
+        if let Some(name) = call.strip_prefix("input:") {
+            recipient.name = name.replace(' ', "");
+        } else if let Some(value) = call.strip_prefix("returns:") {
+            recipient.queue_group = value.trim().strip_prefix("$# ").map(str::to_owned);
+        }
+    }
+    recipients
 }
 
 fn lines(before: &[u8], items: &[impl AsRef<[u8]>]) -> Vec<u8> {
@@ -87,66 +169,11 @@ fn lines(before: &[u8], items: &[impl AsRef<[u8]>]) -> Vec<u8> {
     items.iter().flat_map(line).collect()
 }
 
-/// What the address test mode prints.
-struct Session {
-    command: String,
-    stdout: String,
-    stderr: String,
-}
-
-fn test_mode(question: &Question<'_>, input: &[u8]) -> Result<Session, ChildError> {
-    run(question, &["-bt"], input)
-}
-
-/// sendmail's exit status says nothing here: it is that of the last lookup.
-fn run(question: &Question<'_>, arguments: &[&str], input: &[u8]) -> Result<Session, ChildError> {
-    let mut command = question.config.sendmail.command.to_vec();
-    command.extend(arguments.iter().map(|argument| argument.to_string()));
-    let finished = child::run(&command, input, *question.config.agreement.timeout)?;
-    Ok(Session {
-        command: child::name(&command),
-        stdout: String::from_utf8_lossy(&finished.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&finished.stderr).into_owned(),
-    })
-}
-
-impl Session {
-    fn says(&self, words: &str) -> bool {
-        self.stdout.contains(words) || self.stderr.contains(words)
-    }
-
-    /// What a rule set returned, each time it was called by name: a queue group, or `None`
-    /// for something else.
-    fn returned(&self, rule_set: &str) -> Vec<Option<&str>> {
-        let mut values = Vec::new();
-        for line in self.stdout.lines() {
-            let call = line.trim_start_matches("> ").strip_prefix(rule_set);
-            if let Some(value) = call.and_then(|rest| rest.trim_start().strip_prefix("returns:")) {
-                values.push(value.trim().strip_prefix("$# ").map(str::trim));
-            }
-        }
-        values
-    }
-
-    fn complaint(&self) -> String {
-        let lines: Vec<&str> = self
-            .stderr
-            .lines()
-            .chain(self.stdout.lines())
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && !line.starts_with("ADDRESS TEST MODE"))
-            .take(3)
-            .collect();
-        let said = lines.join("; ").replace(char::is_control, "?");
-        format!("{} does not answer for all users; it says: {said}", self.command)
-    }
-}
-
 /// sendmail ignores a queue group that it does not have, and takes the default one
 /// (`parseaddr` in sendmail 8.17). Listing the queue is what tells of it, here for a
 /// message that there is none of.
 fn unknown_queue_group(question: &Question<'_>, group: &str) -> Result<Option<String>, ChildError> {
-    let session = run(question, &["-bp", &format!("-qG{group}"), "-qInone"], b"")?;
+    let session = test_mode::run(question.config, &["-bp", &format!("-qG{group}"), "-qInone"], b"")?;
     Ok(session.says(&format!("Queue group {group} unknown")).then(|| {
         format!(
             "sendmail has no queue group {group}, and puts mail for it into the default one: add the lines of \
@@ -155,19 +182,20 @@ fn unknown_queue_group(question: &Question<'_>, group: &str) -> Result<Option<St
     }))
 }
 
-/// Why sendmail answers otherwise: its map, its rule set, or what all have from the map.
+/// Why sendmail answers otherwise for a user whom it asks for by this name: its map, its
+/// rule set, or what all have from the map.
 fn cause(
     question: &Question<'_>,
     access_map: &Opinion,
     own: &Opinion,
     place: usize,
-    user: &[u8],
+    name: &[u8],
 ) -> Result<String, ChildError> {
     if own.answers.get(place) == access_map.answers.get(place) {
         return Ok("it is what the access map has".into());
     }
-    let keys = search_order::keys(user);
-    let session = test_mode(question, &lines(b"/map access ", &keys))?;
+    let keys = search_order::keys(name);
+    let session = test_mode::ask(question.config, &lines(b"/map access ", &keys))?;
     let spec = question
         .config
         .access_map
@@ -208,11 +236,11 @@ fn cause(
         Some(_) => format!(
             "its map access has another entry for {} than {spec}: does its configuration name another file (the line \
              Kaccess)?",
-            user.escape_ascii()
+            name.escape_ascii()
         ),
         None => format!(
             "its map access has no entry for {}: is it {spec} (the line Kaccess of its configuration)?",
-            user.escape_ascii()
+            name.escape_ascii()
         ),
     })
 }

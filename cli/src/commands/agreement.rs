@@ -151,6 +151,7 @@ fn write_json(out: &mut impl Write, question: &Question<'_>, opinions: &[Opinion
                 .map(|(why, (users, first))| json!({"reason": why, "users": users, "first": json_name(first)}))
                 .collect::<Vec<_>>(),
             "problems": opinion.problems,
+            "remarks": opinion.remarks,
             "not_here": opinion.absent,
         });
         writeln!(out, "{line}")?;
@@ -199,6 +200,11 @@ fn write_table(out: &mut impl Write, question: &Question<'_>, opinions: &[Opinio
             write!(out, "\n{}: not asked for {users}, such as \"", opinion.part)?;
             write_user(out, first)?;
             writeln!(out, "\": {why}")?;
+        }
+    }
+    for opinion in opinions {
+        for remark in &opinion.remarks {
+            writeln!(out, "\n{}: {remark}", opinion.part)?;
         }
     }
     if opinions.iter().all(|opinion| agrees(question, opinion)) {

@@ -180,9 +180,11 @@ struct Report {
     moved: usize,
     added: usize,
     removed: usize,
+    other_names: usize,
     left_out: Remarks,
     by_hand: Remarks,
     complaints: Remarks,
+    aliases: Remarks,
 }
 
 /// Lines of one kind.
@@ -216,6 +218,8 @@ impl Report {
         self.fingerprint = Some(plan.fingerprint.clone());
         self.users = plan.users;
         self.entries = plan.entries;
+        self.other_names = plan.other_names;
+        self.aliases = Remarks::new(plan.alias_problems.iter().cloned());
         let left_out = plan.left_out.iter();
         self.left_out = Remarks::new(
             left_out.map(|left_out| format!("{}: {}", left_out.user.escape_ascii(), left_out.reason)),
@@ -242,11 +246,12 @@ impl Report {
     }
 
     /// What the administrator should look at.
-    fn remarks(&self) -> [(&'static str, &Remarks); 3] {
+    fn remarks(&self) -> [(&'static str, &Remarks); 4] {
         [
             ("user left out of the access map", &self.left_out),
             ("entry by hand in the access source", &self.by_hand),
             ("access source", &self.complaints),
+            ("aliases", &self.aliases),
         ]
     }
 

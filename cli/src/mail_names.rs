@@ -1,0 +1,362 @@
+//! What sendmail makes of names before it asks for their queue groups: its own domains go,
+//! and aliases stand for users.
+//!
+//! sendmail asks the rule set `queuegroup` for a recipient of class w by the name without
+//! the domain, and for an alias with one target by the alias (seen with 8.17).
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::aliases::{self, Target, is_plain};
+use crate::child::ChildError;
+use crate::test_mode;
+use crate::users::UserList;
+use mailaffinity::config::Config;
+use mailaffinity::files::regular_file;
+
+/// Where sendmail's configuration is unless its command names one by `-C`.
+const SENDMAIL_CF: &str = "/etc/mail/sendmail.cf";
+/// More than alias files and lists in them have.
+const LONGEST_FILE: u64 = 1 << 26;
+/// sendmail's option `MaxAliasRecursion`.
+const LONGEST_CHAIN: usize = 10;
+/// The kinds of alias databases that newaliases makes of a file.
+const KINDS: [&str; 5] = ["hash", "btree", "dbm", "cdb", "implicit"];
+
+/// sendmail's own domains and its aliases.
+#[derive(Debug, Default)]
+pub struct MailNames {
+    /// In lower case.
+    domains: HashSet<Vec<u8>>,
+    /// By their names in lower case, without a domain.
+    aliases: BTreeMap<Vec<u8>, Target>,
+    /// What could not be read, by file and line.
+    pub problems: Vec<String>,
+}
+
+/// sendmail's own domains cannot be told.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "some users are full addresses, and sendmail does not tell which domains are its own (local_domains in [sendmail] \
+     can name them): {0}"
+)]
+pub struct DomainsError(String);
+
+/// An alias that has no entry of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unplaced {
+    /// Its name.
+    pub alias: Vec<u8>,
+    /// Why.
+    pub reason: &'static str,
+}
+
+impl MailNames {
+    /// Reads the alias files that sendmail has by the configuration, and asks it for its
+    /// domains, if a user or an alias is a full address.
+    ///
+    /// # Errors
+    /// When users are full addresses, and it does not answer. What is wrong with alias
+    /// files is no error.
+    pub fn read(config: &Config, users: &UserList<'_>) -> Result<MailNames, DomainsError> {
+        let mut names = MailNames::default();
+        let mut found = Vec::new();
+        for path in names.alias_files(config) {
+            // Of two in one file the last counts, as for newaliases.
+            let mut in_file = names.read_aliases(&path);
+            in_file.reverse();
+            found.extend(in_file);
+        }
+        let mut has_addresses = false;
+        // Whoever lists the users next says what is wrong with them.
+        let _ = users.for_each(|user| has_addresses |= user.contains(&b'@'));
+        let is_address = |(name, target): &(Vec<u8>, Target)| {
+            name.contains(&b'@')
+                || matches!(target, Target::Name(name) | Target::Final(name) if name.contains(&b'@'))
+        };
+        if has_addresses || found.iter().any(is_address) {
+            match own_domains(config) {
+                Ok(domains) => names.domains = domains,
+                Err(error) if has_addresses => return Err(DomainsError(error)),
+                Err(error) => names.problems.push(error),
+            }
+        }
+        for (name, target) in found {
+            let name = names.without_own_domain(&name).to_ascii_lowercase();
+            if !name.contains(&b'@') {
+                names.aliases.entry(name).or_insert(target);
+            }
+        }
+        Ok(names)
+    }
+
+    /// All that entries depend on, for a digest.
+    pub fn described(&self) -> String {
+        let mut domains: Vec<_> = self
+            .domains
+            .iter()
+            .map(|domain| domain.escape_ascii().to_string())
+            .collect();
+        domains.sort();
+        format!("{domains:?} {:?} {:?}", self.aliases, self.problems)
+    }
+
+    /// What sendmail asks for in place of an address in one of its domains: the part
+    /// before the `@`.
+    pub fn local_part<'n>(&self, address: &'n [u8]) -> Option<&'n [u8]> {
+        let at = address.iter().position(|byte| *byte == b'@')?;
+        let (local, domain) = address.split_at_checked(at)?;
+        let domain = domain.get(1..)?.to_ascii_lowercase();
+        (!local.is_empty() && self.domains.contains(&domain)).then_some(local)
+    }
+
+    fn without_own_domain<'n>(&self, name: &'n [u8]) -> &'n [u8] {
+        self.local_part(name).unwrap_or(name)
+    }
+
+    /// Calls `each` for each alias with the name that it leads to in the end, or why none.
+    /// Names are in lower case, in order.
+    pub fn for_each_alias(&self, mut each: impl FnMut(&[u8], Result<&[u8], &'static str>)) {
+        for (alias, target) in &self.aliases {
+            each(alias, self.end_of(target));
+        }
+    }
+
+    fn end_of<'n>(&'n self, mut target: &'n Target) -> Result<&'n [u8], &'static str> {
+        for _ in 0..LONGEST_CHAIN {
+            match target {
+                Target::Name(name) => {
+                    let name = self.without_own_domain(name);
+                    match self.alias_of(name) {
+                        Some(next) => target = next,
+                        None => return Ok(name),
+                    }
+                }
+                Target::Final(name) => return Ok(self.without_own_domain(name)),
+                Target::Several => {
+                    return Err("it has several targets, which sendmail splits by their own queue groups");
+                }
+                Target::NoMailbox => return Err("it leads to a program or file"),
+                Target::Include(_) | Target::Other => return Err("it leads to something else than one name"),
+            }
+        }
+        Err("it leads to itself, or through too many others")
+    }
+
+    /// The alias for a name: `user+detail`, `user+*` or `user`, as sendmail looks for it.
+    fn alias_of(&self, name: &[u8]) -> Option<&Target> {
+        let name = name.to_ascii_lowercase();
+        let plus = name.iter().skip(1).position(|byte| *byte == b'+');
+        let user = plus.and_then(|plus| name.get(..plus.saturating_add(1)));
+        self.aliases
+            .get(&name)
+            .or_else(|| self.aliases.get(&[user?, b"+*"].concat()))
+            .or_else(|| self.aliases.get(user?))
+    }
+
+    fn read_aliases(&mut self, path: &Path) -> Vec<(Vec<u8>, Target)> {
+        let text = match regular_file::read(path, LONGEST_FILE) {
+            Ok(text) => text,
+            Err(error) => {
+                self.problems
+                    .push(format!("{}: cannot read the aliases: {error}", path.display()));
+                return Vec::new();
+            }
+        };
+        let (aliases, bad) = aliases::parse(&text);
+        let bad = bad
+            .iter()
+            .map(|bad| format!("{}:{}: {}", path.display(), bad.line, bad.problem));
+        self.problems.extend(bad);
+        let mut found = Vec::new();
+        for alias in aliases {
+            if !is_plain(alias.name.strip_suffix(b"+*").unwrap_or(&alias.name)) {
+                continue;
+            }
+            let target = match aliases::target(&alias.value) {
+                Target::Include(list) => match regular_file::read(&list, LONGEST_FILE) {
+                    Ok(text) => aliases::included(&text),
+                    Err(error) => {
+                        let (path, list) = (path.display(), list.display());
+                        self.problems
+                            .push(format!("{path}:{}: cannot read {list}: {error}", alias.line));
+                        Target::Other
+                    }
+                },
+                target => target,
+            };
+            found.push((alias.name, target));
+        }
+        found
+    }
+
+    fn alias_files(&mut self, config: &Config) -> Vec<PathBuf> {
+        if let Some(files) = &config.sendmail.alias_files {
+            return files.iter().map(|file| file.to_path_buf()).collect();
+        }
+        let cf = configuration_file(&config.sendmail.command);
+        match regular_file::read(&cf, LONGEST_FILE) {
+            Ok(text) => {
+                let (files, others) = option_alias_file(&text);
+                self.problems.extend(others.iter().map(|other| {
+                    format!(
+                        "{}: AliasFile {other}: only aliases in files are read",
+                        cf.display()
+                    )
+                }));
+                files
+            }
+            Err(_) if test_mode::not_installed(config).is_some() => Vec::new(),
+            Err(error) => {
+                let problem = format!("{}: cannot read sendmail's configuration: {error}", cf.display());
+                self.problems.push(problem);
+                Vec::new()
+            }
+        }
+    }
+}
+
+fn configuration_file(command: &[String]) -> PathBuf {
+    let mut words = command.iter();
+    let after = words.find_map(|word| word.strip_prefix("-C"));
+    match after {
+        Some("") => words.next().map_or(SENDMAIL_CF, |word| word.as_str()),
+        Some(file) => file,
+        None => SENDMAIL_CF,
+    }
+    .into()
+}
+
+/// The files of sendmail's option `AliasFile`, and what else stands there.
+fn option_alias_file(cf: &[u8]) -> (Vec<PathBuf>, Vec<String>) {
+    let (mut files, mut others) = (Vec::new(), Vec::new());
+    let options = cf
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.strip_prefix(b"O AliasFile="));
+    for database in options.flat_map(|value| value.split(|byte| *byte == b',')) {
+        let database = database.trim_ascii();
+        let kind = database.iter().position(|byte| *byte == b':');
+        let (kind, rest) = kind
+            .and_then(|colon| database.split_at_checked(colon))
+            .unwrap_or((b"", database));
+        let rest = rest.strip_prefix(b":").unwrap_or(rest);
+        // Options come before the path.
+        let path = rest
+            .split(|byte| *byte == b' ')
+            .find(|word| !word.is_empty() && !word.starts_with(b"-"));
+        let is_file = kind.is_empty() || KINDS.iter().any(|known| known.as_bytes() == kind);
+        match path {
+            Some(path) if is_file && path.starts_with(b"/") => files.push(OsStr::from_bytes(path).into()),
+            _ if database.is_empty() => {}
+            _ => others.push(database.escape_ascii().to_string()),
+        }
+    }
+    (files, others)
+}
+
+/// The domains whose users sendmail asks for without the domain.
+fn own_domains(config: &Config) -> Result<HashSet<Vec<u8>>, String> {
+    let lower = |domain: &str| domain.to_ascii_lowercase().into_bytes();
+    if let Some(domains) = &config.sendmail.local_domains {
+        return Ok(domains.iter().map(|domain| lower(domain)).collect());
+    }
+    if test_mode::not_installed(config).is_some() {
+        return Ok(HashSet::new());
+    }
+    let session = test_mode::ask(config, b"$=w\n").map_err(|error: ChildError| error.to_string())?;
+    let domains: HashSet<Vec<u8>> = session.answers().map(lower).collect();
+    match domains.is_empty() {
+        // It always has a name of its own.
+        true => Err(session.complaint()),
+        false => Ok(domains),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_sendmail_has_its_aliases() {
+        let command = |words: &[&str]| {
+            configuration_file(&words.iter().map(|word| word.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(command(&["/usr/sbin/sendmail"]), Path::new(SENDMAIL_CF));
+        assert_eq!(command(&["/s", "-C", "/a.cf", "-x"]), Path::new("/a.cf"));
+        assert_eq!(command(&["/s", "-C/a.cf"]), Path::new("/a.cf"));
+
+        let cf =
+            b"#O AliasFile=/no\nO AliasFile=/etc/aliases, hash:/a/b,cdb: -o /c,ldap:-k (x\nO AliasWait=10\n";
+        let (files, others) = option_alias_file(cf);
+        assert_eq!(files, ["/etc/aliases", "/a/b", "/c"].map(PathBuf::from));
+        assert_eq!(others, ["ldap:-k (x"]);
+        assert_eq!(option_alias_file(b"\xff\0"), Default::default());
+    }
+
+    fn names(domains: &[&str], aliases: &[(&str, &str)]) -> MailNames {
+        MailNames {
+            domains: domains.iter().map(|domain| domain.as_bytes().to_vec()).collect(),
+            aliases: aliases
+                .iter()
+                .map(|(name, value)| (name.as_bytes().to_vec(), aliases::target(value.as_bytes())))
+                .collect(),
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn own_domains_go() {
+        let names = names(&["example.org"], &[]);
+        assert_eq!(names.local_part(b"anna@Example.org"), Some(&b"anna"[..]));
+        for other in ["anna", "anna@sub.example.org", "@example.org", "anna@"] {
+            assert_eq!(names.local_part(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn chains_end_at_a_name() {
+        let names = names(
+            &["example.org"],
+            &[
+                ("back", "\\back"),
+                ("chain", "Info@example.org"),
+                ("detail", "anna+box"),
+                ("info", "anna"),
+                ("info+*", "bert"),
+                ("info+x", "carla"),
+                ("loop", "loop2"),
+                ("loop2", "loop"),
+                ("many", "anna,bert"),
+                ("other", "info+y"),
+                ("prog", "|/bin/true"),
+                ("remote", "anna@elsewhere.example"),
+                ("x", "info+x"),
+            ],
+        );
+        let mut found = Vec::new();
+        names.for_each_alias(|alias, end| {
+            let end = end.map_or("-".into(), |end| end.escape_ascii().to_string());
+            found.push(format!("{} {end}", alias.escape_ascii()));
+        });
+        assert_eq!(
+            found,
+            [
+                "back back",
+                "chain anna",
+                "detail anna+box",
+                "info anna",
+                "info+* bert",
+                "info+x carla",
+                "loop -",
+                "loop2 -",
+                "many -",
+                "other bert",
+                "prog -",
+                "remote anna@elsewhere.example",
+                "x carla",
+            ]
+        );
+    }
+}
