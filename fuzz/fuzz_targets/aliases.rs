@@ -15,12 +15,15 @@ fuzz_target!(|text: &[u8]| {
             assert!(is_plain(&name));
         }
     }
-    // A line that is wrong takes nothing with it: an alias after it is there.
-    let (again, _) = parse(&[text, b"\n\nlast: anna\n"].concat());
-    assert!(
-        again
-            .iter()
-            .any(|alias| alias.name == b"last" && alias.value == b"anna")
-    );
+    // A line that is wrong takes nothing with it: an alias after it is there, unless
+    // backslashes make it a part of the last one.
+    if !text.contains(&b'\\') {
+        let (again, _) = parse(&[text, b"\n\nlast: anna\n"].concat());
+        assert!(
+            again
+                .iter()
+                .any(|alias| alias.name == b"last" && alias.value == b"anna")
+        );
+    }
     included(text);
 });

@@ -2,4 +2,5 @@
 //! and the C library.
 
 mod agreement;
+mod mail_names;
 mod scenario;

@@ -215,7 +215,15 @@ impl Cluster {
             nodes: BTreeMap::new(),
             folder,
         };
-        for directory in ["tempfail", "hold", "held", "delivering", "delivered", "queue"] {
+        for directory in [
+            "tempfail",
+            "refuse",
+            "hold",
+            "held",
+            "delivering",
+            "delivered",
+            "queue",
+        ] {
             cluster.make_directory(directory);
         }
         cluster.make_directory("queue/default");
@@ -349,10 +357,21 @@ impl Cluster {
         recipients: &[impl AsRef<str>],
         message_id: &str,
     ) -> Result<(), String> {
+        self.try_send_from(node, "sender", recipients, message_id)
+    }
+
+    /// The same, from a user of [`DOMAIN`].
+    pub fn try_send_from(
+        &self,
+        node: &str,
+        sender: &str,
+        recipients: &[impl AsRef<str>],
+        message_id: &str,
+    ) -> Result<(), String> {
         let port = self.node(node).port.expect("a node that runs");
         let mut smtp = Smtp::connect(port).map_err(|error| error.to_string())?;
         smtp.say("EHLO localhost")?;
-        smtp.say(&format!("MAIL FROM:<sender@{DOMAIN}>"))?;
+        smtp.say(&format!("MAIL FROM:<{sender}@{DOMAIN}>"))?;
         for recipient in recipients {
             let recipient = recipient.as_ref();
             match recipient.contains('@') {
@@ -452,6 +471,11 @@ impl Cluster {
     /// Lets deliveries fail for now, by one node or to one user, or no longer.
     pub fn fail(&self, node_or_user: &str, fail: bool) {
         self.set_flag("tempfail", node_or_user, fail);
+    }
+
+    /// Lets deliveries to a user fail for good, or no longer.
+    pub fn refuse(&self, user: &str, refuse: bool) {
+        self.set_flag("refuse", user, refuse);
     }
 
     /// Lets deliveries by one node or to one user stand still, or no longer.
@@ -556,7 +580,7 @@ impl Cluster {
             ("confCONTROL_SOCKET_NAME", format!("{folder}/{node}/control")),
             ("confSERVICE_SWITCH_FILE", format!("{folder}/service.switch")),
             ("confDEAD_LETTER_DROP", format!("{folder}/{node}/dead.letter")),
-            ("confFORWARD_PATH", format!("{folder}/forward")),
+            ("confFORWARD_PATH", format!("{folder}/forward.$u")),
             // An ordinary user may not do all that a test needs, unless trusted.
             ("confTRUSTED_USER", user()),
             ("confDOMAIN_NAME", format!("{node}.example.org")),
@@ -598,7 +622,7 @@ const CLUSTER_MC: &str = include_str!("../../dist/sendmail/cluster.mc");
 /// The local mailer. Its arguments: the folder, the node, the recipient. It reads
 /// all of the message, and a delivery is seen as a whole or not at all.
 const DELIVER: &str = r#"set -eu
-id=$(sed -n 's/^Message-Id: <\(.*\)>$/\1/ip')
+id=$(sed -n 's/^Message-Id: <\(.*\)>$/\1/ip' | { head -n 1; cat >/dev/null; })
 for name in "$2" "$3"; do
     if [ -e "$1/hold/$name" ]; then
         : >"$1/held/$name"
@@ -606,6 +630,7 @@ for name in "$2" "$3"; do
         rm -f "$1/held/$name"
     fi
     [ ! -e "$1/tempfail/$name" ] || exit 75
+    [ ! -e "$1/refuse/$name" ] || exit 67
 done
 file=$(mktemp "$1/delivering/$$.XXXXXXXXXX")
 printf '%s\t%s\t%s\n' "$3" "$id" "$2" >"$file"
