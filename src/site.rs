@@ -182,14 +182,7 @@ impl InForce {
     /// Notices go to `notify`. `None` when no node is up, and for a user who has no hash.
     pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(String)) -> Option<&NodeConfig> {
         let computed = self.computed_node(user, &self.config.tag);
-        let mapped = match self.config.authenticated(user) {
-            Ok(user) => self.mapped_node(&user),
-            Err(problem) => {
-                notify(problem.to_string());
-                return None;
-            }
-        };
-        match mapped {
+        match self.mapped_node(&self.config.authenticated(user)) {
             Ok(None) => {}
             Ok(Some((_, node))) if !self.state.is_down(&node.node.name) => return Some(node),
             // Users whom the Director has on a node that is down belong there.

@@ -50,7 +50,7 @@ pub fn of_user<'c>(
     user: &[u8],
     keys: &mut Vec<u8>,
 ) -> Result<&'c str, NoEntry<'c>> {
-    let user = config.authenticated(user).map_err(NoEntry::NotHashed)?;
+    let user = config.authenticated(user);
     let hash = cluster.username_hash().hash(&user).map_err(NoEntry::NotHashed)?;
     let begin = keys.len();
     key::append_own(&user, keys).map_err(NoEntry::NoKey)?;

@@ -52,10 +52,7 @@ impl Config {
     ///
     /// Everything that is asked for a user begins with this, once. Dovecot lets nobody in
     /// of whose name nothing is left.
-    ///
-    /// # Errors
-    /// As [`UsernameHash::expand`].
-    pub fn authenticated<'u>(&self, typed: &'u [u8]) -> Result<Cow<'u, [u8]>, NotHashed> {
+    pub fn authenticated<'u>(&self, typed: &'u [u8]) -> Cow<'u, [u8]> {
         let user = match self.auth_master_user_separator.0 {
             None => typed,
             Some(separator) => typed.split(|byte| *byte == separator).next().unwrap_or_default(),
@@ -68,7 +65,7 @@ impl Config {
     /// # Errors
     /// As [`UsernameHash::hash`].
     pub fn hash_of(&self, typed: &[u8]) -> Result<u32, NotHashed> {
-        self.username_hash.hash(&self.authenticated(typed)?)
+        self.username_hash.hash(&self.authenticated(typed))
     }
 }
 
@@ -83,7 +80,7 @@ mod tests {
         let text = format!("{settings}\n[[node]]\nname = \"a\"\naddress = \"10.0.0.1\"\n");
         let config = Config::parse(&text, Path::new("x")).unwrap();
         for (typed, left) in names {
-            let name = config.authenticated(typed.as_bytes()).unwrap();
+            let name = config.authenticated(typed.as_bytes());
             assert_eq!(name, left.as_bytes(), "{settings} {typed}");
         }
     }

@@ -68,7 +68,7 @@ fn other_names(question: &Question<'_>, snapshot: &Snapshot) -> Option<String> {
     let own = count(&|user| config.hash_of(user));
     USUAL_FORMATS.iter().find_map(|format| {
         let parsed = UsernameHash::parse(format).ok()?;
-        let users = count(&|user| config.username_hash.hash(&parsed.expand(user)?));
+        let users = count(&|user| config.username_hash.hash(&parsed.expand(user)));
         (users > own).then(|| {
             format!(
                 "the Director's table has {users} of these users as by auth_username_format = {format}, and {own} as \

@@ -160,7 +160,7 @@ fn verdict(
         let left = UsernameHash::parse(format)
             .ok()
             .map(|format| format.expand(typed));
-        let hash = left.and_then(|left| config.username_hash.hash(&left.ok()?).ok());
+        let hash = left.and_then(|left| config.username_hash.hash(&left).ok());
         new.iter().any(|user| Some(user.username_hash) == hash)
     });
     if let Some(format) = by_format {
@@ -180,7 +180,7 @@ fn verdict(
     Some(format!(
         "{answer}, and no user {} came to the Director: {why}authentication makes another name of it; compare \
          auth_username_format, auth_default_realm and auth_master_user_separator (doveconf), and user= of the passdb",
-        config.authenticated(typed).unwrap_or_default().escape_ascii()
+        config.authenticated(typed).escape_ascii()
     ))
 }
 

@@ -119,12 +119,12 @@ impl<'q> Question<'q> {
     ) -> Result<Question<'q>, QuestionError> {
         let cluster = config.cluster(state).map_err(QuestionError::Cluster)?;
         let names = typed.iter().map(|typed| {
-            let not_hashed = |problem| QuestionError::NotHashed {
+            let user = config.authenticated(typed);
+            let hash = config.username_hash.hash(&user);
+            let hash = hash.map_err(|problem| QuestionError::NotHashed {
                 user: typed.clone(),
                 problem,
-            };
-            let user = config.authenticated(typed).map_err(not_hashed)?;
-            let hash = config.username_hash.hash(&user).map_err(not_hashed)?;
+            })?;
             let node = cluster.index_of_hash(hash, &config.tag);
             let node = node.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp(config.tag.clone())))?;
             Ok((user.into_owned(), node))

@@ -104,17 +104,16 @@ impl UsernameHash {
         &self.format
     }
 
-    /// What is hashed of a username.
-    ///
-    /// # Errors
-    /// Where a conditional compares as a number what is none in this name.
-    pub fn expand<'u>(&self, user: &'u [u8]) -> Result<Cow<'u, [u8]>, NotHashed> {
-        Ok(match &self.shape {
+    /// What Dovecot's authentication makes of a username by this format, were it
+    /// `auth_username_format`: where a conditional compares as a number what is none, it
+    /// goes on without that field.
+    pub fn expand<'u>(&self, user: &'u [u8]) -> Cow<'u, [u8]> {
+        match &self.shape {
             Shape::User => user.into(),
             Shape::LowercaseUser if !user.iter().any(u8::is_ascii_uppercase) => user.into(),
             Shape::LowercaseUser => user.to_ascii_lowercase().into(),
-            Shape::Template(template) => expand(template, user).ok_or(NotHashed)?.into(),
-        })
+            Shape::Template(template) => expand(template, user).unwrap_or_else(|rest| rest).into(),
+        }
     }
 
     /// The 32-bit hash of a username, never 0.
