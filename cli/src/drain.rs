@@ -28,6 +28,9 @@ use mailaffinity::node_state::{Moved, NodeState};
 
 /// Messages for one sendmail: few enough that a node that comes back gets the rest.
 const BATCH: usize = 20;
+/// What the batches that were begun before the limit may take after it, before others
+/// worry.
+const LAST_BATCH: Duration = Duration::from_secs(600);
 /// sendmail's own timeouts end a delivery long before.
 const SENDMAIL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -83,6 +86,14 @@ pub enum DrainError {
     /// Another drain is at it.
     #[error("another drain is at work: {0}")]
     Locked(io::Error),
+    /// Another drain has been at it for longer than it may begin new batches.
+    #[error("another drain has been at work for {} s, past its limit_seconds; end it if it hangs: {error}", since.as_secs())]
+    Overdue {
+        /// How long.
+        since: Duration,
+        /// Who.
+        error: io::Error,
+    },
 }
 
 /// What is to be done about each node that is down, as seen from `this_node`.
@@ -186,7 +197,12 @@ impl Queue<'_> {
             .map_or(self.path, PathBuf::as_path)
             .join("mailaffinity");
         let _lock = lock::of(&lock_of, Duration::ZERO).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => DrainError::Locked(error),
+            io::ErrorKind::WouldBlock => match lock::held_for(&lock_of) {
+                Some(since) if since > config.drain.limit.saturating_add(LAST_BATCH) => {
+                    DrainError::Overdue { since, error }
+                }
+                _ => DrainError::Locked(error),
+            },
             _ => DrainError::Io(self.path.to_owned(), error),
         })?;
         let ids = self.message_ids()?;

@@ -13,6 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, SystemTime};
 
 use mailaffinity::site::Site;
 use serde_json::{Value, json};
@@ -807,9 +808,23 @@ fn a_drain_that_finds_another_at_work_names_it() {
     assert_eq!(mail.drained(drainer, &["--dry-run"])["waiting"], users.len());
     assert_eq!(mail.drained(other, &[])["run_by"], drainer);
 
-    // The lock's file is nothing to sendmail.
+    // It is no success either, and one that hangs is a failure in the end.
     let lock = mail.cluster.queues().join("node2/.mailaffinity.lock");
-    assert!(lock.exists());
+    let status = || fs::read_to_string(mail.path("status.json")).unwrap_or_default();
+    assert!(!status().contains("\"drain\""), "{}", status());
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    let file = fs::File::options().write(true).open(&lock).unwrap();
+    file.set_modified(hour_ago).unwrap();
+    let output = mail.drain(drainer, &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(75), "{output:?}");
+    let overdue = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        overdue.contains("past its limit_seconds") && overdue.contains(&holder),
+        "{overdue}"
+    );
+    assert!(status().contains("\"exit_status\": 75"), "{}", status());
+
+    // The lock's file is nothing to sendmail.
     let output = mail
         .cluster
         .command(other)

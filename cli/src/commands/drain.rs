@@ -61,6 +61,7 @@ impl Drain {
         doubts.iter().for_each(|doubt| log.warning(doubt));
         let mut results = Vec::new();
         let mut failure = None;
+        let mut is_done_by_others = false;
         for duty in &duties {
             let result = match duty {
                 Duty::Ours(queue) => match self.drain(config, this_node, queue, &mut log) {
@@ -72,6 +73,7 @@ impl Drain {
                     Err(locked @ DrainError::Locked(_)) => {
                         let reason = locked.to_string();
                         log.info(&format!("drain of {}: {reason}", queue.node.node.name));
+                        is_done_by_others = true;
                         json!({"node": queue.node.node.name, "reason": reason})
                     }
                     Err(error) => {
@@ -92,7 +94,10 @@ impl Drain {
             "seconds": begun.elapsed().as_secs_f64(),
             "queues": results,
         });
-        write_status(config, "drain", status);
+        // Whoever is at work tells in the end how it went; until then, the status ages.
+        if failure.is_some() || !is_done_by_others {
+            write_status(config, "drain", status);
+        }
         if self.json {
             self.print(results.into_iter())?;
         }
@@ -205,7 +210,7 @@ impl From<DrainError> for Failure {
     fn from(error: DrainError) -> Failure {
         let status = match &error {
             DrainError::Io(..) => Status::IoError,
-            DrainError::Locked(_) => Status::TempFail,
+            DrainError::Locked(_) | DrainError::Overdue { .. } => Status::TempFail,
         };
         Failure::new(status, error)
     }

@@ -60,6 +60,12 @@ pub(crate) fn wait_until_free(path: &Path, wait: Duration) -> io::Result<()> {
     }
 }
 
+/// How long whoever holds the lock of a file has had it, by the clocks of the machines.
+pub(crate) fn held_for(path: &Path) -> Option<Duration> {
+    let taken = std::fs::metadata(path_for(path)).ok()?.modified().ok()?;
+    taken.elapsed().ok()
+}
+
 fn wait_for(
     path: &Path,
     file: &File,
