@@ -165,7 +165,7 @@ impl UserList<'_> {
     /// skipped; the last line need not end in a newline.
     ///
     /// # Errors
-    /// When there is none, or something is no passwd entry or no [`username`].
+    /// When there is none, or something is no passwd entry or begins or ends as no username does.
     pub fn for_each<'t>(&'t self, mut each: impl FnMut(&'t [u8])) -> Result<(), UsersError> {
         match self.source {
             UserSource::Nss { uid_min, uid_max } => {
