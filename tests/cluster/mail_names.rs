@@ -338,7 +338,11 @@ fn of_names_that_differ_in_case_the_account_counts() {
     let site = Site::start(&["Daemon", "DAEMON", "DaemoN", "daEmon", "daemon"], "");
     let config = site.path("node1.toml");
     let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, format!("username_hash = \"%u\"\n{text}")).unwrap();
+    fs::write(
+        &config,
+        format!("auth_username_format = \"%u\"\nusername_hash = \"%u\"\n{text}"),
+    )
+    .unwrap();
     let nodes = site.nodes();
     let other = nodes.iter().find(|(_, node)| **node != nodes["daemon"]);
     let (other, _) = other.expect("one on another node");
