@@ -339,6 +339,11 @@ impl MapPlan<'_> {
         &self.build.source
     }
 
+    /// Whether all may read it, and so may know the users in it.
+    pub fn is_public(&self) -> bool {
+        self.source.is_public()
+    }
+
     /// The entries of users that change in the block, in order of their keys.
     pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
         changes(self.source.content.entries(), self.new.entries())

@@ -107,6 +107,14 @@ fn names_that_cannot_be_keys_are_left_out() {
         status["left_out"],
         serde_json::json!({"count": 8, "first": expected})
     );
+
+    // All may read the status, and not all the access source.
+    set_mode(&site.path("etc/access"), 0o640);
+    assert!(site.run(&["update", "--force"]).status.success());
+    assert_eq!(
+        site.status()["left_out"],
+        serde_json::json!({"count": 8, "first": []})
+    );
     let mut entries = site.entries();
     let computed = site.computed();
     let mut sound: Vec<Vec<u8>> = (0..100).map(|n| format!("user{n}").into_bytes()).collect();

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
 use std::sync::Arc;
@@ -40,6 +41,13 @@ pub struct SourceFile {
     metadata: Metadata,
     /// Its content.
     pub content: AccessSource,
+}
+
+impl SourceFile {
+    /// Whether all may read it.
+    pub fn is_public(&self) -> bool {
+        self.metadata.mode() & 0o004 != 0
+    }
 }
 
 /// Why a map could not be brought up to date. What was in force still is, but for

@@ -191,6 +191,9 @@ fn complaint(complaint: &Complaint) -> String {
 struct Report {
     #[serde(skip)]
     wrote: bool,
+    /// Whether no names are for all who may read the status.
+    #[serde(skip)]
+    hides_names: bool,
     fingerprint: Option<String>,
     nodes_down: Vec<String>,
     users: usize,
@@ -236,6 +239,7 @@ impl Report {
 
     fn take(&mut self, plan: &MapPlan<'_>) {
         self.fingerprint = Some(plan.fingerprint.clone());
+        self.hides_names = !plan.is_public();
         self.users = plan.users;
         self.outside_uids = plan.outside_uids;
         self.silent_services.clone_from(&plan.silent_services);
@@ -280,6 +284,15 @@ impl Report {
     fn status(mut self, failure: Option<&Failure>, seconds: f64) -> Value {
         if failure.is_some() {
             self.fingerprint = None;
+        }
+        if self.hides_names {
+            let remarks = [
+                &mut self.left_out,
+                &mut self.by_hand,
+                &mut self.complaints,
+                &mut self.aliases,
+            ];
+            remarks.into_iter().for_each(|remarks| remarks.first.clear());
         }
         let mut status = json!({
             "finished": Timestamp::now().to_string(),
