@@ -34,6 +34,8 @@ pub struct Question<'q> {
     cluster: Cluster,
     users: &'q [Vec<u8>],
     c_library_command: &'q [OsString],
+    /// Takes a sentence for whoever waits for the answers.
+    tell: fn(&str),
     /// The place in the configuration of each user's node.
     expected: Vec<usize>,
     /// Why a user has no entry in the access map; `None` for one who has.
@@ -75,6 +77,9 @@ pub struct Opinion {
     pub problems: Vec<String>,
     /// Why the part was not asked, where that is no problem: it is not on this machine.
     pub absent: Option<String>,
+    /// Whether the problem is one that an update cannot be behind, so that it would be of no
+    /// use to ask again.
+    pub lasts: bool,
 }
 
 /// A user for whom a part gives another answer than the configuration.
@@ -92,7 +97,8 @@ impl<'q> Question<'q> {
     /// The question for these users. `config_path` is where `config` is from, and `state`
     /// is its node state. `c_library_command` asks a C library: a program and its
     /// arguments, to which the library is added. It is given the users, a line each, and
-    /// prints [`Facts`], then an object with the `node` of each user, as lines of JSON.
+    /// prints [`Facts`], then an object with the `node` of each user, as lines of JSON. `tell`
+    /// takes a sentence where an answer takes its time.
     ///
     /// # Errors
     /// When the configuration and node state have no answer themselves.
@@ -102,6 +108,7 @@ impl<'q> Question<'q> {
         state: &'q NodeState,
         users: &'q [Vec<u8>],
         c_library_command: &'q [OsString],
+        tell: fn(&str),
     ) -> Result<Question<'q>, QuestionError> {
         let cluster = config.cluster(state).map_err(QuestionError::Cluster)?;
         let expected: Option<Vec<usize>> = users
@@ -127,6 +134,7 @@ impl<'q> Question<'q> {
             cluster,
             users,
             c_library_command,
+            tell,
         })
     }
 
@@ -243,6 +251,7 @@ impl Opinion {
             answers: Vec::new(),
             problems: Vec::new(),
             absent: None,
+            lasts: false,
         }
     }
 
@@ -257,6 +266,14 @@ impl Opinion {
         Opinion {
             problems: vec![problem.to_string()],
             ..Opinion::new(part)
+        }
+    }
+
+    /// As [`Opinion::failed`], where it is of no use to ask again.
+    fn failed_for_good(part: &'static str, problem: impl fmt::Display) -> Opinion {
+        Opinion {
+            lasts: true,
+            ..Opinion::failed(part, problem)
         }
     }
 

@@ -3,14 +3,25 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Once, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use super::access_map::of_queue_group;
 use super::{Answer, Opinion, Question};
 use crate::child::{self, ChildError};
+use crate::nodes::is_this_machine;
 use mailaffinity::access_map::search_order;
 use mailaffinity::config::DEFAULT_SENDMAIL;
 
 const PART: &str = "sendmail";
+
+/// Far longer than sendmail takes for its answers, and less than it waits.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// It says nothing itself while it waits (`myhostname` in sendmail 8.17).
+const WAITS: &str = "sendmail takes its time: it waits for this host's name, for a minute, where that has no dot; in \
+                     /etc/hosts, put a full name before the short one";
 
 pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
     if question.config.access_map.is_none() {
@@ -25,7 +36,7 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
     }
     match try_ask(question, access_map) {
         Ok(opinion) => opinion,
-        Err(error) if error.problem.starts_with("did not end") => Opinion::failed(
+        Err(error) if error.problem.starts_with("did not end") => Opinion::failed_for_good(
             PART,
             format!("{error} (it waits for a minute at its start where the host's name has no dot)"),
         ),
@@ -46,7 +57,12 @@ fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, Chi
         .collect();
     let session = test_mode(question, &lines(b"queuegroup ", &asked))?;
     if session.says("Undefined ruleset queuegroup") {
-        return Ok(Opinion::failed(
+        // That of a web server need not know of the cluster.
+        if !question.config.nodes.iter().any(is_this_machine) {
+            let why = "sendmail has no rule set queuegroup, and this machine has no node's address";
+            return Ok(Opinion::absent(PART, why));
+        }
+        return Ok(Opinion::failed_for_good(
             PART,
             format!(
                 "{} has no rule set queuegroup: add FEATURE(`mailaffinity') to its .mc file",
@@ -102,7 +118,18 @@ fn test_mode(question: &Question<'_>, input: &[u8]) -> Result<Session, ChildErro
 fn run(question: &Question<'_>, arguments: &[&str], input: &[u8]) -> Result<Session, ChildError> {
     let mut command = question.config.sendmail.command.to_vec();
     command.extend(arguments.iter().map(|argument| argument.to_string()));
-    let finished = child::run(&command, input, *question.config.agreement.timeout)?;
+    let finished = thread::scope(|scope| {
+        let (_ends, ended) = mpsc::channel::<()>();
+        let tell = move || {
+            static TOLD: Once = Once::new();
+            if ended.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                TOLD.call_once(|| (question.tell)(WAITS));
+            }
+        };
+        // Without a thread left nothing is told.
+        let _ = thread::Builder::new().spawn_scoped(scope, tell);
+        child::run(&command, input, *question.config.agreement.timeout)
+    })?;
     Ok(Session {
         command: child::name(&command),
         stdout: String::from_utf8_lossy(&finished.stdout).into_owned(),
