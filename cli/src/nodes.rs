@@ -56,6 +56,11 @@ pub(crate) fn doubtful_marks(config: &Config, state: &NodeState) -> Vec<String> 
         .collect()
 }
 
+/// Whether this machine has a node's address.
+pub(crate) fn is_this_machine(node: &NodeConfig) -> bool {
+    UdpSocket::bind((node.node.address, 0)).is_ok()
+}
+
 /// Which node this is.
 #[derive(Args)]
 pub(crate) struct ThisNode {
@@ -73,8 +78,7 @@ impl ThisNode {
         if let Some(name) = &self.node {
             return find_node(config, name);
         }
-        let is_ours = |node: &&NodeConfig| UdpSocket::bind((node.node.address, 0)).is_ok();
-        let mut ours = config.nodes.iter().filter(is_ours);
+        let mut ours = config.nodes.iter().filter(|node| is_this_machine(node));
         match (ours.next(), ours.next()) {
             (Some(node), None) => Ok(node),
             (None, _) => Err(Failure::config(

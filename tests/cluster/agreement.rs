@@ -172,12 +172,7 @@ impl Mailsite {
             before,
             "nothing is changed"
         );
-        let text = String::from_utf8(output.stdout).unwrap();
-        let said = Said(
-            text.lines()
-                .map(|line| serde_json::from_str(line).unwrap())
-                .collect(),
-        );
+        let said = Said::of(&output);
         // People are told the same.
         let table = String::from_utf8(self.site.run(&["agreement"], b"").stdout).unwrap();
         for row in &said.0 {
@@ -190,6 +185,12 @@ impl Mailsite {
 }
 
 impl Said {
+    fn of(output: &Output) -> Said {
+        let text = str::from_utf8(&output.stdout).unwrap();
+        let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        Said(rows.collect())
+    }
+
     fn part(&self, part: &str) -> &Value {
         self.0.iter().find(|row| row["part"] == part).expect(part)
     }
@@ -435,10 +436,20 @@ fn sendmail_has_no_rule_set() {
     let mailsite = Mailsite::start();
     let line = format!("FEATURE(`{}', `mqueue')", feature());
     mailsite.sendmail.reconfigure("node1", &[(&line, "")]);
-    mailsite.disagrees().only(&[SENDMAIL]).because(
+    let config = fs::read_to_string(mailsite.site.config()).unwrap();
+    // Where there is a node, it needs one.
+    let node = "\n[[node]]\nname = \"here\"\naddress = \"127.0.0.1\"\nvhost_count = 0\n";
+    fs::write(mailsite.site.config(), config.clone() + node).unwrap();
+    mailsite.disagrees().because(
         SENDMAIL,
         "has no rule set queuegroup: add FEATURE(`mailaffinity')",
     );
+    // On a web server, whose addresses no node has, it does not.
+    fs::write(mailsite.site.config(), config.replace("192.0.2.", "203.0.113.")).unwrap();
+    let row = Said::of(&mailsite.run()).part(SENDMAIL).clone();
+    let not_here = row["not_here"].as_str().unwrap();
+    assert!(not_here.contains("has no rule set queuegroup"), "{row:#}");
+    mailsite.configure();
 
     mailsite
         .sendmail
@@ -447,6 +458,35 @@ fn sendmail_has_no_rule_set() {
         SENDMAIL,
         "put FEATURE(`mailaffinity') in place of FEATURE(`queuegroup')",
     );
+}
+
+#[test]
+fn sendmail_waits_for_a_host_name() {
+    let mailsite = Mailsite::start();
+    // As of no host that is well set up: it is in /etc/hosts, and has no dot.
+    mailsite.sendmail.name_host("node1", "localhost");
+    let starts = mailsite.site.path("starts");
+    let counted = format!(
+        "[\"/bin/sh\", \"-c\", \"echo >>{}; exec \\\"$0\\\" \\\"$@\\\"\", \"/usr/bin/env\",",
+        starts.display()
+    );
+    let config = fs::read_to_string(mailsite.site.config()).unwrap();
+    let config = config.replace("[\"/usr/bin/env\",", &counted);
+    // Shorter than it waits.
+    let config = config.replace("[agreement]\n", "[agreement]\ntimeout_seconds = 30\n");
+    fs::write(mailsite.site.config(), config).unwrap();
+    let output = mailsite.run();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let stderr = str::from_utf8(&output.stderr).unwrap();
+    assert!(
+        stderr.starts_with("mailaffinity: sendmail takes its time: it waits for this host's name"),
+        "{stderr}"
+    );
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    Said::of(&output)
+        .only(&[SENDMAIL])
+        .because(SENDMAIL, "did not end within 30s");
+    assert_eq!(fs::read_to_string(starts).unwrap(), "\n", "it is asked once");
 }
 
 #[test]

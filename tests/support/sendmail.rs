@@ -47,18 +47,25 @@ impl Sendmail {
         };
         fs::copy(program(&["sendmail"], "sendmail-bin"), sendmail.program()).expect("copy sendmail");
         fs::set_permissions(sendmail.program(), Permissions::from_mode(0o700)).expect("change its mode");
-        let source = b"#include <string.h>
-int gethostname(char *name, size_t size) { strncpy(name, \"host.example.org\", size); return 0; }
-";
+        sendmail.name_host("host.example.org");
+        fs::write(sendmail.cf(), cf(mc)).expect("write the configuration");
+        sendmail
+    }
+
+    /// Gives the host another name, as sendmail sees it.
+    fn name_host(&self, name: &str) {
+        let source = format!(
+            "#include <string.h>
+int gethostname(char *name, size_t size) {{ strncpy(name, \"{name}\", size); return 0; }}
+"
+        );
         run_well(
             Command::new(program(&["cc"], "gcc"))
                 .args(["-shared", "-fPIC", "-x", "c", "-o"])
-                .arg(sendmail.host_name())
+                .arg(self.host_name())
                 .arg("-"),
-            source,
+            source.as_bytes(),
         );
-        fs::write(sendmail.cf(), cf(mc)).expect("write the configuration");
-        sendmail
     }
 
     /// The command that runs it, with its configuration. Arguments can follow.
@@ -516,6 +523,11 @@ impl Cluster {
     /// The command that runs a node's sendmail. Arguments can follow.
     pub fn words(&self, node: &str) -> Vec<OsString> {
         self.node(node).sendmail.words()
+    }
+
+    /// Gives a node's host another name, as sendmail sees it.
+    pub fn name_host(&self, node: &str, name: &str) {
+        self.node(node).sendmail.name_host(name);
     }
 
     /// The same, to run.

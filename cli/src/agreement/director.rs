@@ -269,7 +269,7 @@ mod tests {
             [[node]]\nname = \"b\"\naddress = \"192.0.2.1\"\ntag = \"east\"\n";
         let config = Config::parse(text, Path::new("x")).unwrap();
         let state = NodeState::default();
-        let question = Question::new(Path::new("x"), &config, &state, &[], &[]).unwrap();
+        let question = Question::new(Path::new("x"), &config, &state, &[], &[], |_| {}).unwrap();
         let differences = |answers: &str| {
             let snapshot = Snapshot::read(answers.as_bytes()).unwrap();
             host_differences(&question, &snapshot)

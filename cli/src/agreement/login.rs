@@ -200,7 +200,7 @@ mod tests {
             [agreement]\nlogin_user = \"anna\"\nlogin_password_file = \"/x\"\n";
         let config = Config::parse(text, Path::new("x")).unwrap();
         let state = NodeState::default();
-        let question = Question::new(Path::new("x"), &config, &state, &[], &[]).unwrap();
+        let question = Question::new(Path::new("x"), &config, &state, &[], &[], |_| ()).unwrap();
         let login = Login {
             user: typed.into(),
             ..config.agreement.login.clone().unwrap()

@@ -38,6 +38,8 @@ pub struct Question<'q> {
     /// The same, as authentication leaves them.
     users: Vec<Vec<u8>>,
     c_library_command: &'q [OsString],
+    /// Takes a sentence for whoever waits for the answers.
+    tell: fn(&str),
     /// The place in the configuration of each user's node.
     expected: Vec<usize>,
     /// Why a user has no entry in the access map; `None` for one who has.
@@ -89,6 +91,9 @@ pub struct Opinion {
     pub remarks: Vec<String>,
     /// Why the part was not asked, where that is no problem: it is not on this machine.
     pub absent: Option<String>,
+    /// Whether the problem is one that an update cannot be behind, so that it would be of no
+    /// use to ask again.
+    pub lasts: bool,
 }
 
 /// A user for whom a part gives another answer than the configuration.
@@ -106,7 +111,8 @@ impl<'q> Question<'q> {
     /// The question for these users. `config_path` is where `config` is from, and `state`
     /// is its node state. `c_library_command` asks a C library: a program and its
     /// arguments, to which the library is added. It is given the users, a line each, and
-    /// prints [`Facts`], then an object with the `node` of each user, as lines of JSON.
+    /// prints [`Facts`], then an object with the `node` of each user, as lines of JSON. `tell`
+    /// takes a sentence where an answer takes its time.
     ///
     /// # Errors
     /// When the configuration and node state have no answer themselves.
@@ -116,6 +122,7 @@ impl<'q> Question<'q> {
         state: &'q NodeState,
         typed: &'q [Vec<u8>],
         c_library_command: &'q [OsString],
+        tell: fn(&str),
     ) -> Result<Question<'q>, QuestionError> {
         let cluster = config.cluster(state).map_err(QuestionError::Cluster)?;
         let names = typed.iter().map(|typed| {
@@ -149,6 +156,7 @@ impl<'q> Question<'q> {
             typed,
             users,
             c_library_command,
+            tell,
         })
     }
 
@@ -266,6 +274,7 @@ impl Opinion {
             problems: Vec::new(),
             remarks: Vec::new(),
             absent: None,
+            lasts: false,
         }
     }
 
@@ -289,6 +298,14 @@ impl Opinion {
             problems,
             ..Opinion::new("user list")
         })
+    }
+
+    /// As [`Opinion::failed`], where it is of no use to ask again.
+    fn failed_for_good(part: &'static str, problem: impl fmt::Display) -> Opinion {
+        Opinion {
+            lasts: true,
+            ..Opinion::failed(part, problem)
+        }
     }
 
     /// Gives the cause of different answers, where no problem gives it.

@@ -2,6 +2,9 @@
 //! its address test mode (`sendmail -bt`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Once, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use super::access_map::of_queue_group;
 use super::{Answer, Opinion, Question};
@@ -9,11 +12,19 @@ use crate::aliases::is_plain;
 use crate::child::ChildError;
 use crate::entries::{LeftOut, NoEntry};
 use crate::mail_names::Unplaced;
+use crate::nodes::is_this_machine;
 use crate::test_mode::{self, Session};
 use crate::update::{self, Plan};
 use mailaffinity::access_map::search_order;
 
 const PART: &str = "sendmail";
+
+/// Far longer than sendmail takes for its answers, and less than it waits.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// It says nothing itself while it waits (`myhostname` in sendmail 8.17).
+const WAITS: &str = "sendmail takes its time: it waits for this host's name, for a minute, where that has no dot; in \
+                     /etc/hosts, put a full name before the short one";
 
 pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
     if question.config.access_map.is_none() {
@@ -24,7 +35,7 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> Opinion {
     }
     match try_ask(question, access_map) {
         Ok(opinion) => opinion,
-        Err(error) if error.problem.starts_with("did not end") => Opinion::failed(
+        Err(error) if error.problem.starts_with("did not end") => Opinion::failed_for_good(
             PART,
             format!("{error} (it waits for a minute at its start where the host's name has no dot)"),
         ),
@@ -53,9 +64,14 @@ fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, Chi
             lines(b"/parse ", asked),
         ]
         .concat();
-        let session = test_mode::ask(question.config, &input)?;
+        let session = told(question, || test_mode::ask(question.config, &input))?;
         if session.says("Undefined ruleset queuegroup") {
-            return Ok(Opinion::failed(
+            // That of a web server need not know of the cluster.
+            if !question.config.nodes.iter().any(is_this_machine) {
+                let why = "sendmail has no rule set queuegroup, and this machine has no node's address";
+                return Ok(Opinion::absent(PART, why));
+            }
+            return Ok(Opinion::failed_for_good(
                 PART,
                 format!(
                     "{} has no rule set queuegroup: add FEATURE(`mailaffinity') to its .mc file",
@@ -167,6 +183,22 @@ fn recipients(session: &Session) -> Vec<Recipient> {
 fn lines(before: &[u8], items: &[impl AsRef<[u8]>]) -> Vec<u8> {
     let line = |item: &_| [before, AsRef::<[u8]>::as_ref(item), b"\n"].concat();
     items.iter().flat_map(line).collect()
+}
+
+/// Runs sendmail, and tells whoever waits why it takes its time.
+fn told<T>(question: &Question<'_>, run: impl FnOnce() -> T) -> T {
+    thread::scope(|scope| {
+        let (_ends, ended) = mpsc::channel::<()>();
+        let tell = move || {
+            static TOLD: Once = Once::new();
+            if ended.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                TOLD.call_once(|| (question.tell)(WAITS));
+            }
+        };
+        // Without a thread left nothing is told.
+        let _ = thread::Builder::new().spawn_scoped(scope, tell);
+        run()
+    })
 }
 
 /// sendmail ignores a queue group that it does not have, and takes the default one

@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::agreement::{Opinion, Question};
-use crate::exit::{Failure, Status};
+use crate::exit::{Failure, NAME, Status, say};
 use crate::names::{self, json_name, write_user};
 use crate::update::{self, UpdateError};
 use crate::users;
@@ -87,13 +87,19 @@ impl Agreement {
         ];
         for attempt in 1..=ATTEMPTS {
             let before = Files::read(config)?;
-            let question = Question::new(&path, config, &before.state, &users, &ask_library)
+            let tell = if self.quiet {
+                |_: &str| {}
+            } else {
+                |what: &str| say(NAME, what)
+            };
+            let question = Question::new(&path, config, &before.state, &users, &ask_library, tell)
                 .map_err(|error| Failure::new(Status::TempFail, error))?;
             let mut opinions = question.ask();
             let agree = opinions.iter().all(|opinion| agrees(&question, opinion));
             // What changes meanwhile has several right answers, and an update that is at
             // work may be all that is behind a difference.
-            if !agree && (attempt == 1 || Files::read(config)? != before) {
+            let passes = |opinion: &Opinion| !agrees(&question, opinion) && !opinion.lasts;
+            if opinions.iter().any(passes) && (attempt == 1 || Files::read(config)? != before) {
                 match update::wait_until_done(config, UPDATE) {
                     Err(UpdateError::Locked(error)) if error.kind() != ErrorKind::WouldBlock => {}
                     done => done?,
