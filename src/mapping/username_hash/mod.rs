@@ -65,7 +65,7 @@ impl FormatError {
 /// A format compares as a number what is none in a user's name: the Director ends itself
 /// when it is asked for such a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a format compares what is no number as one in this user's name")]
+#[error("username_hash compares what is no number as one in this user's name")]
 pub struct NotHashed;
 
 impl Default for UsernameHash {
