@@ -113,7 +113,7 @@ impl From<UpdateError> for Failure {
         use crate::access_source::rebuild::RebuildError;
         let status = match &error {
             UpdateError::Change(error) => status_of(error),
-            UpdateError::State(_) | UpdateError::Cluster { .. } => Status::Config,
+            UpdateError::State(_) | UpdateError::Cluster { .. } | UpdateError::TextMap(_) => Status::Config,
             UpdateError::EmptySource(_)
             | UpdateError::NoUsers { .. }
             | UpdateError::TooFewUsers { .. }
