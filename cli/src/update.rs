@@ -58,6 +58,12 @@ pub enum UpdateError {
     /// sendmail's own domains cannot be told, and users are full addresses.
     #[error("{0}; the access map stays as it is")]
     Domains(DomainsError),
+    /// sendmail may read the map as text, whose changes break its sessions.
+    #[error(
+        "{0} is not updated: sendmail refuses mail with a permanent 554 where a text: map is replaced while it opens it; \
+         let sendmail and [access_map] have \"hash:\", or say update_text = true there if sendmail does not read it"
+    )]
+    TextMap(String),
     /// The access source is empty, and the map was built of one that was not.
     #[error(
         "{} is empty, and was not when the access map was built, which stays as it is; if this is right, run \
@@ -225,9 +231,17 @@ pub fn plan<'c>(
     accept_loss: bool,
     known: Option<&str>,
 ) -> Result<Plan<'c>, UpdateError> {
-    let Some(AccessMapConfig { map, build }) = &config.access_map else {
+    let Some(AccessMapConfig {
+        map,
+        build,
+        update_text,
+    }) = &config.access_map
+    else {
         return Ok(Plan::NoMap);
     };
+    if !map.is_built() && !update_text {
+        return Err(UpdateError::TextMap(map.to_string()));
+    }
     let cluster = config.cluster(state).map_err(|error| UpdateError::Cluster {
         path: config.node_state.to_path_buf(),
         error,
@@ -402,7 +416,7 @@ pub struct MapLock {
 /// # Errors
 /// When another update holds it for longer than `wait`, or it cannot be taken.
 pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError> {
-    let Some(AccessMapConfig { map, build }) = &config.access_map else {
+    let Some(AccessMapConfig { map, build, .. }) = &config.access_map else {
         return Ok(MapLock { _lock: None });
     };
     let lock = lock::of(&build.source, wait).map_err(UpdateError::Locked)?;

@@ -130,6 +130,8 @@ pub struct AccessMapConfig {
     pub map: AccessMap,
     /// How it is built.
     pub build: MapBuild,
+    /// Whether a map that sendmail may read as text is updated (`update_text`).
+    pub update_text: bool,
 }
 
 /// How the access map is built from its source.
@@ -152,6 +154,8 @@ struct AccessMapTable {
     source: Option<AbsolutePath>,
     makemap: Option<AbsolutePath>,
     makemap_options: Option<MakemapOptions>,
+    #[serde(default)]
+    update_text: bool,
 }
 
 impl TryFrom<AccessMapTable> for AccessMapConfig {
@@ -174,7 +178,11 @@ impl TryFrom<AccessMapTable> for AccessMapConfig {
                 .map_or_else(|| "/usr/sbin/makemap".into(), PathBuf::from),
             makemap_options: table.makemap_options.unwrap_or(MakemapOptions(Vec::new())),
         };
-        Ok(AccessMapConfig { map, build })
+        Ok(AccessMapConfig {
+            map,
+            build,
+            update_text: table.update_text,
+        })
     }
 }
 

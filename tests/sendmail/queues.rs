@@ -1,8 +1,10 @@
 //! How sendmail treats the queues of a cluster, on which mailaffinity builds.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
 
 use mailaffinity::config::Config;
 use mailaffinity_cli::queue_group::mc_lines;
@@ -119,6 +121,35 @@ fn mail_lands_in_the_group_that_the_access_map_names() {
         .map(|number| Some(GROUPS[(number + 2) % 3].to_owned()))
         .collect();
     assert_eq!(cluster.rule_set_groups(&names), last);
+}
+
+/// Why an update writes no text map for sendmail, which opens it for each recipient: one
+/// that is replaced in that moment is an error for good.
+#[test]
+fn a_text_map_that_changes_refuses_mail_for_good() {
+    let mut cluster = Cluster::new(&["node1"]);
+    let folder = cluster.folder().to_owned();
+    let text = folder.join("access.txt");
+    let hash = format!("`hash -T<TMPF> {}'", cluster.access_map().display());
+    let map = format!("`text -T<TMPF> {}'", text.display());
+    cluster.reconfigure("node1", &[(&hash, &map)]);
+    let replace = || {
+        fs::write(folder.join("new"), "qgrp:anna@\tnode1group\n").unwrap();
+        fs::rename(folder.join("new"), &text).unwrap();
+    };
+    replace();
+    cluster.start("node1", &[]);
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            wait_for("a refusal", || {
+                let refusal = cluster.try_send("node1", &["anna"; 20], "changed").err();
+                refusal.is_some_and(|reply| reply.starts_with("554 "))
+            });
+        });
+        while !sender.is_finished() {
+            replace();
+        }
+    });
 }
 
 #[test]

@@ -72,7 +72,11 @@ impl Configuration {
     /// An access map of a kind, such as `text`, made of the file of this name.
     #[must_use]
     pub fn access_map(self, kind: &str, source: impl AsRef<Path>) -> Configuration {
-        self.set("access_map.map", format!("{kind}:{}", source.as_ref().display()))
+        let configuration = self.set("access_map.map", format!("{kind}:{}", source.as_ref().display()));
+        match kind {
+            "text" => configuration.set("access_map.update_text", true),
+            _ => configuration,
+        }
     }
 
     /// A file of users.

@@ -344,3 +344,19 @@ fn a_check_moves_the_users_of_a_dead_node() {
     assert!(site.source() == source);
     site.assert_tidy();
 }
+
+/// sendmail would answer a change of it with 554.
+#[test]
+fn a_text_map_is_written_only_on_request() {
+    let site = Site::with_map("text");
+    site.update();
+    let text = String::from_utf8(site.read("mailaffinity.toml")).unwrap();
+    let text = text.replace("update_text = true\n", "");
+    site.write("mailaffinity.toml", text.as_bytes());
+    site.update_fails(
+        &[],
+        78,
+        "is not updated: sendmail refuses mail with a permanent 554",
+    );
+    assert_fails(&site.run(&["diff"]), 78, "or say update_text = true");
+}

@@ -224,6 +224,13 @@ fn a_broken_block_stops_it() {
             "a block ends that did not begin",
         ),
         (good.clone() + &good, count + 4, "a second block begins"),
+        // A comment of the administrator's.
+        (
+            format!("# BEGIN mailaffinity, which see\n{good}"),
+            5,
+            "a second block begins; remove one of the two, or this line (the block goes from \"# BEGIN mailaffinity\" \
+             to \"# END mailaffinity\"; a comment of yours must not begin so)",
+        ),
     ];
     for (text, line, problem) in broken {
         site.write("etc/access", text.as_bytes());

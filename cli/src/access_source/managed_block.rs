@@ -67,7 +67,10 @@ pub struct Complaint {
 
 /// A source whose block cannot be told from the rest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {problem} (the block goes from \"# BEGIN mailaffinity\" to \"# END mailaffinity\")")]
+#[error(
+    "line {line}: {problem} (the block goes from \"# BEGIN mailaffinity\" to \"# END mailaffinity\"; a comment of yours \
+     must not begin so)"
+)]
 pub struct BlockError {
     line: usize,
     problem: &'static str,
@@ -269,13 +272,24 @@ fn find_block(text: &[u8]) -> Result<(Range<usize>, usize), BlockError> {
         let next = position.saturating_add(line.len());
         if is_marker(line, BEGIN) {
             if begin.is_some() {
-                return fault(number, "a second block begins");
+                return fault(
+                    number,
+                    "a second block begins; remove one of the two, or this line",
+                );
             }
             begin = Some((number, position));
         } else if is_marker(line, END) {
             match (begin, end) {
-                (None, _) => return fault(number, "a block ends that did not begin"),
-                (Some(_), Some(_)) => return fault(number, "the block ends a second time"),
+                (None, _) => {
+                    let problem = "a block ends that did not begin; write where it begins, or remove this line and the block";
+                    return fault(number, problem);
+                }
+                (Some(_), Some(_)) => {
+                    return fault(
+                        number,
+                        "the block ends a second time; remove one of the two lines",
+                    );
+                }
                 (Some(_), None) => end = Some(next),
             }
         } else if begin.is_some() && end.is_none() {
@@ -293,7 +307,10 @@ fn find_block(text: &[u8]) -> Result<(Range<usize>, usize), BlockError> {
             "this line in the block is not mailaffinity's, which would remove it; move it out",
         ),
         (Some((_, begin)), Some(end), None) => Ok((begin..end, users_end.unwrap_or(end))),
-        (Some((line, _)), None, _) => fault(line, "the block does not end"),
+        (Some((line, _)), None, _) => fault(
+            line,
+            "the block does not end; write where it ends, or remove this line and the block",
+        ),
         (None, ..) => Ok((text.len()..text.len(), text.len())),
     }
 }

@@ -78,7 +78,11 @@ pub enum RebuildError {
     #[error("{0}")]
     Makemap(String),
     /// Somebody else changed the source meanwhile.
-    #[error("{} was changed by somebody else meanwhile (the next update tries again)", .0.display())]
+    #[error(
+        "{} was changed by somebody else meanwhile (the next update tries again; if that goes on, let whoever writes it \
+         leave it alone for some seconds)",
+        .0.display()
+    )]
     SourceChanged(PathBuf),
     /// What failed came after a change that stays.
     #[error("{error}; {now}")]
