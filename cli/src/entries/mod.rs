@@ -1,14 +1,13 @@
 //! Which entry of the access map each user has, or why none.
 
-use std::borrow::Cow;
+pub mod other_names;
+
 use std::collections::HashSet;
 
 use crate::access_source::managed_block::ByHand;
-use crate::mail_names::{MailNames, Unplaced};
 use crate::users::{UserList, UsersError};
 use mailaffinity::access_map::Entry;
 use mailaffinity::access_map::key::{self, KeyProblem};
-use mailaffinity::access_map::search_order;
 use mailaffinity::config::Config;
 use mailaffinity::mapping::{Cluster, NotHashed};
 
@@ -99,39 +98,6 @@ pub struct Entries<'u, 'c> {
     pub users: usize,
     /// Those without an entry.
     pub left_out: Vec<LeftOut<'c>>,
-}
-
-/// The names that sendmail asks for besides users' own: the local parts of users who are
-/// full addresses in its own domains, and aliases that lead to one user. Where a user or an
-/// entry by hand has a name, it has no other entry.
-#[derive(Debug, Default)]
-pub struct OtherNames<'e, 'c> {
-    /// Keys and queue groups, in order of the keys.
-    entries: Vec<(Cow<'e, [u8]>, &'e [u8])>,
-    /// Users whom sendmail asks for by a name that is also another's.
-    pub left_out: Vec<LeftOut<'c>>,
-    /// Aliases without an entry.
-    pub unplaced: Vec<Unplaced>,
-}
-
-impl OtherNames<'_, '_> {
-    /// How many have an entry.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether none has.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Each entry.
-    pub fn iter(&self) -> impl Iterator<Item = Entry<&[u8]>> {
-        self.entries.iter().map(|(key, value)| Entry {
-            key: &**key,
-            value: *value,
-        })
-    }
 }
 
 struct Place<'u, 'c> {
@@ -254,96 +220,6 @@ impl<'u, 'c> Entries<'u, 'c> {
             own.is_none()
         });
         taken
-    }
-
-    /// The entries of the other names that sendmail asks for. `by_hand` and `taken` are
-    /// what [`take_out`](Entries::take_out) was given and gave.
-    pub fn other_names<'e>(
-        &'e self,
-        names: &MailNames,
-        by_hand: &'e [ByHand<'_>],
-        taken: &'e [Override<'c>],
-    ) -> OtherNames<'e, 'c> {
-        let of_users = |key: &[u8]| {
-            let own = by_hand
-                .binary_search_by(|own| key::compare(own.entry.key, key))
-                .ok();
-            let own = own
-                .and_then(|place| by_hand.get(place))
-                .map(|own| own.entry.value);
-            own.or_else(|| self.get(key))
-        };
-        let users = self.iter().map(|entry| (entry.key, entry.value));
-        let taken = taken.iter().map(|own| (&*own.entry.key, &*own.entry.value));
-        let mut addresses: Vec<(&[u8], &[u8], &[u8])> = users
-            .chain(taken)
-            .filter_map(|(user, group)| Some((user.get(..=names.local_part(user)?.len())?, user, group)))
-            .collect();
-        addresses.sort_unstable();
-
-        let mut found = OtherNames::default();
-        for same in addresses.chunk_by(|a, b| a.0 == b.0) {
-            let Some((key, _, first)) = same.first() else {
-                continue;
-            };
-            let users = self.get(key);
-            let group = of_users(key);
-            let others = same
-                .iter()
-                .filter(|(_, _, other)| *other != group.unwrap_or(first));
-            let others: Vec<&[u8]> = others.map(|(_, user, _)| *user).collect();
-            let left_out = match (group, users) {
-                // What the administrator decided.
-                (Some(_), None) => Vec::new(),
-                (None, _) if others.is_empty() => {
-                    found.entries.push((Cow::Borrowed(key), first));
-                    Vec::new()
-                }
-                (None, _) => same.iter().map(|(_, user, _)| *user).collect(),
-                (Some(_), Some(_)) => others,
-            };
-            found.left_out.extend(left_out.into_iter().map(|user| LeftOut {
-                user: user.to_vec(),
-                reason: NoEntry::SharedLocalPart,
-            }));
-        }
-
-        let mut aliases = Vec::new();
-        let of_names = |key: &[u8]| {
-            let name = found.entries.binary_search_by(|(name, _)| (**name).cmp(key)).ok();
-            let name = name
-                .and_then(|place| found.entries.get(place))
-                .map(|(_, group)| *group);
-            of_users(key).or(name)
-        };
-        names.for_each_alias(|alias, end| {
-            let key = [alias, b"@"].concat();
-            let group = end.and_then(|end| {
-                let keys = search_order::keys(end).into_iter();
-                let keys =
-                    keys.filter(|key| key.ends_with(b"@") != end.contains(&b'@') && key.contains(&b'@'));
-                let mut groups = keys.filter_map(|key| of_names(key::untagged(&key)?));
-                let group = groups.next();
-                match end.contains(&b'@') {
-                    true if group.is_none() => Err("it leads to an address elsewhere"),
-                    _ => Ok(group),
-                }
-            });
-            let reason = match (group, of_names(&key)) {
-                (Ok(Some(group)), None) => return aliases.push((Cow::Owned(key), group)),
-                (Ok(Some(group)), Some(own)) if group != own => "a user or an entry by hand has its name",
-                // System accounts are nobody's.
-                (Ok(None), _) | (_, Some(_)) => return,
-                (Err(reason), None) => reason,
-            };
-            found.unplaced.push(Unplaced {
-                alias: alias.to_vec(),
-                reason,
-            });
-        });
-        found.entries.extend(aliases);
-        found.entries.sort_unstable();
-        found
     }
 
     /// The queue group of a key that a user has.
