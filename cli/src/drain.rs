@@ -117,10 +117,9 @@ fn chosen<'c>(config: &'c Config, state: &NodeState, node: &NodeConfig) -> Resul
     if let Some(since) = since {
         let down_for = Timestamp::now().duration_since(since);
         let after = *config.drain.after;
-        // Whoever waited for one from the future, of a clock that was wrong, might wait for years.
-        if let Ok(down_for) = Duration::try_from(down_for)
-            && down_for < after
-        {
+        // Clocks differ. But whoever waited for one that was wrong might wait for years.
+        if down_for.unsigned_abs() < after {
+            let down_for = Duration::try_from(down_for).unwrap_or_default();
             return Err(format!(
                 "it has been down for {} of the {} s of after_seconds",
                 down_for.as_secs(),

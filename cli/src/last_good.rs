@@ -20,5 +20,7 @@ pub(crate) fn keep(path: &Path, config: &Config) -> Vec<String> {
         kept => kept,
     };
     let problems = [kept, kept_state].into_iter().filter_map(Result::err);
+    // As of a container, whose files are changed as a whole and from outside.
+    let problems = problems.filter(|problem| problem.kind() != ErrorKind::ReadOnlyFilesystem);
     problems.map(|error| error.to_string()).collect()
 }

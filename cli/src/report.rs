@@ -19,6 +19,9 @@ use mailaffinity::config::Config;
 /// How long the log may keep a command waiting, in all.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How many characters log daemons take in one message.
+const LONGEST_LINE: usize = 2000;
+
 /// syslog(3)'s LOG_MAIL.
 const FACILITY: u8 = 2 << 3;
 
@@ -67,6 +70,7 @@ impl Log {
     fn write(&mut self, severity: Severity, line: &str) {
         let Some(socket) = &self.socket else { return };
         let start = Instant::now();
+        let line: String = line.chars().take(LONGEST_LINE).collect();
         // As syslog(3) writes it, in local time; the newline ends it on a stream.
         let message = format!(
             "<{}>{} {NAME}[{}]: {line}\n",
@@ -190,6 +194,21 @@ mod tests {
         // More than any socket holds: this returns only if somebody gives up.
         (0..10_000).for_each(|_| log.notice(&"x".repeat(1000)));
         assert!(log.socket.is_none());
+    }
+
+    #[test]
+    fn long_lines_are_cut_and_lose_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut log = log(&path);
+        log.error(&"ä".repeat(1_000_000));
+        log.error("two");
+        let mut message = [0; 9000];
+        for line in ["ä".repeat(LONGEST_LINE), "two".into()] {
+            let length = socket.recv(&mut message).unwrap();
+            assert!(is_line(&message[..length], 3, &line));
+        }
     }
 
     #[test]

@@ -293,10 +293,10 @@ impl Opinion {
     }
 
     /// That of the list of users, where it may lack some.
-    pub fn of_list(problems: Vec<String>) -> Option<Opinion> {
-        (!problems.is_empty()).then(|| Opinion {
-            problems,
-            ..Opinion::new("user list")
+    pub fn of_list(remarks: Vec<String>) -> Option<Opinion> {
+        (!remarks.is_empty()).then(|| Opinion {
+            remarks,
+            ..Opinion::absent("user list", "it may lack some")
         })
     }
 

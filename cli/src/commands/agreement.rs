@@ -111,7 +111,6 @@ impl Agreement {
                 return Err(Failure::new(Status::Unavailable, message));
             }
             opinions.extend(Opinion::of_list(silent_services));
-            let agree = opinions.iter().all(|opinion| agrees(&question, opinion));
             if !(agree && self.quiet) {
                 names::print(|out| match self.json {
                     true => write_json(out, &question, &opinions),

@@ -55,9 +55,12 @@ class mailaffinity extends rcube_plugin
     {
         $cluster = (array) rcube::get_instance()->config->get('mailaffinity_imap_hosts');
         foreach ($cluster as $name) {
-            // What the variables stand for, such as %s, is not known any more after the login.
-            $name = preg_replace('~^\w+://|:\d+$~', '', $name);
-            if (preg_match('/^' . preg_replace('/%[a-z]/', '.+', preg_quote($name, '/')) . '$/i', $host)) {
+            $name = preg_replace(['~^\w+://~', '/^(\[.*\]|[^:]*):\d+$/'], ['', '$1'], $name);
+            // What %s stands for, the domain of the login, is not known any more after it.
+            $parts = array_map(function ($part) {
+                return preg_quote(rcube_utils::parse_host($part), '/');
+            }, explode('%s', $name));
+            if (preg_match('/^' . implode('.+', $parts) . '$/i', $host)) {
                 return true;
             }
         }
