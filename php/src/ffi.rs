@@ -3,6 +3,7 @@
 
 use std::ffi::{c_char, c_int};
 
+use ext_php_rs::types::ZendStr;
 use ext_php_rs::zend::{ClassEntry, ModuleEntry};
 
 unsafe extern "C" {
@@ -11,6 +12,9 @@ unsafe extern "C" {
 
     /// main/php_ini.h
     pub(crate) fn display_ini_entries(module: *mut ModuleEntry);
+
+    /// Zend/zend_operators.h
+    pub(crate) fn zend_double_to_str(number: f64) -> *mut ZendStr;
 
     /// ext/spl/spl_exceptions.h
     pub(crate) static spl_ce_RuntimeException: *mut ClassEntry;
