@@ -13,6 +13,9 @@ unsafe extern "C" {
     /// main/php_ini.h
     pub(crate) fn display_ini_entries(module: *mut ModuleEntry);
 
+    /// main/php_open_temporary_file.h
+    pub(crate) fn php_get_temporary_directory() -> *const c_char;
+
     /// Zend/zend_operators.h
     pub(crate) fn zend_double_to_str(number: f64) -> *mut ZendStr;
 

@@ -5,7 +5,8 @@
 //! - `kept`: the configurations, node states and access maps, followed from one
 //!   request to the next.
 //! - `site`: questions to them.
-//! - `log`, `rate_limit`: what the administrator is told, through PHP's error log.
+//! - `log`, `rate_limit`, `limit_file`: what the administrator is told, through PHP's error
+//!   log.
 //! - `ini`: the two directives of `php.ini`.
 //! - `exception`, `info`: `MailaffinityException`, and the table in `phpinfo()`.
 //! - `panic`: no bug in here ends a login.
@@ -15,6 +16,7 @@ mod ffi;
 mod info;
 mod ini;
 mod kept;
+mod limit_file;
 mod log;
 mod panic;
 mod rate_limit;
