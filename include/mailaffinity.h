@@ -163,7 +163,8 @@ void mailaffinity_builder_free(mailaffinity_builder *builder);
 
 /**
  * Finds the node of a user among those with the tag that are up. In a cluster that was
- * loaded from a configuration, it is the node of the name that authentication leaves.
+ * loaded from a configuration, it is the node of the name that authentication leaves, and
+ * a name of more than 1,023 bytes is `MAILAFFINITY_ERROR_INVALID_ARGUMENT`.
  *
  * `tag` NULL stands for the configuration's default tag, which is "", no tag, in a
  * cluster that was not loaded from a configuration. On success the number of the node

@@ -13,7 +13,8 @@
  * also in a process that comes new.
  *
  * The module writes to PHP's error log (error_log) directly, whatever error_reporting,
- * display_errors and log_errors say, and each message at most once a minute.
+ * display_errors and log_errors say, and each message at most once a minute: by all workers
+ * of a web server together, which share a file mailaffinity-UID in sys_temp_dir.
  */
 
 /**
@@ -31,13 +32,16 @@ class MailaffinityException extends \RuntimeException
  * The node that the access map names, unless it is down; else the computed one among those
  * that are up; else mailaffinity.fallback. Each step down is logged.
  *
- * Takes any string, never throws and prints nothing.
+ * Takes any value, never throws and prints nothing. A scalar counts as the string that PHP's
+ * own functions make of it. Anything else, which a form can post too (an array), gets
+ * mailaffinity.fallback, and so does a name of more than 1023 bytes, which is no user's; both
+ * are logged.
  *
- * @param string $username as it was posted
+ * @param scalar|mixed $username as it was posted
  * @return non-empty-string a host name or address that fsockopen() takes, without port;
  *         IPv6 in brackets
  */
-function map_user_via_sendmail_access(string $username): string
+function map_user_via_sendmail_access(mixed $username): string
 {
     throw new \Error('The module mailaffinity is not loaded');
 }

@@ -179,10 +179,21 @@ impl InForce {
     /// The node that serves a user: the one the access map names, unless it is
     /// down; else the computed one among those that are up.
     ///
-    /// Notices go to `notify`. `None` when no node is up, and for a user who has no hash.
+    /// Notices go to `notify`. `None` when no node is up, and for a user who has no hash
+    /// ([`NoHash`](crate::config::NoHash)).
     pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(String)) -> Option<&NodeConfig> {
-        let computed = self.computed_node(user, &self.config.tag);
-        match self.mapped_node(&self.config.authenticated(user)) {
+        let user = match self.config.authenticated(user) {
+            Ok(user) => user,
+            Err(problem) => {
+                notify(problem.to_string());
+                return None;
+            }
+        };
+        let hash = self.config.username_hash.hash(&user);
+        let computed = hash
+            .ok()
+            .and_then(|hash| self.node_of_hash(hash, &self.config.tag));
+        match self.mapped_node(&user) {
             Ok(None) => {}
             Ok(Some((_, node))) if !self.state.is_down(&node.node.name) => return Some(node),
             // Users whom the Director has on a node that is down belong there.
@@ -195,7 +206,7 @@ impl InForce {
             Err(problem) => notify(format!("{problem}; using the computed node")),
         }
         if computed.is_none() {
-            notify(match self.config.hash_of(user) {
+            notify(match hash {
                 Ok(_) => NoNodeUp(self.config.tag.clone()).to_string(),
                 Err(problem) => problem.to_string(),
             });
@@ -206,7 +217,11 @@ impl InForce {
     /// The node that the mapping alone gives to a user; `None` when none with the
     /// tag is up.
     pub fn computed_node(&self, user: &[u8], tag: &str) -> Option<&NodeConfig> {
-        let index = self.cluster.index_of_hash(self.config.hash_of(user).ok()?, tag)?;
+        self.node_of_hash(self.config.hash_of(user).ok()?, tag)
+    }
+
+    fn node_of_hash(&self, hash: u32, tag: &str) -> Option<&NodeConfig> {
+        let index = self.cluster.index_of_hash(hash, tag)?;
         #[expect(
             clippy::indexing_slicing,
             reason = "the cluster has the nodes of the configuration, in its order"

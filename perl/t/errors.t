@@ -50,6 +50,7 @@ for my $vhost_count (-1, 4_294_967_296, '1e3', '', "1\n", 'many', 1.5) {
 throws('user is undefined', sub { $cluster->node(undef) });
 throws('user is undefined', sub { username_hash() });
 throws('invalid argument',  sub { $cluster->node('anna', "\xff") });
+throws('invalid argument',  sub { $cluster->node('x' x 1024) });
 throws('tag has a NUL',     sub { $cluster->node('anna', "east\0") });
 throws('tag has a NUL',     sub { $cluster->node_of_hash(1, "east\0") });
 throws('hash is not a number from 0 to 4294967295', sub { $cluster->node_of_hash($_) }) for undef, -1, 4_294_967_296, 'anna';

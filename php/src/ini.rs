@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use ext_php_rs::ffi::zend_ini_entry;
 use ext_php_rs::flags::IniEntryPermission;
 use ext_php_rs::types::Zval;
-use ext_php_rs::zend::{ExecutorGlobals, IniEntryDef, IniEntryDefs};
+use ext_php_rs::zend::{ExecutorGlobals, IniEntryDef, IniEntryDefs, php_sapi_name};
 use mailaffinity::config::{DEFAULT_PATH, check_host};
+
+use crate::ffi::php_get_temporary_directory;
 
 /// The configuration file.
 const CONFIG: &CStr = c"mailaffinity.config";
@@ -46,6 +48,19 @@ pub(crate) fn fallback_host() -> (String, Option<String>) {
             Some(format!("mailaffinity.fallback: {problem}")),
         ),
     }
+}
+
+/// The folder for temporary files (`sys_temp_dir`), where PHP serves a web server. On a
+/// command line, each process stands for itself: whoever types it wants to be told.
+pub(crate) fn folder_of_workers() -> Option<PathBuf> {
+    if php_sapi_name().is_none_or(|name| name == "cli") {
+        return None;
+    }
+    // SAFETY: PHP gives a string that it keeps, or null.
+    let folder = unsafe { php_get_temporary_directory() };
+    // SAFETY: as above.
+    let folder = (!folder.is_null()).then(|| unsafe { CStr::from_ptr(folder) })?;
+    Some(OsString::from_vec(folder.to_bytes().to_vec()).into())
 }
 
 /// A directive as it stands now. PHP-FPM sets those of a pool after the module has

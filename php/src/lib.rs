@@ -5,7 +5,8 @@
 //! - `kept`: the configurations, node states and access maps, followed from one
 //!   request to the next.
 //! - `site`: questions to them.
-//! - `log`, `rate_limit`: what the administrator is told, through PHP's error log.
+//! - `log`, `rate_limit`, `limit_file`: what the administrator is told, through PHP's error
+//!   log.
 //! - `ini`: the two directives of `php.ini`.
 //! - `exception`, `info`: `MailaffinityException`, and the table in `phpinfo()`.
 //! - `panic`: no bug in here ends a login.
@@ -15,16 +16,20 @@ mod ffi;
 mod info;
 mod ini;
 mod kept;
+mod limit_file;
 mod log;
 mod panic;
 mod rate_limit;
 mod site;
 
+use std::borrow::Cow;
+
 use exception::exception;
 use ext_php_rs::binary_slice::BinarySlice;
 use ext_php_rs::boxed::ZBox;
+use ext_php_rs::flags::DataType;
 use ext_php_rs::prelude::{ModuleBuilder, PhpResult, php_function, php_module, wrap_function};
-use ext_php_rs::types::ZendHashTable;
+use ext_php_rs::types::{ZendHashTable, Zval};
 use mailaffinity::config::NodeConfig;
 use mailaffinity::mapping::ring_label;
 use mailaffinity::node_state::{Mark, State};
@@ -35,22 +40,28 @@ use mailaffinity::node_state::{Mark, State};
 /// The node that the access map names, unless it is down; else the computed one
 /// among those that are up; else `mailaffinity.fallback`.
 ///
-/// SquirrelMail calls it before authentication with whatever was posted. So it
-/// takes any string, never throws and prints nothing, and what it returns is
-/// always a host name or address that `fsockopen()` takes, IPv6 in brackets. What
-/// the administrator should know goes to PHP's error log.
+/// SquirrelMail calls it before authentication with whatever was posted, which may be an
+/// array, and PHP makes integers of array keys in digits. So it takes any value, never
+/// throws and prints nothing, and what it returns is always a host name or address that
+/// `fsockopen()` takes, IPv6 in brackets. What the administrator should know goes to PHP's
+/// error log.
 #[php_function]
-pub fn map_user_via_sendmail_access(username: BinarySlice<u8>) -> String {
-    let answer = site::ask(|in_force, notify| {
-        let node = in_force.node_of(&username, notify)?;
-        Some(node.host.clone())
-    });
-    let mut problems = answer.problems;
-    let host = answer.value.flatten().unwrap_or_else(|| {
+pub fn map_user_via_sendmail_access(username: &Zval) -> String {
+    let (host, mut problems) = match text_of(username) {
+        Ok(username) => {
+            let answer = site::ask(|in_force, notify| {
+                let node = in_force.node_of(&username, notify)?;
+                Some(node.host.clone())
+            });
+            (answer.value.flatten(), answer.problems)
+        }
+        Err(kind) => (None, vec![format!("a username is {kind}, and no text")]),
+    };
+    let host = host.unwrap_or_else(|| {
         let (host, problem) = ini::fallback_host();
         problems.extend(problem);
         problems.push(format!(
-            "there is no node to connect to; using the fallback host {host}"
+            "there is no node for a user; using the fallback host {host}"
         ));
         host
     });
@@ -60,6 +71,29 @@ pub fn map_user_via_sendmail_access(username: BinarySlice<u8>) -> String {
         format!("[{host}]")
     } else {
         host
+    }
+}
+
+/// A scalar as PHP's own functions convert it to a string; of anything else, what it is. An
+/// object that could be converted is not: that would run a program's code, which can throw.
+fn text_of(value: &Zval) -> Result<Cow<'_, [u8]>, &'static str> {
+    if let Some(text) = value.zend_str() {
+        Ok(text.as_bytes().into())
+    } else if let Some(number) = value.long() {
+        Ok(number.to_string().into_bytes().into())
+    } else if let Some(number) = value.double() {
+        // SAFETY: it takes any number, and gives a new string, never null.
+        let text = unsafe { ZBox::from_raw(ffi::zend_double_to_str(number)) };
+        Ok(text.as_bytes().to_vec().into())
+    } else if let Some(is_true) = value.bool() {
+        Ok(if is_true { b"1".as_slice() } else { b"" }.into())
+    } else {
+        Err(match value.get_type() {
+            DataType::Null => "null",
+            DataType::Array => "an array",
+            DataType::Resource => "a resource",
+            _ => "an object",
+        })
     }
 }
 

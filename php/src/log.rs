@@ -4,13 +4,15 @@
 //! those off (`error_reporting(0)`), and elsewhere they could end up in the page.
 
 use std::ffi::{CString, c_int};
-use std::time::Instant;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use ext_php_rs::zend::BailoutGuard;
 
 use crate::ffi::php_log_err_with_severity;
 use crate::kept::KEPT;
-use crate::panic;
+use crate::rate_limit::RateLimit;
+use crate::{ini, limit_file, panic};
 
 /// syslog's, for `error_log = syslog`.
 const LOG_WARNING: c_int = 4;
@@ -18,12 +20,14 @@ const LOG_WARNING: c_int = 4;
 /// Longer messages are cut: a line must fit into syslog's.
 const LONGEST: usize = 900;
 
-/// Writes the messages to PHP's error log, each at most once a minute.
+/// Writes the messages to PHP's error log, each at most once a minute: by all workers of a
+/// web server together, or by this process where they cannot share the limit.
 pub(crate) fn tell(messages: &[String]) {
     if messages.is_empty() {
         return;
     }
-    let lines = panic::guarded(|| admitted(messages)).unwrap_or_default();
+    let shared = ini::folder_of_workers();
+    let lines = panic::guarded(|| admitted(messages, shared.as_deref())).unwrap_or_default();
     if lines.is_empty() {
         return;
     }
@@ -35,14 +39,28 @@ pub(crate) fn tell(messages: &[String]) {
     }
 }
 
-fn admitted(messages: &[String]) -> Vec<CString> {
-    let mut limit = KEPT.get().log.borrow_mut();
-    let now = Instant::now();
-    messages
-        .iter()
-        .filter_map(|message| limit.admit(&printable(message), now))
-        .filter_map(|line| CString::new(line).ok())
-        .collect()
+fn admitted(messages: &[String], shared: Option<&Path>) -> Vec<CString> {
+    let (site, now) = (ini::config_path(), seconds_since_start());
+    let admitted = |limit: &mut RateLimit| {
+        let lines = messages
+            .iter()
+            .filter_map(|message| limit.admit(site.as_os_str().as_bytes(), &printable(message), now));
+        lines.filter_map(|line| CString::new(line).ok()).collect()
+    };
+    shared
+        .and_then(|folder| limit_file::with(folder, admitted).ok())
+        .unwrap_or_else(|| admitted(&mut KEPT.get().log.borrow_mut()))
+}
+
+/// By the clock that all processes share, and that nobody sets.
+fn seconds_since_start() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the time is written there; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    u64::try_from(time.tv_sec).unwrap_or_default()
 }
 
 /// A message as a single line of text: control characters are escaped.

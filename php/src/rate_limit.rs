@@ -1,57 +1,97 @@
 //! How often the administrator is told the same.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// Lets each message pass once in a while, so that no web client can flood the log.
 #[derive(Default)]
 pub(crate) struct RateLimit {
-    passed: HashMap<String, Passed>,
+    /// By what tells messages apart.
+    passed: HashMap<u64, Passed>,
 }
 
+#[derive(Clone, Copy)]
 struct Passed {
-    at: Instant,
+    /// When, in seconds since the system started.
+    at: u64,
     held_back: u64,
 }
 
+impl Passed {
+    /// One of the future is from before the system started anew.
+    fn is_recent(&self, now: u64) -> bool {
+        now.checked_sub(self.at)
+            .is_some_and(|age| age < RateLimit::INTERVAL)
+    }
+}
+
 impl RateLimit {
-    const INTERVAL: Duration = Duration::from_secs(60);
+    const INTERVAL: u64 = 60;
     const MESSAGES: usize = 100;
     const TOO_MANY: &str = "too many different messages; holding back those that are new";
 
-    /// The line to log for a message, unless it is held back.
-    pub(crate) fn admit(&mut self, message: &str, now: Instant) -> Option<String> {
-        let message = if self.has_room_for(message, now) {
-            message
+    /// The most that [`to_bytes`](RateLimit::to_bytes) gives: the messages, and that they
+    /// are too many.
+    pub(crate) const LONGEST: usize = (Self::MESSAGES + 1) * size_of::<[u64; 3]>();
+
+    /// The line to log for a message about this site, unless it is held back.
+    pub(crate) fn admit(&mut self, site: &[u8], message: &str, now: u64) -> Option<String> {
+        let key = |message: &str| {
+            let mut hasher = DefaultHasher::new();
+            (site, message).hash(&mut hasher);
+            hasher.finish()
+        };
+        let (message, key) = if self.has_room_for(key(message), now) {
+            (message, key(message))
         } else {
-            Self::TOO_MANY
+            (Self::TOO_MANY, 0)
         };
-        let Some(passed) = self.passed.get_mut(message) else {
-            let passed = Passed {
-                at: now,
-                held_back: 0,
-            };
-            self.passed.insert(message.to_owned(), passed);
-            return Some(format!("mailaffinity: {message}"));
-        };
-        if now.saturating_duration_since(passed.at) < Self::INTERVAL {
-            passed.held_back += 1;
+        let earlier = self.passed.get_mut(&key);
+        if let Some(passed) = earlier
+            && passed.is_recent(now)
+        {
+            passed.held_back = passed.held_back.saturating_add(1);
             return None;
         }
-        passed.at = now;
-        Some(match std::mem::take(&mut passed.held_back) {
+        let passed = Passed {
+            at: now,
+            held_back: 0,
+        };
+        let earlier = self.passed.insert(key, passed);
+        Some(match earlier.map_or(0, |earlier| earlier.held_back) {
             0 => format!("mailaffinity: {message}"),
             times => format!("mailaffinity: {message} ({times} times more since it was last logged)"),
         })
     }
 
     /// Forgets old messages where that is needed to make room.
-    fn has_room_for(&mut self, message: &str, now: Instant) -> bool {
-        if self.passed.len() < Self::MESSAGES || self.passed.contains_key(message) {
+    fn has_room_for(&mut self, message: u64, now: u64) -> bool {
+        if self.passed.len() < Self::MESSAGES || self.passed.contains_key(&message) {
             return true;
         }
-        self.passed
-            .retain(|_, passed| now.saturating_duration_since(passed.at) < Self::INTERVAL);
+        self.passed.retain(|_, passed| passed.is_recent(now));
         self.passed.len() < Self::MESSAGES
+    }
+
+    /// What [`from_bytes`](RateLimit::from_bytes) takes.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let numbers = self
+            .passed
+            .iter()
+            .flat_map(|(message, passed)| [*message, passed.at, passed.held_back]);
+        numbers.flat_map(u64::to_ne_bytes).collect()
+    }
+
+    /// Any bytes are some limit: who could write them is to be known.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> RateLimit {
+        let (numbers, _) = bytes.as_chunks();
+        let (passed, _) = numbers.as_chunks();
+        let passed = passed.iter().map(|numbers| {
+            let [message, at, held_back] = numbers.map(u64::from_ne_bytes);
+            (message, Passed { at, held_back })
+        });
+        RateLimit {
+            passed: passed.collect(),
+        }
     }
 }

@@ -17,7 +17,7 @@ foreach ([
     check($stderr === '', $stderr);
     echo json_encode($fallback, JSON_INVALID_UTF8_SUBSTITUTE), " => $host\n";
     $lines = array_slice(logged(), 1);
-    check(array_pop($lines) === "mailaffinity: there is no node to connect to; using the fallback host " . trim($host, '[]'), 'it is logged');
+    check(array_pop($lines) === "mailaffinity: there is no node for a user; using the fallback host " . trim($host, '[]'), 'it is logged');
     foreach ($lines as $line) {
         check(preg_match('/[[:cntrl:]]/', $line) === 0, 'control characters in the log');
         echo "  $line\n";

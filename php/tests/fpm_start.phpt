@@ -63,6 +63,6 @@ and was not kept: node3.example.org
 a pool of its own: node3.example.org
 broken: localhost
   mailaffinity: FOLDER/other.toml:1: %s; there is no good configuration to use
-  mailaffinity: there is no node to connect to; using the fallback host localhost
+  mailaffinity: there is no node for a user; using the fallback host localhost
 broken, but kept: node3.example.org
   mailaffinity: FOLDER/other.toml:1: %s; the last good copy FOLDER/other.toml.last-good of TIME is in force

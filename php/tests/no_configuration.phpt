@@ -51,7 +51,7 @@ check(str_contains(new MailaffinityException('mine', 7), 'mine'), 'scripts can m
 --EXPECTF--
 missing: fallback.example.org
   mailaffinity: FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use
-  mailaffinity: there is no node to connect to; using the fallback host fallback.example.org
+  mailaffinity: there is no node for a user; using the fallback host fallback.example.org
   mailaffinity_node() throws FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use
   mailaffinity_username_hash() throws FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use
   mailaffinity_nodes() throws FOLDER/mailaffinity.toml: cannot read the configuration: No such file or directory %s; there is no good configuration to use

@@ -91,5 +91,5 @@ a new map: node2.example.org
 all nodes are down: fallback.example.org
   mailaffinity: FOLDER/access.db: node "node2" is down, but a user is mapped to it; using the computed node
   mailaffinity: no node without a tag is up
-  mailaffinity: there is no node to connect to; using the fallback host fallback.example.org
+  mailaffinity: there is no node for a user; using the fallback host fallback.example.org
 one is up: node1.example.org

@@ -47,5 +47,5 @@ node3.example.org
 Array
 (
     [0] => mailaffinity: internal error at %s:%d; please report it
-    [1] => mailaffinity: there is no node to connect to; using the fallback host fallback.example.org
+    [1] => mailaffinity: there is no node for a user; using the fallback host fallback.example.org
 )

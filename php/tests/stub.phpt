@@ -52,7 +52,7 @@ check($module->getVersion() === preg_replace('/.*^version = "(.*?)".*/ms', '$1',
 --EXPECT--
 Array
 (
-    [0] => map_user_via_sendmail_access(string $username): string
+    [0] => map_user_via_sendmail_access(mixed $username): string
     [1] => mailaffinity_node(string $username, ?string $tag = NULL): ?array
     [2] => mailaffinity_username_hash(string $username): int
     [3] => mailaffinity_nodes(): array

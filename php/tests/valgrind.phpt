@@ -16,7 +16,10 @@ $code = <<<'CODE'
         mailaffinity_node("user$i", "nowhere");
         mailaffinity_username_hash("user$i");
         mailaffinity_nodes();
-        try { map_user_via_sendmail_access($i); } catch (TypeError $e) {}
+        map_user_via_sendmail_access($i);
+        map_user_via_sendmail_access($i / 3);
+        map_user_via_sendmail_access([$i]);
+        map_user_via_sendmail_access(str_repeat("a", 2000 + $i));
     }
     $config = ini_get("mailaffinity.config");
     rename($config, "$config.away");

@@ -6,6 +6,8 @@
 //! continue, and chains of overflow pages for items that are large for a page.
 //! Either byte order and all page sizes are read.
 
+use std::cell::Cell;
+
 use super::read_at::{Found, ReadAt, ReadError, first_of, read_exact};
 
 const HASH_MAGIC: u32 = 0x0006_1561;
@@ -26,7 +28,8 @@ const ITEM_DUPLICATES_TREE: u8 = 4;
 /// The value of the first of `keys` that the map holds.
 ///
 /// Each key is tried as it is, then with a trailing NUL, for maps made with
-/// `makemap -N`. A key with duplicates yields its first value. Each key costs
+/// `makemap -N`, in which all keys have one: unless those on the first page that was read
+/// have none. A key with duplicates yields its first value. Each key costs
 /// one page read, plus what its bucket's further pages and its large items
 /// need.
 ///
@@ -41,8 +44,12 @@ pub fn lookup<S: ReadAt + ?Sized>(source: &S, keys: &[Vec<u8>]) -> Result<Found,
     let map = Map {
         source,
         meta: Meta::read(source)?,
+        has_nuls: Cell::new(None),
     };
-    let found = first_of(keys, |key| map.get(key))?;
+    let found = first_of(keys, |key| match (key, map.has_nuls.get()) {
+        ([.., 0], Some(false)) => Ok(None),
+        _ => map.get(key),
+    })?;
     if found.is_none() {
         map.refuse_empty()?;
     }
@@ -254,19 +261,26 @@ impl Page {
         self.bytes.iter().take(PAGE_HEADER_SIZE).all(|byte| *byte == 0)
     }
 
-    /// The bytes of item `index`, which end where the item before starts.
-    fn item(&self, index: u16, end: usize) -> Result<&[u8], ReadError> {
-        let bytes = || {
-            let lowest = PAGE_HEADER_SIZE + 2 * usize::from(self.entries);
-            let start = self
-                .order
-                .u16(&self.bytes, PAGE_HEADER_SIZE + 2 * usize::from(index))?;
-            let start = usize::from(start);
-            (lowest <= start && start < end).then(|| self.bytes.get(start..end))?
-        };
-        bytes().ok_or_else(|| damaged(self.number, "has an item outside its bounds"))
+    /// The items two by two: each begins at its offset, and ends where the one before begins.
+    fn pairs(&self) -> impl Iterator<Item = Result<(&[u8], &[u8]), ReadError>> {
+        let lowest = PAGE_HEADER_SIZE + 2 * usize::from(self.entries);
+        let offsets = self.bytes.get(PAGE_HEADER_SIZE..lowest).unwrap_or_default();
+        let mut end = self.bytes.len();
+        offsets.as_chunks::<4>().0.iter().map(move |offsets| {
+            let offset = |at| self.order.u16(offsets, at).map_or(0, usize::from);
+            let (first, second) = (offset(0), offset(2));
+            let items = || {
+                let first_item = self.bytes.get(first..end)?;
+                let second_item = self.bytes.get(second..first)?;
+                (lowest <= second && second < first && first < end).then_some((first_item, second_item))
+            };
+            let items = items().ok_or_else(|| damaged(self.number, "has an item outside its bounds"))?;
+            end = second;
+            Ok(items)
+        })
     }
 
+    #[inline]
     fn parse<'p>(&self, item: &'p [u8]) -> Result<Item<'p>, ReadError> {
         let order = self.order;
         match item.split_first() {
@@ -299,6 +313,8 @@ impl Page {
 struct Map<'s, S: ?Sized> {
     source: &'s S,
     meta: Meta,
+    /// Whether keys end in a NUL, as far as was seen.
+    has_nuls: Cell<Option<bool>>,
 }
 
 impl<S: ReadAt + ?Sized> Map<'_, S> {
@@ -383,12 +399,11 @@ impl<S: ReadAt + ?Sized> Map<'_, S> {
     /// pages of a bucket are not sorted among themselves, so all are searched from
     /// the start.
     fn find_on(&self, page: &Page, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        let mut end = page.bytes.len();
-        for index in (0..page.entries).step_by(2) {
-            let name = page.item(index, end)?;
-            end -= name.len();
-            let value = page.item(index.saturating_add(1), end)?;
-            end -= value.len();
+        for items in page.pairs() {
+            let (name, value) = items?;
+            if self.has_nuls.get().is_none() {
+                self.has_nuls.set(Some(name.ends_with(b"\0")));
+            }
             let is_key = match page.parse(name)? {
                 Item::Inline(name) => name == key,
                 Item::Overflow { first_page, length } => {

@@ -11,7 +11,7 @@ pub const WRITTEN_TAG: &[u8] = b"QGRP:";
 
 /// The longest key that sendmail looks up: it cuts longer ones to `MAXNAME`, so that it
 /// never finds them (sendmail 8.17.1, `db_map_lookup` in `map.c`; seen to be so).
-const LONGEST: usize = 256;
+pub(super) const LONGEST: usize = 256;
 
 /// What follows the tag of a key, folded or not; `None` if it has another tag.
 pub fn untagged(key: &[u8]) -> Option<&[u8]> {

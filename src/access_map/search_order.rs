@@ -1,9 +1,13 @@
 //! The keys under which sendmail looks a user up.
 
-use super::key::{TAG, split};
+use super::key::{LONGEST, TAG, split};
 
-/// The longest domain there is, in bytes. It bounds the number of keys.
-const MAX_DOMAIN_LEN: usize = 255;
+/// The longest address that sendmail takes (8.17.1: "too long (255 bytes max)").
+const LONGEST_ADDRESS: usize = 255;
+
+/// More than any mail domain has above it, and any address literal. Each costs a page of the
+/// map, which is locked meanwhile, and anybody can ask. (sendmail's rules give up after 48.)
+const DOMAINS: usize = 10;
 
 /// The characters that are words of their own to sendmail: the default of its
 /// option `OperatorChars`.
@@ -35,14 +39,15 @@ const OPERATORS: &[u8] = b".:%@!^/[]+";
 /// domain do not count, nor does an `@` without a domain. ASCII letters are
 /// folded to lower case. No key occurs twice.
 ///
-/// An empty user, or an empty part before the `@`, has no keys, and a domain of
-/// more than 255 bytes has none of its own. Of what addresses can have outside
+/// An empty user, an empty part before the `@` and a name of more than 255 bytes have no
+/// keys: sendmail takes no such address. Nor is there a key of more than 256 bytes, which
+/// sendmail does not find, or one after the first 10 domains. Of what addresses can have outside
 /// mail to a mailbox, angle brackets, source routes, quotes, comments and blanks
 /// are not interpreted.
 pub fn keys(user: &[u8]) -> Vec<Vec<u8>> {
     let mut keys = Vec::new();
     let (local, domain) = split(user);
-    if local.is_empty() {
+    if local.is_empty() || user.len() > LONGEST_ADDRESS {
         return keys;
     }
     for address in [[local, b"@", domain].concat(), [local, b"@"].concat()] {
@@ -52,12 +57,9 @@ pub fn keys(user: &[u8]) -> Vec<Vec<u8>> {
             add(&mut keys, &[name, b"@", host]);
         }
     }
-    let mut next = (1..=MAX_DOMAIN_LEN)
-        .contains(&domain.len())
-        .then(|| domain.to_vec());
-    while let Some(domain) = next {
+    let first = (!domain.is_empty()).then(|| domain.to_vec());
+    for domain in std::iter::successors(first, |domain| parent(domain)).take(DOMAINS) {
         add(&mut keys, &[&domain]);
-        next = parent(&domain);
     }
     keys
 }
@@ -102,7 +104,7 @@ fn around_detail(address: &[u8]) -> Option<(&[u8], &[u8])> {
 fn add(keys: &mut Vec<Vec<u8>>, parts: &[&[u8]]) {
     let mut key = [TAG, &parts.concat()].concat();
     key.make_ascii_lowercase();
-    if !keys.contains(&key) {
+    if key.len() <= LONGEST && !keys.contains(&key) {
         keys.push(key);
     }
 }
@@ -246,8 +248,11 @@ mod tests {
 
     #[test]
     fn no_end_of_keys() {
-        let domain = "a.".repeat(127) + "a";
-        assert_eq!(keys(format!("a@{domain}").as_bytes()).len(), 2 + 128);
-        assert_eq!(keys(format!("a@{domain}a").as_bytes()).len(), 2);
+        let keys_of = |user: String| keys(user.as_bytes()).len();
+        assert_eq!(keys_of(format!("a@{}a", "a.".repeat(9))), 2 + 10);
+        assert_eq!(keys_of(format!("a@{}a", "a.".repeat(120))), 2 + 10);
+        assert_eq!(keys_of(format!("{:x<255}", "a+")), 2);
+        assert_eq!(keys_of(format!("{:x<250}", "a+")), 3);
+        assert_eq!(keys_of(format!("{:x<256}", "a+")), 0);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_int};
 
+use crate::config::NoHash;
 use crate::mapping::{ClusterError, FormatError, MailServersError, NotHashed};
 use crate::site::Unusable;
 
@@ -55,7 +56,7 @@ pub(super) enum Error {
     #[error(transparent)]
     UsernameHash(#[from] FormatError),
     #[error(transparent)]
-    NotHashed(#[from] NotHashed),
+    NoHash(#[from] NoHash),
     #[error(transparent)]
     MailServers(#[from] MailServersError),
     #[error("{0}")]
@@ -68,6 +69,12 @@ pub(super) enum Error {
     NoNode,
     #[error("{}", describe(MAILAFFINITY_ERROR_PANIC).to_string_lossy())]
     Panic,
+}
+
+impl From<NotHashed> for Error {
+    fn from(problem: NotHashed) -> Error {
+        Error::NoHash(problem.into())
+    }
 }
 
 impl From<Unusable> for Error {
@@ -83,7 +90,7 @@ impl Error {
     pub(super) fn number(&self) -> c_int {
         match self {
             Error::Null(_) => MAILAFFINITY_ERROR_NULL,
-            Error::InvalidArgument(_) | Error::NotHashed(_) => MAILAFFINITY_ERROR_INVALID_ARGUMENT,
+            Error::InvalidArgument(_) | Error::NoHash(_) => MAILAFFINITY_ERROR_INVALID_ARGUMENT,
             Error::UsernameHash(_) => MAILAFFINITY_ERROR_USERNAME_HASH,
             Error::MailServers(_) => MAILAFFINITY_ERROR_MAIL_SERVERS,
             Error::Config(_) => MAILAFFINITY_ERROR_CONFIG,

@@ -8,7 +8,8 @@ use super::error::Error;
 use super::ffi;
 
 /// Finds the node of a user among those with the tag that are up. In a cluster that was
-/// loaded from a configuration, it is the node of the name that authentication leaves.
+/// loaded from a configuration, it is the node of the name that authentication leaves, and
+/// a name of more than 1,023 bytes is `MAILAFFINITY_ERROR_INVALID_ARGUMENT`.
 ///
 /// `tag` NULL stands for the configuration's default tag, which is "", no tag, in a
 /// cluster that was not loaded from a configuration. On success the number of the node
@@ -28,10 +29,10 @@ pub unsafe extern "C" fn mailaffinity_lookup(
         let (user, tag) = unsafe { (ffi::bytes("user", user, user_len)?, ffi::string(tag)) };
         let tag = tag_or_default(tag, cluster)?;
         let hash = match &cluster.config {
-            Some(config) => config.hash_of(user),
-            None => cluster.mapping.username_hash().hash(user),
+            Some(config) => config.hash_of(user)?,
+            None => cluster.mapping.username_hash().hash(user)?,
         };
-        let node = cluster.mapping.index_of_hash(hash?, tag);
+        let node = cluster.mapping.index_of_hash(hash, tag);
         found(node, node_out)
     })
 }

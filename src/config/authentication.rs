@@ -46,26 +46,48 @@ impl<'de> Deserialize<'de> for Separator {
     }
 }
 
+/// The longest name of which anything is made, in bytes. The Director drops who sends it a
+/// longer line (2.3.19.1, seen), and so has no such user. The bound is on what is typed, since
+/// anybody can type anything, and formats can make much of it.
+pub const LONGEST_NAME: usize = 1023;
+
+/// Why a user has no hash, and so no node and no entry, whatever nodes there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoHash {
+    /// The name has more than [`LONGEST_NAME`] bytes.
+    #[error("a user's name is longer than {LONGEST_NAME} bytes")]
+    TooLong,
+    /// The Director has none.
+    #[error(transparent)]
+    NotHashed(#[from] NotHashed),
+}
+
 impl Config {
     /// The name that authentication leaves of one that was typed: what stands before the
     /// first separator, put through the format (`auth_request_set_username` in Dovecot 2.3).
     ///
     /// Everything that is asked for a user begins with this, once. Dovecot lets nobody in
     /// of whose name nothing is left.
-    pub fn authenticated<'u>(&self, typed: &'u [u8]) -> Cow<'u, [u8]> {
+    ///
+    /// # Errors
+    /// [`NoHash::TooLong`], without a look at the name.
+    pub fn authenticated<'u>(&self, typed: &'u [u8]) -> Result<Cow<'u, [u8]>, NoHash> {
+        if typed.len() > LONGEST_NAME {
+            return Err(NoHash::TooLong);
+        }
         let user = match self.auth_master_user_separator.0 {
             None => typed,
             Some(separator) => typed.split(|byte| *byte == separator).next().unwrap_or_default(),
         };
-        self.auth_username_format.0.expand(user)
+        Ok(self.auth_username_format.0.expand(user))
     }
 
     /// The Director's hash of a user, by the name that authentication leaves.
     ///
     /// # Errors
-    /// As [`UsernameHash::hash`].
-    pub fn hash_of(&self, typed: &[u8]) -> Result<u32, NotHashed> {
-        self.username_hash.hash(&self.authenticated(typed))
+    /// As [`authenticated`](Config::authenticated) and [`UsernameHash::hash`].
+    pub fn hash_of(&self, typed: &[u8]) -> Result<u32, NoHash> {
+        Ok(self.username_hash.hash(&self.authenticated(typed)?)?)
     }
 }
 
@@ -80,8 +102,21 @@ mod tests {
         let text = format!("{settings}\n[[node]]\nname = \"a\"\naddress = \"10.0.0.1\"\n");
         let config = Config::parse(&text, Path::new("x")).unwrap();
         for (typed, left) in names {
-            let name = config.authenticated(typed.as_bytes());
+            let name = config.authenticated(typed.as_bytes()).unwrap();
             assert_eq!(name, left.as_bytes(), "{settings} {typed}");
+        }
+    }
+
+    #[test]
+    fn of_a_name_that_is_too_long_nothing_is_made() {
+        let text = "auth_username_format = \"%1u\"\nauth_master_user_separator = \"*\"\n\
+            [[node]]\nname = \"a\"\naddress = \"10.0.0.1\"\n";
+        let config = Config::parse(text, Path::new("x")).unwrap();
+        for start in ["a", "a*"] {
+            let name = format!("{start:x<LONGEST_NAME$}");
+            assert_eq!(config.authenticated(name.as_bytes()).unwrap(), b"a".as_slice());
+            assert_eq!(config.hash_of(name.as_bytes()), config.hash_of(b"a"));
+            assert_eq!(config.hash_of((name + "x").as_bytes()), Err(NoHash::TooLong));
         }
     }
 

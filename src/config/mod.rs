@@ -34,7 +34,7 @@ use crate::files::regular_file;
 use crate::mapping::{Cluster, ClusterError, Node, Strategy, UsernameHash};
 use crate::node_state::{Mark, NodeEntry, NodeState, State};
 use crate::toml_error::{line_and_problem, line_of};
-pub use authentication::{Separator, UsernameFormat};
+pub use authentication::{LONGEST_NAME, NoHash, Separator, UsernameFormat};
 pub use nodes::{NodeConfig, Nodes};
 use values::MapSpec;
 pub use values::{

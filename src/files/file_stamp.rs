@@ -49,6 +49,11 @@ impl FileStamp {
         self.changed > other.changed
     }
 
+    /// Whether its times are finer than a second, as far as can be seen of one of them.
+    pub fn is_fine(&self) -> bool {
+        self.changed.1 != 0
+    }
+
     /// How long ago the file changed, by its ctime, which nobody can set back;
     /// `None` for the future.
     pub fn age(&self) -> Option<Duration> {

@@ -48,11 +48,12 @@ impl Followed {
         }
         match loaded {
             Ok(loaded) => {
+                let is_known = |now: &FileStamp| is_settled(now) || self.has_been_replaced(now);
                 *self = Followed {
                     is_good: true,
                     good: before.clone(),
                     seen: before.clone(),
-                    known: before.filter(is_settled),
+                    known: before.filter(is_known),
                     problem: None,
                     copy: None,
                 };
@@ -75,6 +76,15 @@ impl Followed {
             }
             _ => false,
         }
+    }
+
+    /// Whether another file has taken the place of the one that was read last, as by rename,
+    /// on a file system whose clock ticks many times a second. Then it need not be left alone
+    /// first: the next file in its place has another inode, since this one is still there,
+    /// and the one after that would have to be made within the same tick to have the inode
+    /// and the times of this one. What is written into this one has another time or size.
+    fn has_been_replaced(&self, now: &FileStamp) -> bool {
+        now.is_fine() && self.seen.as_ref().is_some_and(|seen| !now.is_same_file(seen))
     }
 
     /// What was kept of the file since that which is in force.
@@ -147,6 +157,7 @@ fn is_settled(stamp: &FileStamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::file_stamp::StoppedClock;
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
@@ -170,6 +181,40 @@ mod tests {
         assert!(is_settled(&FileStamp::changed_at(now - hour)));
         assert!(!is_settled(&FileStamp::changed_at(now)));
         assert!(!is_settled(&FileStamp::changed_at(now + hour)));
+    }
+
+    #[test]
+    fn what_comes_by_rename_is_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, new) = (folder.path().join("file"), folder.path().join("new"));
+        let mut followed = Followed::default();
+        let mut is_read = |path: &Path| {
+            let loaded = followed.refresh(path, || Ok(()), |_, _| unreachable!("there is no copy"));
+            loaded.is_some()
+        };
+        fs::write(&file, "0").unwrap();
+        let clock = StoppedClock::at_age(&file, Duration::ZERO);
+        assert!(
+            is_read(&file) && is_read(&file),
+            "it may have been written in place"
+        );
+        drop(clock);
+        // Many within a tick of the clock, and with the size of those before.
+        for number in 0..100 {
+            fs::write(&new, "1").unwrap();
+            fs::rename(&new, &file).unwrap();
+            assert!(is_read(&file), "{number}");
+            assert!(!is_read(&file), "{number}");
+        }
+        fs::write(&file, "22").unwrap();
+        let clock = StoppedClock::at_age(&file, SETTLE - Duration::from_millis(1));
+        assert!(!is_read(&file), "it may be incomplete");
+        drop(clock);
+        let _clock = StoppedClock::at_age(&file, SETTLE);
+        assert!(
+            is_read(&file) && is_read(&file),
+            "it may be written again in the same tick"
+        );
     }
 
     #[test]

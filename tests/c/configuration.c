@@ -34,6 +34,7 @@ static void as_configured(const char *folder)
 {
     mailaffinity_cluster *cluster;
     size_t node = 77;
+    char name[1024];
 
     CHECK(mailaffinity_cluster_load(path_of(folder, "mailaffinity.toml"), &cluster, detail, sizeof detail)
           == MAILAFFINITY_OK);
@@ -61,6 +62,14 @@ static void as_configured(const char *folder)
     CHECK(node == 2);
     CHECK(mailaffinity_lookup_hash(cluster, 1, NULL, &node) == MAILAFFINITY_OK);
     CHECK(node == 0);
+
+    /* Whatever anybody can type. */
+    memset(name, 'x', sizeof name);
+    CHECK(mailaffinity_lookup(cluster, name, 1023, NULL, &node) == MAILAFFINITY_OK);
+    node = 77;
+    CHECK(mailaffinity_lookup(cluster, name, 1024, NULL, &node) == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
+    CHECK(mailaffinity_lookup(cluster, name, 1024, "nowhere", &node) == MAILAFFINITY_ERROR_INVALID_ARGUMENT);
+    CHECK(node == 77);
 
     /* The files are read once. */
     CHECK(remove(path_of(folder, "nodes.toml")) == 0);

@@ -215,7 +215,7 @@ fn users_without_a_hash_have_no_node_and_no_entry() {
     let users = fs::read_to_string(site.path("users")).unwrap();
     fs::write(site.path("users"), users + "anna\n").unwrap();
 
-    let no_number = "username_hash compares what is no number as one in this user's name";
+    let no_number = "a format compares what is no number as one in this user's name";
     let output = map(&site, &["anna"], b"");
     assert_fails(&output, 75, &format!("{no_number}; users without a node: 1"));
     let output = map(&site, &["--json"], b"anna\n");
@@ -225,6 +225,32 @@ fn users_without_a_hash_have_no_node_and_no_entry() {
     assert!(diff.contains(&format!("anna\tleft out: {no_number}\n")), "{diff}");
     let agreement = site.run(&["agreement", "--", "anna"], b"");
     assert_fails(&agreement, 75, &format!("user \"anna\": {no_number}"));
+}
+
+#[test]
+fn names_that_are_too_long_have_no_node_and_no_entry() {
+    let (site, _log) = site_with_update();
+    let (longest, too_long) = ("x".repeat(1023), "x".repeat(1024));
+    let mut users = fs::read_to_string(site.path("users")).unwrap();
+    users += &format!("{longest}\n{too_long}\n");
+    fs::write(site.path("users"), users).unwrap();
+
+    let problem = "a user's name is longer than 1023 bytes";
+    assert_quiet_success(&map(&site, &[&longest], b""));
+    let output = map(&site, &[&longest, &too_long], b"");
+    assert_fails(&output, 75, &format!("{problem}; users without a node: 1"));
+    let answers = site.run(
+        &["what-if", "--down", "node1", "--list", "--json", "--", &too_long],
+        b"",
+    );
+    assert_quiet_success(&answers);
+    assert!(answers.stdout.is_empty(), "{answers:?}");
+    let diff = String::from_utf8(site.run(&["diff"], b"").stdout).unwrap();
+    for (user, reason) in [(longest, "it is too long"), (too_long.clone(), problem)] {
+        assert!(diff.contains(&format!("{user}\tleft out: {reason}")), "{diff}");
+    }
+    let agreement = site.run(&["agreement", "--", &too_long], b"");
+    assert_fails(&agreement, 75, &format!("{too_long}\": {problem}"));
 }
 
 #[test]

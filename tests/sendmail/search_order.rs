@@ -148,6 +148,34 @@ fn users_have_the_groups_that_administrators_expect() {
 }
 
 #[test]
+fn an_address_that_is_too_long_for_sendmail_has_no_group() {
+    let directory = maps::directory();
+    fs::write(domains(directory.path()), "").unwrap();
+    let sendmail = sendmail(
+        directory.path(),
+        b"QGRP:anna@\tn1\nQGRP:org\tn2\n",
+        &mailaffinity(""),
+    );
+    let map = AccessMap::new(
+        &format!("hash:{}/access", directory.path().display()),
+        Duration::ZERO,
+    )
+    .unwrap();
+    for (user, expected) in [
+        (format!("{:x<255}", "anna+"), Some("n1")),
+        (format!("{:x<256}", "anna+"), None),
+        (format!("bert@{}org", "a.".repeat(9)), Some("n2")),
+        (format!("bert@{:a<243}.org", ""), Some("n2")),
+        (format!("bert@{:a<248}.org", ""), None),
+    ] {
+        let entry = map.queue_group(user.as_bytes()).unwrap();
+        let ours = entry.map(|entry| String::from_utf8(entry.value).unwrap());
+        assert_eq!(ours.as_deref(), expected, "{user}");
+        assert_eq!(sendmail.rule_set_group(&user).as_deref(), expected, "{user}");
+    }
+}
+
+#[test]
 fn the_argument_is_the_group_of_all_others() {
     let directory = maps::directory();
     fs::write(domains(directory.path()), DOMAINS).unwrap();

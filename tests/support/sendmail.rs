@@ -98,14 +98,22 @@ int gethostname(char *name, size_t size) {{ strncpy(name, \"{name}\", size); ret
             .collect();
         // Its status tells of lookups that failed.
         let output = run(self.command().arg("-bt"), input.as_bytes());
-        let text = String::from_utf8_lossy(&output.stdout);
-        let groups: Vec<_> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("queuegroup ")?.trim().strip_prefix("returns:"))
-            .map(|value| value.trim().strip_prefix("$# ").map(str::to_owned))
-            .collect();
+        let groups = groups(&output);
         assert_eq!(groups.len(), addresses.len(), "{output:?}");
         groups
+    }
+
+    /// The same for one address, which sendmail may find too long to ask.
+    pub fn rule_set_group(&self, address: &str) -> Option<String> {
+        let input = format!("queuegroup {address}\n");
+        let output = run(self.command().arg("-bt"), input.as_bytes());
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut groups = groups(&output);
+        assert!(
+            groups.len() == 1 || text.contains("too long (255 bytes max)"),
+            "{output:?}"
+        );
+        groups.pop()?
     }
 
     fn program(&self) -> PathBuf {
@@ -119,6 +127,15 @@ int gethostname(char *name, size_t size) {{ strncpy(name, \"{name}\", size); ret
     fn cf(&self) -> PathBuf {
         self.folder.join("sendmail.cf")
     }
+}
+
+/// What the rule set returns each time, where it is a group.
+fn groups(output: &Output) -> Vec<Option<String>> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .filter_map(|line| line.strip_prefix("queuegroup ")?.trim().strip_prefix("returns:"))
+        .map(|value| value.trim().strip_prefix("$# ").map(str::to_owned))
+        .collect()
 }
 
 /// What m4 makes of an `.mc` file.

@@ -10,7 +10,7 @@ use super::login::{self, USUAL_FORMATS};
 use super::{Answer, Opinion, Question, described};
 use crate::director::{self, Lookup, Snapshot, lookup_line};
 use mailaffinity::config::Check;
-use mailaffinity::mapping::{Cluster, Node, NotHashed, Strategy, UsernameHash, ring_label};
+use mailaffinity::mapping::{Cluster, Node, Strategy, UsernameHash, ring_label};
 
 const PART: &str = "Director";
 
@@ -60,15 +60,15 @@ fn other_names(question: &Question<'_>, snapshot: &Snapshot) -> Option<String> {
     let config = question.config;
     let in_force = snapshot.all_users_in_force(Timestamp::now());
     let table: HashSet<u32> = in_force.into_keys().map(|(_, hash)| hash).collect();
-    let count = |hash: &dyn Fn(&[u8]) -> Result<u32, NotHashed>| {
-        let hashes = question.typed.iter().filter_map(|user| hash(user).ok());
+    let count = |hash: &dyn Fn(&[u8]) -> Option<u32>| {
+        let hashes = question.typed.iter().filter_map(|user| hash(user));
         let hashes: HashSet<u32> = hashes.collect();
         hashes.intersection(&table).count()
     };
-    let own = count(&|user| config.hash_of(user));
+    let own = count(&|user| config.hash_of(user).ok());
     USUAL_FORMATS.iter().find_map(|format| {
         let parsed = UsernameHash::parse(format).ok()?;
-        let users = count(&|user| config.username_hash.hash(&parsed.expand(user)));
+        let users = count(&|user| config.username_hash.hash(&parsed.expand(user)).ok());
         (users > own).then(|| {
             format!(
                 "the Director's table has {users} of these users as by auth_username_format = {format}, and {own} as \

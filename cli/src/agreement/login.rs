@@ -134,8 +134,12 @@ fn verdict(
 ) -> Option<String> {
     let config = question.config;
     let typed = login.user.as_bytes();
-    let own = match config.hash_of(typed) {
-        Ok(own) => own,
+    let named = config.authenticated(typed).and_then(|name| {
+        let hash = config.username_hash.hash(&name)?;
+        Ok((name, hash))
+    });
+    let (name, own) = match named {
+        Ok(named) => named,
         Err(problem) => return Some(problem.to_string()),
     };
     let before: HashSet<&User> = before.users.iter().collect();
@@ -180,7 +184,7 @@ fn verdict(
     Some(format!(
         "{answer}, and no user {} came to the Director: {why}authentication makes another name of it; compare \
          auth_username_format, auth_default_realm and auth_master_user_separator (doveconf), and user= of the passdb",
-        config.authenticated(typed).escape_ascii()
+        name.escape_ascii()
     ))
 }
 

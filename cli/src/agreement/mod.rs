@@ -20,8 +20,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::entries::{self, NoEntry};
-use mailaffinity::config::{Config, NoNodeUp, NodeConfig};
-use mailaffinity::mapping::{Cluster, ClusterError, NotHashed};
+use mailaffinity::config::{Config, NoHash, NoNodeUp, NodeConfig};
+use mailaffinity::mapping::{Cluster, ClusterError};
 use mailaffinity::node_state::NodeState;
 
 pub use edge::{Facts, NodeFacts};
@@ -56,13 +56,13 @@ pub enum QuestionError {
     /// No node with the tag of the configuration is up.
     #[error("{0}: there is no answer to compare with")]
     NobodyUp(NoNodeUp),
-    /// The Director would end itself when it is asked for this user.
+    /// No part has a node for this user: the Director ends itself when it is asked.
     #[error("user \"{}\": {problem}", user.escape_ascii())]
-    NotHashed {
+    NoHash {
         /// The user.
         user: Vec<u8>,
         /// Why.
-        problem: NotHashed,
+        problem: NoHash,
     },
 }
 
@@ -126,12 +126,13 @@ impl<'q> Question<'q> {
     ) -> Result<Question<'q>, QuestionError> {
         let cluster = config.cluster(state).map_err(QuestionError::Cluster)?;
         let names = typed.iter().map(|typed| {
-            let user = config.authenticated(typed);
-            let hash = config.username_hash.hash(&user);
-            let hash = hash.map_err(|problem| QuestionError::NotHashed {
+            let no_hash = |problem| QuestionError::NoHash {
                 user: typed.clone(),
                 problem,
-            })?;
+            };
+            let user = config.authenticated(typed).map_err(no_hash)?;
+            let hash = config.username_hash.hash(&user);
+            let hash = hash.map_err(|problem| no_hash(problem.into()))?;
             let node = cluster.index_of_hash(hash, &config.tag);
             let node = node.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp(config.tag.clone())))?;
             Ok((user.into_owned(), node))

@@ -8,8 +8,8 @@ use crate::access_source::managed_block::ByHand;
 use crate::users::{UserList, UsersError};
 use mailaffinity::access_map::Entry;
 use mailaffinity::access_map::key::{self, KeyProblem};
-use mailaffinity::config::Config;
-use mailaffinity::mapping::{Cluster, NotHashed};
+use mailaffinity::config::{Config, NoHash};
+use mailaffinity::mapping::Cluster;
 
 /// Why a user has no entry in the access map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,9 +17,9 @@ pub enum NoEntry<'c> {
     /// Sendmail would not find it, or also for others.
     #[error("{0}")]
     NoKey(KeyProblem),
-    /// The Director has no hash of the user.
+    /// The user has no hash.
     #[error(transparent)]
-    NotHashed(NotHashed),
+    NoHash(NoHash),
     /// No node with the tag of the configuration is up.
     #[error("no node is up for it")]
     NoNode,
@@ -49,8 +49,9 @@ pub fn of_user<'c>(
     user: &[u8],
     keys: &mut Vec<u8>,
 ) -> Result<&'c str, NoEntry<'c>> {
-    let user = config.authenticated(user);
-    let hash = cluster.username_hash().hash(&user).map_err(NoEntry::NotHashed)?;
+    let user = config.authenticated(user).map_err(NoEntry::NoHash)?;
+    let hash = cluster.username_hash().hash(&user);
+    let hash = hash.map_err(|problem| NoEntry::NoHash(problem.into()))?;
     let begin = keys.len();
     key::append_own(&user, keys).map_err(NoEntry::NoKey)?;
     let node = cluster.index_of_hash(hash, &config.tag);

@@ -123,10 +123,7 @@ fn matches_wildcards(mut value: &[u8], mut mask: &[u8]) -> bool {
 impl HashFunction {
     fn value(&self, user: &[u8]) -> Option<Vec<u8>> {
         let salt = expand(&self.salt, user).ok()?;
-        let mut digest = self.of.value(user)?;
-        for _ in 0..self.rounds {
-            digest = self.algorithm.digest(&salt, &digest);
-        }
+        let mut digest = self.algorithm.digest(&salt, self.of.value(user)?, self.rounds);
         if self.truncate_bits > 0 {
             keep_leading_bits(&mut digest, self.truncate_bits);
         }
@@ -221,15 +218,19 @@ fn str_hash(value: &[u8]) -> u32 {
 }
 
 impl Algorithm {
-    fn digest(self, salt: &[u8], data: &[u8]) -> Vec<u8> {
-        fn of<D: Digest>(salt: &[u8], data: &[u8]) -> Vec<u8> {
-            D::new().chain_update(salt).chain_update(data).finalize().to_vec()
+    fn digest(self, salt: &[u8], data: Vec<u8>, rounds: u32) -> Vec<u8> {
+        // A salt can be as long as a name, and is the same in each round.
+        fn of<D: Digest + Clone>(salt: &[u8], data: Vec<u8>, rounds: u32) -> Vec<u8> {
+            let salted = D::new_with_prefix(salt);
+            (0..rounds).fold(data, |data, _| {
+                salted.clone().chain_update(data).finalize().to_vec()
+            })
         }
         match self {
-            Algorithm::Md5 => of::<Md5>(salt, data),
-            Algorithm::Sha1 => of::<Sha1>(salt, data),
-            Algorithm::Sha256 => of::<Sha256>(salt, data),
-            Algorithm::Sha512 => of::<Sha512>(salt, data),
+            Algorithm::Md5 => of::<Md5>(salt, data, rounds),
+            Algorithm::Sha1 => of::<Sha1>(salt, data, rounds),
+            Algorithm::Sha256 => of::<Sha256>(salt, data, rounds),
+            Algorithm::Sha512 => of::<Sha512>(salt, data, rounds),
         }
     }
 }
