@@ -20,6 +20,7 @@ use jiff::Timestamp;
 
 use crate::child;
 use crate::files::lock;
+use crate::files::place::Place;
 use crate::queue_group;
 use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::deadline::Deadline;
@@ -185,7 +186,9 @@ impl Queue<'_> {
             .first()
             .map_or(self.path, PathBuf::as_path)
             .join("mailaffinity");
-        let _lock = lock::of(&lock_of, Duration::ZERO).map_err(|error| match error.kind() {
+        let place = Place::of(&lock_of);
+        let lock = place.and_then(|place| lock::of(&place, Duration::ZERO));
+        let _lock = lock.map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => DrainError::Locked(error),
             _ => DrainError::Io(self.path.to_owned(), error),
         })?;
