@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::{self, Read, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -140,6 +141,21 @@ pub(crate) fn run_silent(
     timeout: Duration,
 ) -> Result<Finished, ChildError> {
     run_bounded(command, |_| (), write, timeout, None)
+}
+
+/// As [`run_silent`], in a folder. One below `/proc/self/fd` is the one that this process
+/// has open.
+///
+/// # Errors
+/// As [`run_silent`].
+pub(crate) fn run_silent_in(
+    folder: &Path,
+    command: &[impl AsRef<OsStr>],
+    write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
+    timeout: Duration,
+) -> Result<Finished, ChildError> {
+    let there = |command: &mut Command| _ = command.current_dir(folder);
+    run_bounded(command, there, write, timeout, None)
 }
 
 fn run_bounded(
@@ -303,7 +319,6 @@ fn one_line(text: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
     use std::time::Instant;
 
     use super::*;

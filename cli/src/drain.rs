@@ -20,6 +20,7 @@ use jiff::Timestamp;
 
 use crate::child;
 use crate::files::lock;
+use crate::files::place::Place;
 use crate::queue_group;
 use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::deadline::Deadline;
@@ -195,14 +196,16 @@ impl Queue<'_> {
             .first()
             .map_or(self.path, PathBuf::as_path)
             .join("mailaffinity");
-        let _lock = lock::of(&lock_of, Duration::ZERO).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => match lock::held_for(&lock_of) {
+        let failed = |error| DrainError::Io(self.path.to_owned(), error);
+        let place = Place::of(&lock_of).map_err(failed)?;
+        let _lock = lock::of(&place, Duration::ZERO).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => match lock::held_for(&place) {
                 Some(since) if since > config.drain.limit.saturating_add(LAST_BATCH) => {
                     DrainError::Overdue { since, error }
                 }
                 _ => DrainError::Locked(error),
             },
-            _ => DrainError::Io(self.path.to_owned(), error),
+            _ => failed(error),
         })?;
         let ids = self.message_ids()?;
         let deadline = Deadline::after(*config.drain.limit);

@@ -1,15 +1,15 @@
 //! Changes of the node state file, one at a time and each in one step.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mailaffinity::config::Config;
 use mailaffinity::node_state::{NodeState, NodeStateError};
 
 use crate::files::lock;
-use crate::files::replace::{folder_of, remove_leftovers, replace};
+use crate::files::place::Place;
+use crate::files::replace::{remove_leftovers, replace};
 
 const HEADING: &str = "# The state of the nodes. Written by mailaffinity; nodes not named here are up.\n\n";
 
@@ -42,38 +42,45 @@ pub enum ChangeError {
 /// When it cannot be locked, read or written.
 pub fn change(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<NodeState, ChangeError> {
     let path = &config.node_state;
-    // If that fails, taking the lock says why.
-    let _ = fs::create_dir_all(folder_of(path));
-    let _lock = lock::of(path, LOCK_WAIT).map_err(ChangeError::Locked)?;
-    remove_leftovers(path);
+    let place = Place::with_folders(path).map_err(ChangeError::Locked)?;
+    let _lock = lock::of(&place, LOCK_WAIT).map_err(ChangeError::Locked)?;
+    remove_leftovers(&place);
     let before = NodeState::load(path).map_err(ChangeError::Read)?;
     let mut after = before.clone();
     change(&mut after);
     if after != before {
-        save(&after, path)?;
+        save(&after, &place).map_err(|error| ChangeError::Write {
+            path: path.to_path_buf(),
+            error,
+        })?;
     }
     Ok(after)
 }
 
 /// Replaces the file in one step: readers see the old state or the new one, whole,
-/// whatever happens meanwhile. Everybody may read it, whatever the umask. A symbolic link
-/// stays, and the file it leads to is replaced.
-fn save(state: &NodeState, path: &Path) -> Result<(), ChangeError> {
-    let text = toml::to_string(state).map_err(io::Error::other);
-    text.and_then(|text| replace(path, &[HEADING, &text].concat()))
-        .map_err(|error| ChangeError::Write {
-            path: path.to_owned(),
-            error,
-        })
+/// whatever happens meanwhile. Everybody may read it, whatever the umask.
+fn save(state: &NodeState, place: &Place) -> io::Result<()> {
+    let text = HEADING.to_owned() + &toml::to_string(state).map_err(io::Error::other)?;
+    match NodeState::parse(&text) {
+        Ok(read) if read == *state => replace(place, &text),
+        Ok(_) => Err(io::Error::other("it would be read as another one")),
+        Err(error) => Err(io::Error::other(format!("it could not be read: {error}"))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
 
     use mailaffinity::node_state::{Mark, State};
 
     use super::*;
+
+    fn save(state: &NodeState, path: &Path) -> io::Result<()> {
+        super::save(state, &Place::of(path)?)
+    }
 
     fn down(reason: &str) -> Mark {
         Mark {
@@ -119,11 +126,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nodes.toml");
         fs::create_dir(&path).unwrap();
-        let error = save(&NodeState::default(), &path).unwrap_err().to_string();
-        assert!(
-            error.contains("nodes.toml: cannot write the node state: "),
-            "{error}"
-        );
+        save(&NodeState::default(), &path).unwrap_err();
         assert!(path.is_dir());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

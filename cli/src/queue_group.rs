@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::files::replace::folder_of;
+use crate::files::place::folder_of;
 use mailaffinity::config::{Config, NodeConfig};
 
 /// The `QUEUE_GROUP` lines of a node's `.mc` file, one for each node that has a queue

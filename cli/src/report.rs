@@ -13,7 +13,9 @@ use rustix::net::{connect, send, socket_with};
 use serde_json::{Map, Value};
 
 use crate::exit::{NAME, say};
-use crate::files::{lock, replace};
+use crate::files::lock;
+use crate::files::place::Place;
+use crate::files::replace::{remove_leftovers, replace_for_now};
 use mailaffinity::config::Config;
 
 /// How long the log may keep a command waiting, in all.
@@ -110,7 +112,8 @@ fn limit(socket: &OwnedFd, patience: Duration) -> io::Result<()> {
 
 /// The last result of a command, as the status file has it.
 pub(crate) fn last_status(config: &Config, command: &str) -> Option<Map<String, Value>> {
-    match read_status(&config.status).remove(command)? {
+    let place = Place::of(&config.status).ok()?;
+    match read_status(&place).remove(command)? {
         Value::Object(result) => Some(result),
         _ => None,
     }
@@ -127,18 +130,18 @@ pub(crate) fn write_status(config: &Config, command: &str, result: Value) {
     }
 }
 
-fn try_write_status(path: &Path, command: &str, result: Value) -> std::io::Result<()> {
-    std::fs::create_dir_all(replace::folder_of(path))?;
-    let _lock = lock::of(path, Duration::from_secs(10))?;
-    replace::remove_leftovers(path);
-    let mut status = read_status(path);
+fn try_write_status(path: &Path, command: &str, result: Value) -> io::Result<()> {
+    let place = Place::with_folders(path)?;
+    let _lock = lock::of(&place, Duration::from_secs(10))?;
+    remove_leftovers(&place);
+    let mut status = read_status(&place);
     status.insert(command.into(), result);
-    replace::replace_for_now(path, &format!("{:#}\n", Value::Object(status)))
+    replace_for_now(&place, &format!("{:#}\n", Value::Object(status)))
 }
 
 /// One that is missing or broken is as an empty one.
-fn read_status(path: &Path) -> Map<String, Value> {
-    let text = mailaffinity::files::regular_file::read_text(path).ok();
+fn read_status(place: &Place) -> Map<String, Value> {
+    let text = place.read_text().ok();
     text.and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default()
 }

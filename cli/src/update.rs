@@ -18,6 +18,7 @@ use crate::access_source::rebuild::{self, RebuildError, SourceFile};
 use crate::checks::{self, ChecksError};
 use crate::entries::{Entries, LeftOut, Override};
 use crate::files::lock;
+use crate::files::place::Place;
 use crate::files::replace::remove_leftovers;
 use crate::mail_names::{DomainsError, MailNames, Unplaced};
 use crate::node_state::{self, ChangeError};
@@ -419,9 +420,11 @@ pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError>
     let Some(AccessMapConfig { map, build, .. }) = &config.access_map else {
         return Ok(MapLock { _lock: None });
     };
-    let lock = lock::of(&build.source, wait).map_err(UpdateError::Locked)?;
-    remove_leftovers(&build.source);
-    remove_leftovers(map.path());
+    let place = |path| Place::of(path).map_err(UpdateError::Locked);
+    let (source, map) = (place(&build.source)?, place(map.path())?);
+    let lock = lock::of(&source, wait).map_err(UpdateError::Locked)?;
+    remove_leftovers(&source);
+    remove_leftovers(&map);
     Ok(MapLock { _lock: Some(lock) })
 }
 
@@ -431,9 +434,9 @@ pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError>
 /// When one is for longer than `wait`, or it cannot be told.
 pub fn wait_until_done(config: &Config, wait: Duration) -> Result<(), UpdateError> {
     match &config.access_map {
-        Some(AccessMapConfig { build, .. }) => {
-            lock::wait_until_free(&build.source, wait).map_err(UpdateError::Locked)
-        }
+        Some(AccessMapConfig { build, .. }) => Place::of(&build.source)
+            .and_then(|source| lock::wait_until_free(&source, wait))
+            .map_err(UpdateError::Locked),
         None => Ok(()),
     }
 }

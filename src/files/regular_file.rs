@@ -19,13 +19,23 @@ pub fn open(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a regular file",
-        ));
+    checked(file)
+}
+
+/// Lets a file through that is a regular one.
+///
+/// # Errors
+/// When it is not, or cannot be looked at.
+pub fn checked(file: File) -> io::Result<File> {
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(no_regular_file()),
     }
-    Ok(file)
+}
+
+/// The error for whatever else stands under a file's name.
+pub fn no_regular_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")
 }
 
 /// Reads a text.
@@ -33,7 +43,15 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// As for [`open`]; also when it is not UTF-8 or endless.
 pub fn read_text(path: &Path) -> io::Result<String> {
-    String::from_utf8(read(path, LONGEST_TEXT)?).map_err(|error| {
+    text_of(&open(path)?)
+}
+
+/// Reads the text of a file that was opened.
+///
+/// # Errors
+/// When it cannot be read, is not UTF-8 or endless.
+pub fn text_of(file: &File) -> io::Result<String> {
+    String::from_utf8(bytes_of(file, LONGEST_TEXT)?).map_err(|error| {
         let good = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
         let line = 1 + good.filter(|&&byte| byte == b'\n').count();
         io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8"))
@@ -45,7 +63,10 @@ pub fn read_text(path: &Path) -> io::Result<String> {
 /// # Errors
 /// As for [`open`]; also when it has more than `longest` bytes.
 pub fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
-    let file = open(path)?;
+    bytes_of(&open(path)?, longest)
+}
+
+fn bytes_of(file: &File, longest: u64) -> io::Result<Vec<u8>> {
     let size = file.metadata()?.len().min(longest).saturating_add(1);
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     file.take(longest.saturating_add(1)).read_to_end(&mut bytes)?;

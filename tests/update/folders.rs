@@ -283,6 +283,23 @@ fn a_node_state_that_says_nonsense() {
     site.assert_agrees();
 }
 
+/// One that nothing would read any more is not put in force.
+#[test]
+fn a_node_state_that_would_be_too_long() {
+    let site = Site::hash();
+    let mark = |reason: &str| format!("[node.node2]\nstate = \"down\"\nreason = \"{reason}\"\n");
+    let room = (64 << 20) - mark("").len() - 100;
+    let long = mark(&"x".repeat(room)).into_bytes();
+    site.write("lib/nodes.toml", &long);
+    let message = format!(
+        "{}: cannot write the node state: it is too long",
+        site.path("lib/nodes.toml").display()
+    );
+    assert_fails(&site.run(&["down", "node1"]), 74, &message);
+    assert!(site.read("lib/nodes.toml") == long);
+    site.assert_tidy();
+}
+
 #[test]
 fn a_configuration_that_says_nonsense() {
     let site = Site::hash();

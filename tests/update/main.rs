@@ -2,6 +2,7 @@
 //! come in its way. The map in force and the administrator's lines take no harm.
 
 mod accounts;
+mod attacks;
 mod edits;
 mod folders;
 mod full_disk;

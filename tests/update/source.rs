@@ -278,11 +278,7 @@ fn sources_that_are_none() {
         site.configuration()
             .set("access_map.source", "/nonexistent/access"),
     );
-    site.update_fails(
-        &[],
-        74,
-        "cannot lock /nonexistent/.access.lock: No such file or directory",
-    );
+    site.update_fails(&[], 74, "cannot reach /nonexistent: No such file or directory");
 }
 
 #[test]

@@ -3,14 +3,15 @@
 //!
 //! Both are written in a folder of their own beside what they replace, so that nobody
 //! else can reach them, and a rename is all that is left when they are complete and on
-//! disk. Whatever ends an update, a map in force is whole; what such an update left is
+//! disk. makemap, which only takes a path, runs in that folder: its path may lead elsewhere by
+//! then, where the folder around it is somebody else's. Whatever ends an update, a map in force is whole; what such an update left is
 //! removed by the next one. The map is renamed first. If the source then cannot be, the
 //! old map comes back; if the update ends between the two, the next one finds the source as
 //! it was, and rewrites both.
 
 use std::ffi::OsString;
-use std::fs::{self, Metadata};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::fs::{File, Metadata};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -21,11 +22,11 @@ use std::time::Duration;
 
 use super::managed_block::{AccessSource, BlockError, Complaint, DIGEST_KEY};
 use crate::child;
-use crate::files::replace::{Staged, folder_of, keep_attributes, real_path, sync_folder};
+use crate::files::place::Place;
+use crate::files::replace::{Staged, Staging};
 use mailaffinity::access_map::AccessMap;
 use mailaffinity::config::MapBuild;
 use mailaffinity::files::file_stamp::{FileStamp, SETTLE};
-use mailaffinity::files::regular_file;
 
 /// More than a million entries take with the least cache.
 const MAKEMAP_TIMEOUT: Duration = Duration::from_secs(600);
@@ -37,8 +38,9 @@ const MAKEMAP_CACHE: &str = "67108864";
 /// An access source as it was read.
 #[derive(Debug)]
 pub struct SourceFile {
-    path: PathBuf,
-    metadata: Metadata,
+    place: Place,
+    file: File,
+    stamp: FileStamp,
     /// Its content.
     pub content: AccessSource,
 }
@@ -46,7 +48,8 @@ pub struct SourceFile {
 impl SourceFile {
     /// Whether all may read it.
     pub fn is_public(&self) -> bool {
-        self.metadata.mode() & 0o004 != 0
+        let all_may = |file: Metadata| file.mode() & 0o004 != 0;
+        self.file.metadata().is_ok_and(all_may)
     }
 }
 
@@ -118,15 +121,15 @@ impl SourceFile {
     /// # Errors
     /// When it is missing, cannot be read, is being written, or its block cannot be told.
     pub fn read(source: &Path) -> Result<SourceFile, RebuildError> {
-        let path = real_path(source);
-        let mut file = regular_file::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => RebuildError::NoSource(path.clone()),
-            _ => at(&path)(error),
+        let place = Place::of(source).map_err(at(source))?;
+        let path = place.path();
+        let mut file = place.open().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => RebuildError::NoSource(path.to_owned()),
+            _ => at(path)(error),
         })?;
-        let metadata = file.metadata().map_err(at(&path))?;
+        let stamp = FileStamp::of(&file.metadata().map_err(at(path))?);
         let mut text = Vec::new();
-        io::Read::read_to_end(&mut file, &mut text).map_err(at(&path))?;
-        let stamp = FileStamp::of(&metadata);
+        file.read_to_end(&mut text).map_err(at(path))?;
         // A file that is being truncated is empty before its ctime changes (ext4).
         let left_alone = !text.is_empty() && stamp.age().is_some_and(|age| age >= SETTLE);
         let content = AccessSource::parse(text);
@@ -136,25 +139,23 @@ impl SourceFile {
         if !left_alone && !is_whole {
             thread::sleep(SETTLE);
         }
-        check_unchanged(&path, &stamp)?;
+        check_unchanged(&place, &stamp)?;
         let content = content.map_err(|error| RebuildError::Block {
             path: source.to_owned(),
             error,
         })?;
         Ok(SourceFile {
-            path,
-            metadata,
+            place,
+            file,
+            stamp,
             content,
         })
     }
 
-    fn check_unchanged(&self) -> Result<(), RebuildError> {
-        check_unchanged(&self.path, &FileStamp::of(&self.metadata))
-    }
-
     /// Puts a new source in its place, unless somebody changes it until that very moment:
     /// the two change places, and change back if the old one is not what was read.
-    fn replace_by(&self, staged: Staged) -> Result<(), RebuildError> {
+    fn replace_by(&self, staged: Staged<'_>) -> Result<(), RebuildError> {
+        let path = self.place.path();
         match staged.exchange() {
             Ok(()) => {}
             Err(error)
@@ -164,31 +165,33 @@ impl SourceFile {
                 ) =>
             {
                 // A file system that cannot do that, such as NFS.
-                self.check_unchanged()?;
-                return staged.put_in_force().map_err(at(&self.path));
+                check_unchanged(&self.place, &self.stamp)?;
+                return staged.put_in_force().map_err(at(path));
             }
-            Err(error) => return Err(at(&self.path)(error)),
+            Err(error) => return Err(at(path)(error)),
         }
-        if has_content(staged.path(), self.content.text()).is_ok_and(|same| same) {
+        let old = staged.open();
+        if old.is_ok_and(|old| has_content(old, self.content.text()).is_ok_and(|same| same)) {
             return Ok(());
         }
         match staged.exchange() {
-            Ok(()) => Err(RebuildError::SourceChanged(self.path.clone())),
+            Ok(()) => Err(RebuildError::SourceChanged(path.to_owned())),
             // It has somebody's edit.
             Err(error) => Err(at(&staged.keep())(error)),
         }
     }
 }
 
-fn check_unchanged(path: &Path, stamp: &FileStamp) -> Result<(), RebuildError> {
-    match FileStamp::of(&fs::metadata(path).map_err(at(path))?) == *stamp {
+fn check_unchanged(place: &Place, stamp: &FileStamp) -> Result<(), RebuildError> {
+    let now = place.open().and_then(|file| file.metadata());
+    match FileStamp::of(&now.map_err(at(place.path()))?) == *stamp {
         true => Ok(()),
-        false => Err(RebuildError::SourceChanged(path.to_owned())),
+        false => Err(RebuildError::SourceChanged(place.path().to_owned())),
     }
 }
 
-fn has_content(path: &Path, text: &[u8]) -> io::Result<bool> {
-    let mut file = BufReader::with_capacity(1 << 16, fs::File::open(path)?);
+fn has_content(file: File, text: &[u8]) -> io::Result<bool> {
+    let mut file = BufReader::with_capacity(1 << 16, file);
     let mut rest = text;
     loop {
         let buffer = file.fill_buf()?;
@@ -218,28 +221,28 @@ pub fn rebuild(
     let new_source = if new.text() == old.content.text() {
         None
     } else {
-        let staged = stage(&old.path)?;
-        staged.write(new.text()).map_err(at(&old.path))?;
-        Some(staged)
+        let staged = stage(&old.place)?.write(new.text());
+        let staged = staged.and_then(|staged| complete(staged, Some(&old.file)));
+        Some(staged.map_err(at(old.place.path()))?)
     };
     let (parts, complaints) = new.for_makemap();
-    let new_map = match map {
-        Some(map) => {
-            let staged = stage(map.path())?;
-            makemap(map, build, staged.path(), new, parts)?;
-            Some(staged)
+    let map_place = map.map(|map| Place::of(map.path()).map_err(at(map.path())));
+    let map_place = map_place.transpose()?;
+    let new_map = match (map, &map_place) {
+        (Some(map), Some(place)) => {
+            let staged = makemap(map, build, stage(place)?, new, parts)?;
+            let old = match place.open() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                old => Some(old.map_err(at(place.path()))?),
+            };
+            Some(complete(staged, old.as_ref()).map_err(at(place.path()))?)
         }
-        None => None,
+        _ => None,
     };
-    for staged in [&new_map, &new_source].into_iter().flatten() {
-        complete(staged).map_err(at(staged.target()))?;
-    }
-    let targets = [&new_map, &new_source].into_iter().flatten().map(Staged::target);
-    let mut folders: Vec<PathBuf> = targets.map(|target| folder_of(target).to_owned()).collect();
-    folders.dedup();
-    old.check_unchanged()?;
+    let places = [new_map.as_ref(), new_source.as_ref()].map(|staged| staged.map(Staged::place));
+    check_unchanged(&old.place, &old.stamp)?;
     if let Some(map) = &new_map {
-        map.put_in_force_for_now().map_err(at(map.target()))?;
+        map.put_in_force_for_now().map_err(at(map.place().path()))?;
     }
     if let Some(Err(error)) = new_source.map(|source| old.replace_by(source)) {
         return Err(match new_map.map_or(Ok(()), |map| map.take_back()) {
@@ -247,32 +250,32 @@ pub fn rebuild(
             Err(_) => error.after("the access map is new, and the next update makes its source follow"),
         });
     }
-    for folder in folders {
-        sync_folder(&folder).map_err(|error| {
-            at(&folder)(error)
+    for place in places.into_iter().flatten() {
+        place.sync_folder().map_err(|error| {
+            at(place.path())(error)
                 .after("the access map is new, but may be the old one after a crash of the machine")
         })?;
     }
     Ok(complaints)
 }
 
-fn stage(target: &Path) -> Result<Staged, RebuildError> {
-    Staged::beside(target).map_err(at(target))
+fn stage(place: &Place) -> Result<Staging<'_>, RebuildError> {
+    Staging::beside(place).map_err(at(place.path()))
 }
 
-fn makemap(
+fn makemap<'p>(
     map: &AccessMap,
     build: &MapBuild,
-    file: &Path,
+    staging: Staging<'p>,
     source: &Arc<AccessSource>,
     parts: Vec<Range<usize>>,
-) -> Result<(), RebuildError> {
+) -> Result<Staged<'p>, RebuildError> {
     let mut command = vec![OsString::from(&build.makemap)];
     if !build.makemap_options.iter().any(|option| option == "-c") {
         command.extend(["-c".into(), MAKEMAP_CACHE.into()]);
     }
     command.extend(build.makemap_options.iter().map(OsString::from));
-    command.extend([map.kind().into(), file.into()]);
+    command.extend([map.kind().into(), Path::new(".").join(staging.file_name()).into()]);
     let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
     let input = {
         let source = Arc::clone(source);
@@ -288,17 +291,22 @@ fn makemap(
         }
     };
     let timeout = MAKEMAP_TIMEOUT.saturating_add(Duration::from_secs(length / BYTES_A_SECOND));
-    child::run_silent(&command, input, timeout)
+    let path = staging.place.path();
+    let failed = |problem: String| RebuildError::Makemap(format!("{}: {problem}", path.display()));
+    let made = staging.folder();
+    child::run_silent_in(&made, &command, input, timeout)
         .and_then(child::Finished::success)
-        .map_err(|error| RebuildError::Makemap(error.to_string()))?;
+        .map_err(|error| failed(error.to_string()))?;
     // What we cannot read, PHP and C cannot read either.
-    match map.in_file(file).get(DIGEST_KEY) {
-        Ok(found) if found.as_deref() == source.digest().map(str::as_bytes) => Ok(()),
-        Ok(_) => Err(RebuildError::Makemap(format!(
+    match map.in_file(made.join(staging.file_name())).get(DIGEST_KEY) {
+        Ok(found) if found.as_deref() == source.digest().map(str::as_bytes) => {
+            staging.made().map_err(at(path))
+        }
+        Ok(_) => Err(failed(format!(
             "{} made a map that lacks entries",
             build.makemap.display()
         ))),
-        Err(error) => Err(RebuildError::Makemap(format!(
+        Err(error) => Err(failed(format!(
             "{} made a map that cannot be read: {error}",
             build.makemap.display()
         ))),
@@ -306,19 +314,17 @@ fn makemap(
 }
 
 /// Gives a file what its predecessor has besides its content, and waits until it is on
-/// disk.
-fn complete(staged: &Staged) -> io::Result<()> {
-    match fs::metadata(staged.target()) {
-        Ok(old) => keep_attributes(staged.target(), &old, staged.path())?,
-        // As makemap leaves a new one.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    staged.sync()
+/// disk. A map without one stays as makemap leaves it.
+fn complete<'p>(staged: Staged<'p>, old: Option<&File>) -> io::Result<Staged<'p>> {
+    old.map_or(Ok(()), |old| staged.keep_attributes(old))?;
+    staged.sync()?;
+    Ok(staged)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -334,16 +340,14 @@ mod tests {
         for edit in [&append as &dyn Fn() -> io::Result<()>, &rename] {
             fs::write(&path, "edit 1\n").unwrap();
             let old = SourceFile::read(&path).unwrap();
-            let staged = stage(&path).unwrap();
-            staged.write(b"new\n").unwrap();
+            let staged = stage(&old.place).unwrap().write(b"new\n").unwrap();
             edit().unwrap();
             let error = old.replace_by(staged).unwrap_err();
             assert!(matches!(error, RebuildError::SourceChanged(_)), "{error}");
             assert!(fs::read_to_string(&path).unwrap().ends_with("edit 2\n"));
 
             let old = SourceFile::read(&path).unwrap();
-            let staged = stage(&path).unwrap();
-            staged.write(b"new\n").unwrap();
+            let staged = stage(&old.place).unwrap().write(b"new\n").unwrap();
             old.replace_by(staged).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), "new\n");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left");

@@ -1,8 +1,8 @@
 //! The last good copies of files that others read, for those who come while one is broken.
 
-use std::fs::{self, Permissions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use mailaffinity::files::last_good::{mode_for, path_for};
 use mailaffinity::files::regular_file;
 
 use super::lock;
-use super::replace::{Staged, folder_of, keep_attributes, remove_leftovers, sync_folder};
+use super::place::Place;
+use super::replace::{Staging, has_leftovers, remove_leftovers};
 
 /// Longer than it takes to write a copy.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -29,43 +30,40 @@ pub(crate) fn keep(file: &Path, is_good: impl FnOnce(&str) -> bool) -> io::Resul
 }
 
 fn try_keep(file: &Path, is_good: impl FnOnce(&str) -> bool) -> io::Result<()> {
-    let copy = path_for(file);
-    if is_current(file, &copy)? {
+    let copy = Place::itself(&path_for(file))?;
+    if is_current(file, &copy)? && !has_leftovers(&copy) {
         return Ok(());
     }
     // The lock makes the copy that of the newest text, whoever else keeps one.
     let _lock = lock::of(&copy, LOCK_WAIT)?;
     remove_leftovers(&copy);
-    let text = regular_file::read_text(file)?;
+    let file = regular_file::open(file)?;
+    let text = regular_file::text_of(&file)?;
     if !is_good(&text) {
         return Ok(());
     }
-    let staged = Staged::beside(&copy)?;
-    staged.write(text.as_bytes())?;
-    let old = fs::metadata(file)?;
-    keep_attributes(file, &old, staged.path())?;
-    let mode = mode_for(old.permissions().mode());
-    fs::set_permissions(staged.path(), Permissions::from_mode(mode))?;
+    let staged = Staging::beside(&copy)?.write_text(&text)?;
+    staged.keep_attributes(&file)?;
+    staged.set_mode(mode_for(file.metadata()?.mode()))?;
     staged.sync()?;
     staged.put_in_force()?;
-    sync_folder(folder_of(&copy))
+    copy.sync_folder()
 }
 
 /// Whether the copy has the text of the file, and was made after any other change of it,
 /// such as of who may read it.
-fn is_current(file: &Path, copy: &Path) -> io::Result<bool> {
-    let changed = FileStamp::of(&fs::metadata(file)?);
-    let kept = match fs::symlink_metadata(copy) {
+fn is_current(file: &Path, copy: &Place) -> io::Result<bool> {
+    let file = regular_file::open(file)?;
+    let kept = match copy.open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        kept => kept?,
+        kept => {
+            kept.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", copy.path().display())))?
+        }
     };
-    if !kept.is_file() {
-        let message = format!("{} is not a regular file", copy.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    let text = regular_file::read_text(file)?;
-    let is_same = regular_file::read_text(copy).is_ok_and(|copy| copy == text);
-    Ok(is_same && !changed.changed_after(&FileStamp::of(&kept)))
+    let stamp = |file: &File| Ok::<_, io::Error>(FileStamp::of(&file.metadata()?));
+    let text = regular_file::text_of(&file)?;
+    let is_same = regular_file::text_of(&kept).is_ok_and(|copy| copy == text);
+    Ok(is_same && !stamp(&file)?.changed_after(&stamp(&kept)?))
 }
 
 /// Removes the copy of a file.
@@ -73,16 +71,18 @@ fn is_current(file: &Path, copy: &Path) -> io::Result<bool> {
 /// # Errors
 /// When it is there and cannot be removed.
 pub(crate) fn forget(file: &Path) -> io::Result<()> {
-    match fs::remove_file(path_for(file)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    match Place::itself(&path_for(file)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        copy => copy?.remove(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
-    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     #[test]
     fn what_is_good_is_kept() {
@@ -115,7 +115,7 @@ mod tests {
         symlink("other", &copy).unwrap();
         let error = keep(&file, |_| true).unwrap_err().to_string();
         assert!(
-            error.ends_with("nodes.toml.last-good is not a regular file"),
+            error.ends_with("nodes.toml.last-good: it is not a regular file"),
             "{error}"
         );
         assert!(!folder.path().join("other").exists());

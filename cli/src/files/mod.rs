@@ -2,4 +2,5 @@
 
 pub(crate) mod last_good;
 pub(crate) mod lock;
+pub(crate) mod place;
 pub(crate) mod replace;

@@ -1,92 +1,151 @@
 //! Files that take another's place in one step.
 
-use std::ffi::OsStr;
-use std::fs::{self, File, Metadata, Permissions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+use std::path::PathBuf;
 
-use tempfile::TempDir;
+use mailaffinity::files::regular_file;
+use rustix::fd::{AsRawFd as _, OwnedFd};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{fstat, linkat, mkdirat, openat, renameat, renameat_with, statx, unlinkat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+use xattr::FileExt as _;
+
+use super::place::{Place, folder_of, is_at, open_file, to_read};
 
 /// Where Linux has a file's access control list.
 const ACCESS_CONTROL_LIST: &str = "system.posix_acl_access";
 
+/// How many folders with a name that this process would take may be there.
+const MOST_LEFTOVERS: u32 = 1000;
+
 /// Writes a text beside the file and renames it over the file when all of it is on
-/// disk. Everybody may read it, whatever the umask. A symbolic link stays, and the file
-/// it leads to is replaced.
+/// disk. Everybody may read it, whatever the umask.
 ///
 /// # Errors
 /// The old file then stands as it was, unless all that failed was to make the new one
 /// last through a crash of the machine.
-pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let staged = stage_for_all(path, text)?;
+pub(crate) fn replace(place: &Place, text: &str) -> io::Result<()> {
+    let staged = stage_for_all(place, text)?;
     staged.sync()?;
-    let folder = folder_of(staged.target()).to_owned();
     staged.put_in_force()?;
-    sync_folder(&folder)
+    place.sync_folder()
 }
 
 /// As [`replace`], for a file that a crash of the machine may take.
-pub(crate) fn replace_for_now(path: &Path, text: &str) -> io::Result<()> {
-    stage_for_all(path, text)?.put_in_force()
+pub(crate) fn replace_for_now(place: &Place, text: &str) -> io::Result<()> {
+    stage_for_all(place, text)?.put_in_force()
 }
 
-fn stage_for_all(path: &Path, text: &str) -> io::Result<Staged> {
-    let staged = Staged::beside(path)?;
-    staged.write(text.as_bytes())?;
-    fs::set_permissions(staged.path(), Permissions::from_mode(0o644))?;
+fn stage_for_all<'p>(place: &'p Place, text: &str) -> io::Result<Staged<'p>> {
+    let staged = Staging::beside(place)?.write_text(text)?;
+    staged.set_mode(0o644)?;
     Ok(staged)
 }
 
-/// Waits until renames in a folder are on disk.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+/// A folder beside a file that is to be replaced, where nobody else reaches what is made: it
+/// is kept open, whatever its name comes to stand for. It goes with all that is in it.
+#[derive(Debug)]
+pub(crate) struct Staging<'p> {
+    pub(crate) place: &'p Place,
+    folder: OwnedFd,
+    name: OsString,
 }
 
-/// A file to be, beside the one it is to replace and in a folder of its own, where
-/// nobody else reaches it. Both are gone if it is not put in force.
-pub(crate) struct Staged {
-    target: PathBuf,
-    path: PathBuf,
-    folder: TempDir,
-}
-
-impl Staged {
+impl<'p> Staging<'p> {
     /// # Errors
-    /// Also when it is known that nothing can take the target's place.
-    pub(crate) fn beside(target: &Path) -> io::Result<Staged> {
-        // The name that was given, since makemap insists on an extension.
-        let name = target.file_name().unwrap_or_default().to_owned();
-        let target = real_path(target);
-        obstacle(&target).map_or(Ok(()), Err)?;
-        let folder = tempfile::Builder::new()
-            .prefix(&prefix(&target))
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(folder_of(&target))?;
-        Ok(Staged {
-            path: folder.path().join(name),
-            target,
-            folder,
-        })
+    /// Also when it is known that nothing can take the file's place.
+    pub(crate) fn beside(place: &'p Place) -> io::Result<Staging<'p>> {
+        obstacle(place).map_or(Ok(()), Err)?;
+        let prefix = prefix(place);
+        for number in 0..MOST_LEFTOVERS {
+            let mut name = prefix.clone();
+            name.push(format!("{}-{number}", std::process::id()));
+            match mkdirat(&place.folder, &name, Mode::RWXU) {
+                Err(Errno::EXIST) => continue,
+                made => made?,
+            }
+            // By now, it may be another one.
+            return match open_staging(place, &name)? {
+                Some(folder) => Ok(Staging { place, folder, name }),
+                None => Err(io::Error::other(format!(
+                    "somebody put another folder in the place of {}",
+                    folder_of(place.path()).join(name).display()
+                ))),
+            };
+        }
+        Err(Errno::EXIST.into())
     }
 
-    /// The file to be.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// The folder under a name that is its own in this process, for what takes no descriptor.
+    pub(crate) fn folder(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.folder.as_raw_fd()).into()
     }
 
+    /// The name of the file to be: the one that was given, since makemap insists on an
+    /// extension.
+    pub(crate) fn file_name(&self) -> &'p OsStr {
+        &self.place.given
+    }
+
+    pub(crate) fn write(self, bytes: &[u8]) -> io::Result<Staged<'p>> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        open_file(&self.folder, self.file_name(), flags)?.write_all(bytes)?;
+        self.made()
+    }
+
+    /// # Errors
+    /// Also when its readers would not take it, or find another text.
+    pub(crate) fn write_text(self, text: &str) -> io::Result<Staged<'p>> {
+        let staged = self.write(text.as_bytes())?;
+        match regular_file::text_of(&staged.open()?)? == text {
+            true => Ok(staged),
+            false => Err(io::Error::other("what was written is not what is read")),
+        }
+    }
+
+    /// When the file has been made.
+    ///
+    /// # Errors
+    /// When it is not there or no regular file.
+    pub(crate) fn made(self) -> io::Result<Staged<'p>> {
+        let file = open_file(&self.folder, self.file_name(), OFlags::RDONLY)?;
+        Ok(Staged { staging: self, file })
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        // One that stays does no harm.
+        let _ = remove_staging(self.place, &self.name, &self.folder);
+    }
+}
+
+/// A file that is complete and can take another's place. It is gone if it does not.
+#[derive(Debug)]
+pub(crate) struct Staged<'p> {
+    staging: Staging<'p>,
+    file: File,
+}
+
+impl<'p> Staged<'p> {
     /// The file it is to replace.
-    pub(crate) fn target(&self) -> &Path {
-        &self.target
-    }
-
-    pub(crate) fn write(&self, text: &[u8]) -> io::Result<()> {
-        File::create_new(&self.path)?.write_all(text)
+    pub(crate) fn place(&self) -> &'p Place {
+        self.staging.place
     }
 
     /// Waits until it is on disk.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+        self.file.sync_all()
+    }
+
+    /// What has its name: this file, or after [`exchange`](Staged::exchange) the other.
+    pub(crate) fn open(&self) -> io::Result<File> {
+        open_file(&self.staging.folder, self.name(), OFlags::RDONLY)
     }
 
     /// Lets the two change places in one step.
@@ -94,55 +153,124 @@ impl Staged {
     /// # Errors
     /// `InvalidInput` or `Unsupported` where the file system cannot do that.
     pub(crate) fn exchange(&self) -> io::Result<()> {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::EXCHANGE)
-            .map_err(|error| obstacle(&self.target).unwrap_or(error.into()))
+        let Place { folder, name, .. } = self.place();
+        renameat_with(
+            &self.staging.folder,
+            self.name(),
+            folder,
+            name,
+            RenameFlags::EXCHANGE,
+        )
+        .map_err(|error| obstacle(self.place()).unwrap_or(error.into()))
     }
 
-    /// Keeps the file under a name of its own beside the target, and says where it is.
+    /// Keeps what has its name under one beside the other file, and says where it is.
     pub(crate) fn keep(self) -> PathBuf {
-        let mut saved = self.target.clone().into_os_string();
+        let folder = folder_of(self.place().path());
+        let mut saved = self.place().name.clone();
         saved.push(".mailaffinity-saved");
-        match fs::rename(&self.path, &saved) {
-            Ok(()) => saved.into(),
-            Err(_) => self.folder.keep().join(self.path.file_name().unwrap_or_default()),
+        match renameat(&self.staging.folder, self.name(), &self.place().folder, &saved) {
+            Ok(()) => folder.join(saved),
+            Err(_) => {
+                let kept = folder.join(&self.staging.name).join(self.name());
+                std::mem::forget(self);
+                kept
+            }
         }
     }
 
-    /// Takes the target's place, until [`take_back`](Staged::take_back).
+    /// Takes the other's place, until [`take_back`](Staged::take_back).
     pub(crate) fn put_in_force_for_now(&self) -> io::Result<()> {
-        match fs::hard_link(&self.target, self.former()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => fs::rename(&self.path, &self.target),
+        let Place { folder, name, .. } = self.place();
+        match linkat(
+            folder,
+            name,
+            &self.staging.folder,
+            self.former(),
+            AtFlags::empty(),
+        ) {
+            Ok(()) | Err(Errno::NOENT) => self.put_in_force(),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Puts back what was there before, if only nothing.
     pub(crate) fn take_back(&self) -> io::Result<()> {
-        match fs::rename(self.former(), &self.target) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_file(&self.target),
-            result => result,
+        let Place { folder, name, .. } = self.place();
+        match renameat(&self.staging.folder, self.former(), folder, name) {
+            Err(Errno::NOENT) => self.place().remove(),
+            result => Ok(result?),
         }
     }
 
-    fn former(&self) -> PathBuf {
-        self.path.with_extension("former")
+    pub(crate) fn put_in_force(&self) -> io::Result<()> {
+        let Place { folder, name, .. } = self.place();
+        if !is_at(&self.staging.folder, self.name(), &self.file)? {
+            return Err(io::Error::other("what was to replace it was itself replaced"));
+        }
+        Ok(renameat(&self.staging.folder, self.name(), folder, name)?)
     }
 
-    pub(crate) fn put_in_force(self) -> io::Result<()> {
-        fs::rename(&self.path, &self.target)?;
-        // An empty folder that stays does no harm.
-        let _ = self.folder.close();
+    /// Gives the file another one's owner, mode and extended attributes, among which are
+    /// access control lists. It never runs with other rights than those of who runs it:
+    /// somebody may have put a program there for the old file.
+    pub(crate) fn keep_attributes(&self, from: &File) -> io::Result<()> {
+        let (to, old) = (&self.file, from.metadata()?);
+        let new = to.metadata()?;
+        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+            fchown(to, Some(old.uid()), Some(old.gid()))?;
+        }
+        let named = |name: &OsStr, error: io::Error| {
+            let message = format!("cannot keep the attribute {}: {error}", name.display());
+            io::Error::new(error.kind(), message)
+        };
+        // The folder may give one to new files, with rights that the old file does not give.
+        let list = OsStr::new(ACCESS_CONTROL_LIST);
+        if to.get_xattr(list).is_ok_and(|value| value.is_some()) {
+            to.remove_xattr(list).map_err(|error| named(list, error))?;
+        }
+        self.set_mode(old.mode() & 0o777)?;
+        let attributes = match from.list_xattr() {
+            Ok(attributes) => attributes,
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for name in attributes {
+            let value = from.get_xattr(&name).map_err(|error| named(&name, error))?;
+            if let Some(value) = value
+                && to.get_xattr(&name).ok().flatten().as_ref() != Some(&value)
+            {
+                to.set_xattr(&name, &value).map_err(|error| named(&name, error))?;
+            }
+        }
         Ok(())
+    }
+
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        self.file.set_permissions(Permissions::from_mode(mode))
+    }
+
+    fn name(&self) -> &'p OsStr {
+        self.staging.file_name()
+    }
+
+    fn former(&self) -> OsString {
+        let mut name = self.name().to_owned();
+        name.push(".former");
+        name
     }
 }
 
 /// Why nothing can take a file's place, if the system says so without an attempt (statx(2)).
-fn obstacle(path: &Path) -> Option<io::Error> {
-    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    let attributes = statx(CWD, path, AtFlags::empty(), StatxFlags::empty())
-        .ok()?
-        .stx_attributes;
+fn obstacle(place: &Place) -> Option<io::Error> {
+    let attributes = statx(
+        &place.folder,
+        &place.name,
+        AtFlags::SYMLINK_NOFOLLOW,
+        StatxFlags::empty(),
+    )
+    .ok()?
+    .stx_attributes;
     let obstacle = if attributes.contains(StatxAttributes::MOUNT_ROOT) {
         "it is a mount point, which cannot be replaced; mount the folder that it is in (for a container: \
          the folder as the volume, not the file)"
@@ -156,81 +284,57 @@ fn obstacle(path: &Path) -> Option<io::Error> {
     Some(io::Error::new(io::ErrorKind::ResourceBusy, obstacle))
 }
 
-/// Gives a file another one's owner, mode and extended attributes, among which are access
-/// control lists.
-pub(crate) fn keep_attributes(from: &Path, old: &Metadata, to: &Path) -> io::Result<()> {
-    let new = fs::metadata(to)?;
-    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-        chown(to, Some(old.uid()), Some(old.gid()))?;
-    }
-    let named = |name: &OsStr, error: io::Error| {
-        let message = format!("cannot keep the attribute {}: {error}", name.display());
-        io::Error::new(error.kind(), message)
-    };
-    // The folder may give one to new files, with rights that the old file does not give.
-    let list = OsStr::new(ACCESS_CONTROL_LIST);
-    if xattr::get(to, list).is_ok_and(|value| value.is_some()) {
-        xattr::remove(to, list).map_err(|error| named(list, error))?;
-    }
-    fs::set_permissions(to, Permissions::from_mode(old.mode() & 0o7777))?;
-    let attributes = match xattr::list(from) {
-        Ok(attributes) => attributes,
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for name in attributes {
-        let value = xattr::get(from, &name).map_err(|error| named(&name, error))?;
-        if let Some(value) = value
-            && xattr::get(to, &name).ok().flatten().as_ref() != Some(&value)
-        {
-            xattr::set(to, &name, &value).map_err(|error| named(&name, error))?;
-        }
-    }
-    Ok(())
+/// Whether something may have been left beside a file by processes that were killed before
+/// they could replace it, or right after that.
+pub(crate) fn has_leftovers(place: &Place) -> bool {
+    names_that_start(&place.folder, &prefix(place)).is_ok_and(|names| !names.is_empty())
 }
 
-/// Removes what was left beside a file by processes that were killed before they could
-/// replace it. Only for whoever holds the file's lock.
-pub(crate) fn remove_leftovers(target: &Path) {
-    let target = real_path(target);
-    let Ok(entries) = fs::read_dir(folder_of(&target)) else {
-        return;
-    };
-    let prefix = prefix(&target);
-    for entry in entries.flatten() {
-        if entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(prefix.as_bytes())
-        {
+/// Removes what was left. Only for whoever holds the file's lock.
+pub(crate) fn remove_leftovers(place: &Place) {
+    for name in names_that_start(&place.folder, &prefix(place)).unwrap_or_default() {
+        if let Ok(Some(folder)) = open_staging(place, &name) {
             // One that stays does no harm.
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = remove_staging(place, &name, &folder);
         }
     }
 }
 
-/// The file that a path leads to through symbolic links, whether or not it is there.
-pub(crate) fn real_path(path: &Path) -> PathBuf {
-    match fs::canonicalize(path) {
-        Ok(path) => path,
-        // A chain of links to nothing ends; one in a circle is another error.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_link(path) {
-            Ok(target) => real_path(&folder_of(path).join(target)),
-            Err(_) => path.to_owned(),
-        },
-        Err(_) => path.to_owned(),
-    }
+/// Opens a folder if it is as [`Staging`] makes it: ours, and nobody else's.
+fn open_staging(place: &Place, name: &OsStr) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = match openat(&place.folder, name, flags, Mode::empty()) {
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+        folder => folder?,
+    };
+    let found = fstat(&folder)?;
+    let is_ours = found.st_uid == geteuid().as_raw() && found.st_mode & 0o077 == 0;
+    Ok(is_ours.then_some(folder))
 }
 
-/// The folder that a file is in.
-pub(crate) fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
+/// Removes a staging folder, and from it what is made in one: another folder
+/// that was given its name keeps what it has.
+fn remove_staging(place: &Place, name: &OsStr, folder: &OwnedFd) -> io::Result<()> {
+    for file in names_that_start(folder, &place.given)? {
+        unlinkat(folder, file, AtFlags::empty())?;
     }
+    Ok(unlinkat(&place.folder, name, AtFlags::REMOVEDIR)?)
 }
 
-fn prefix(target: &Path) -> String {
-    let name = target.file_name().unwrap_or_default();
-    format!(".{}.mailaffinity-", name.to_string_lossy())
+fn names_that_start(folder: &OwnedFd, start: &OsStr) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::new(to_read(folder)?)? {
+        let name = entry?.file_name().to_bytes().to_owned();
+        if name.starts_with(start.as_bytes()) {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    Ok(names)
+}
+
+fn prefix(place: &Place) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(&place.name);
+    prefix.push(".mailaffinity-");
+    prefix
 }
