@@ -9,7 +9,7 @@
 # make install-doc      the documentation
 # make uninstall        remove what make install installs; uninstall-library and so on
 # make packages         Debian packages, in target/debian
-# make packages-in-clean-root  try them in a new Debian system, as root
+# make packages-in-clean-root  make and try them in new Debian systems (SUITES), as root
 # make lint             formatting, clippy, rustdoc, shellcheck, perlcritic, the Rust package
 # make deny             licenses, duplicates, sources and advisories of what this depends on
 # make semver           what changed of the Rust API since SEMVER_BASELINE, the last release
@@ -45,6 +45,8 @@ TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovec
 	php-fpm php-cgi nginx apache2-bin libapache2-mod-php openssl roundcube-core roundcube-sqlite3 \
 	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs
 PACKAGING_PACKAGES = build-essential debhelper dh-php
+# The Debian systems in which the packages are tried.
+SUITES ?= bookworm trixie
 
 TARGET_DIR = $(abspath $(or $(CARGO_TARGET_DIR),target))
 TARGET = $(TARGET_DIR)/release
@@ -52,6 +54,8 @@ TARGET = $(TARGET_DIR)/release
 PHP_TARGET_DIR = $(abspath $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/php,php/target))
 PHP_TARGET = $(PHP_TARGET_DIR)/release
 PHP_MODULE = $(PHP_TARGET)/libmailaffinity_php.so
+# By the name of its extensions' folder, which tells apart all that a module is built for.
+PHP_BUILT = $(PHP_TARGET)/.php-$(notdir $(shell $(PHP_CONFIG) --extension-dir 2>/dev/null))
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases config \
 	director mail_servers node_state username_hash users
 
@@ -71,13 +75,14 @@ library:
 
 php:
 	$(CARGO) build --locked --release -p mailaffinity-php --target-dir $(PHP_TARGET_DIR)
-	touch $(PHP_TARGET)/.php
+	rm -f $(PHP_TARGET)/.php-*
+	touch $(PHP_BUILT)
 
 # What is installed depends on these: after `make`, `sudo make install` builds nothing as root.
 SOURCES = $(shell find Cargo.toml Cargo.lock build.rs src cli -type f)
 $(TARGET)/.library: $(SOURCES)
 	$(MAKE) library
-$(PHP_TARGET)/.php: $(SOURCES) $(shell find php/Cargo.toml php/src -type f)
+$(PHP_BUILT): $(SOURCES) $(shell find php/Cargo.toml php/src -type f)
 	$(MAKE) php
 
 install: install-library install-command install-php install-perl install-doc
@@ -112,7 +117,7 @@ install-command: $(TARGET)/.library
 	$(call fill,dist/mailaffinity.cron,$(DOCDIR)/examples/mailaffinity.cron)
 	for unit in $(UNITS); do $(call fill,dist/systemd/$$unit,$(UNITDIR)/$$unit) || exit 1; done
 
-install-php: $(PHP_TARGET)/.php
+install-php: $(PHP_BUILT)
 	$(MAKE_FOLDERS) $(DESTDIR)$(PHP_EXTENSIONDIR) $(DESTDIR)$(PHP_INIDIR)
 	install -m 644 $(PHP_MODULE) $(DESTDIR)$(PHP_EXTENSIONDIR)/mailaffinity.so
 	[ -e $(DESTDIR)$(PHP_INIDIR)/mailaffinity.ini ] || \
@@ -159,22 +164,31 @@ uninstall-%:
 DEBIAN = $(TARGET_DIR)/debian
 DEBIAN_SOURCE = $(DEBIAN)/mailaffinity-$(VERSION)
 
-# In a folder of its own, since dpkg-buildpackage writes into the one above.
+# In a folder of its own, since dpkg-buildpackage writes into the one above. The PHPs are
+# those that Debian's development files are there for: each has a package of its own.
 packages:
 	dist/install-packages.sh $(BUILD_PACKAGES) $(PACKAGING_PACKAGES)
-	$(MAKE) all
+	$(MAKE) library
 	rm -rf $(DEBIAN)
 	mkdir -p $(DEBIAN_SOURCE)
 	cp -r dist/debian CHANGELOG.md $(DEBIAN_SOURCE)
 	sed "s|@VERSION@|$(VERSION)|; s|@DATE@|$$(date -R -r Cargo.toml)|" \
 		dist/debian/changelog >$(DEBIAN_SOURCE)/debian/changelog
+	cd $(DEBIAN_SOURCE)/debian && for config in /usr/bin/php-config[0-9]*; do \
+		php=php$${config#*php-config} && \
+		$(MAKE) -C $(CURDIR) install-php PHP=/usr/bin/$$php PHP_CONFIG=$$config \
+			DESTDIR=$(DEBIAN_SOURCE) PHP_EXTENSIONDIR=/$$php PHP_INIDIR=/$$php && \
+		for file in phpVERSION-mailaffinity.*; do \
+			sed "s|phpVERSION|$$php|; s|VERSION|$${php#php}|" $$file >$$php-$${file#*-} || exit 1; \
+		done && \
+		cat $$php-mailaffinity.control >>control || exit 1; \
+	done
+	rm $(DEBIAN_SOURCE)/debian/phpVERSION-*
 	cd $(DEBIAN_SOURCE) && MAILAFFINITY=$(CURDIR) dpkg-buildpackage --build=binary --no-sign
 
-# The next version is this one by another name, to upgrade to.
-packages-in-clean-root: packages
-	$(MAKE) packages VERSION=$(VERSION).1 DEBIAN=$(DEBIAN)/next
-	dist/install-packages.sh debootstrap iproute2 lintian
-	tests/packages.sh $(DEBIAN) $(DEBIAN)/next
+packages-in-clean-root:
+	dist/install-packages.sh debootstrap iproute2
+	for suite in $(SUITES); do tests/packages.sh $$suite || exit 1; done
 
 build-packages:
 	dist/install-packages.sh $(BUILD_PACKAGES)

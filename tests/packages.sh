@@ -1,22 +1,23 @@
 #!/bin/sh
-# Usage: packages.sh PACKAGES NEXT [FOLDER]
+# Usage: packages.sh SUITE [FOLDER]
 #
-# Tries the Debian packages of a folder, and the same of a next version, in a new Debian
-# 12 system: lintian's opinion, installing with what Debian has, what each package is for,
-# upgrades, purging, doc/walk-through.md, and doc/webmail.md with what `make` built. The
-# system is made in FOLDER, or in a temporary folder that is removed. Needs root and a
-# Debian archive.
+# Makes the Debian packages of this version, and of a next one, in a new Debian system of
+# SUITE (bookworm is Debian 12, trixie 13), and tries them in another: lintian's opinion,
+# installing with what Debian has, what each package is for, upgrades, purging,
+# doc/walk-through.md, and doc/webmail.md with what `make` built. The systems are made in
+# FOLDER, or in a temporary folder that is removed. Needs root, a Debian archive, and Rust
+# as rustup installs it, which builds in the new system as it does here.
 set -eu
 
-packages=$(cd "$1" && pwd)
-next=$(cd "$2" && pwd)
+suite=$1
 here=$(cd "$(dirname "$0")/.." && pwd)
-folder=${3:-}
+folder=${2:-}
 if [ -z "$folder" ]; then
     folder=$(mktemp -d)
     trap 'rm -rf --one-file-system "$folder"' EXIT
     trap 'exit 1' HUP INT TERM
 fi
+maker=$folder/maker
 root=$folder/root
 
 fail() {
@@ -30,26 +31,20 @@ say() {
 
 [ "$(id -u)" -eq 0 ] || fail "run this as root: it makes a system to change the root to"
 
-# Of Debian's rules for an upload: these packages have no maintainer's address and close
-# no bugs. Rust's strings do not need glibc's checks.
-say "lintian"
-lintian --allow-root --info --fail-on error,warning,info --suppress-tags \
-    bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs,hardening-no-fortify-functions \
-    "$packages"/*.changes
+# The new systems, with this machine's way to Debian's archive: mirror, proxies, CAs, names.
 
-# The new system, with this machine's way to Debian's archive: mirror, proxies, CAs, names.
-
-say "a new Debian 12 system"
+say "new Debian systems: $suite"
+this=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
 # The names between parentheses are apt's.
 # shellcheck disable=SC2016
 archives=$(apt-get indextargets --format 'deb $(SITE) $(RELEASE) $(COMPONENT)' \
-    'Created-By: Packages' 'Origin: Debian' | grep -E ' bookworm(-updates|-security)? main$' | sort -u)
-mirror=$(echo "$archives" | sed -n 's/^deb \(.*\) bookworm main$/\1/p')
+    'Created-By: Packages' 'Origin: Debian' | sed -n -E "s/ $this(-updates|-security)? main$/ $suite\1 main/p" | sort -u)
+mirror=$(echo "$archives" | sed -n "s/^deb \(.*\) $suite main$/\1/p")
 mkdir -p "$folder"
-rm -rf --one-file-system "$root"
+rm -rf --one-file-system "$root" "$maker"
 # Without a mirror it takes Debian's.
 # shellcheck disable=SC2086
-debootstrap --variant=minbase --include=ca-certificates bookworm "$root" $mirror >"$folder/debootstrap.log" || {
+debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" $mirror >"$folder/debootstrap.log" || {
     tail "$folder/debootstrap.log" >&2
     fail "debootstrap failed"
 }
@@ -72,9 +67,11 @@ if [ -d /usr/local/share/ca-certificates ]; then
 fi
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
+cp -a "$root" "$maker"
 
-# Runs a script (standard input) in the system, which has these folders of this one.
-in_root() {
+# Runs a script (standard input) in a system, which has these folders of this one.
+# Usage: in_system SYSTEM [FOLDER...]
+in_system() {
     # The first sh is in the new namespaces, the second in the new root.
     # shellcheck disable=SC2016,SC2086
     unshare --mount --pid --uts --ipc ${network:-} --fork --kill-child sh -euc '
@@ -83,7 +80,6 @@ in_root() {
         ip link set lo up
         mount -t proc proc "$root/proc"
         mount --rbind /sys "$root/sys"
-        # The source, and what make built of it, where they are.
         shift
         for tree; do
             mkdir -p "$root$tree"
@@ -100,9 +96,12 @@ in_root() {
         exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
             DEBIAN_FRONTEND=noninteractive SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
             ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
-            ${CARGO_TARGET_DIR:+CARGO_TARGET_DIR="$CARGO_TARGET_DIR"} \
-            chroot "$root" sh -eu -s
-    ' sh "$root" "$@"
+            ${php:+php="$php"} CARGO_HOME=/build/cargo CARGO_TARGET_DIR=/build/target chroot "$root" sh -eu -s
+    ' sh "$@"
+}
+
+in_root() {
+    in_system "$root" "$@"
 }
 
 # All that there is, but for what apt and dpkg write about what they did, the loader's
@@ -122,23 +121,56 @@ snapshot() {
     ) >"$1"
 }
 
+# What rustup and Cargo have here, so that nothing of that comes from elsewhere. The next
+# version is this one by another name, to upgrade to.
+say "making the packages"
+rust=$(cd "$here" && rustc --print sysroot)
+mkdir -p "$maker/build/cargo" "$root/build"
+(cd "$here" && "$rust/bin/cargo" vendor --quiet --locked "$maker/build/vendor") >"$folder/vendor.log"
+sed "s|$maker||" "$folder/vendor.log" >"$maker/build/cargo/config.toml"
+echo "$here" >"$maker/build/source"
+echo "$rust" >"$maker/build/rust"
+in_system "$maker" "$here" "$rust" <<'END' >"$folder/make.log" 2>&1 || { tail -n 40 "$folder/make.log" >&2; fail "make packages failed"; }
+update-ca-certificates
+apt-get update
+apt-get install make lintian
+PATH=$(cat /build/rust)/bin:$PATH
+cd "$(cat /build/source)"
+make packages
+make packages VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml).1" DEBIAN=/build/target/next
+END
+
+# Of Debian's rules for an upload: these packages have no maintainer's address and close
+# no bugs. Rust's strings do not need glibc's checks.
+say "lintian"
+in_system "$maker" <<'END'
+lintian --version
+lintian --allow-root --info --fail-on error,warning,info --suppress-tags \
+    bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs,hardening-no-fortify-functions \
+    /build/target/debian/*.changes
+END
+
 say "packages of Debian that these need, and those that the checks need"
-mkdir -p "$root/build/target"
-cp -r "$packages" "$root/build/target/debian"
-cp -r "$next" "$root/build/target/next"
+mv "$maker/build/target" "$root/build/target"
 cp "$here/demo/map.c" "$here/demo/users" "$root/root"
 in_root <<'END' >"$folder/apt.log" 2>&1 || { tail -n 40 "$folder/apt.log" >&2; fail "apt-get failed"; }
 update-ca-certificates
 apt-get update
-apt-get install gcc libc6-dev pkg-config php8.2-cli sendmail-bin sendmail-cf sensible-mda systemd apt-utils
+apt-get install gcc libc6-dev pkg-config php-cli sendmail-bin sendmail-cf sensible-mda systemd apt-utils
 # apt's own word on the dependencies.
 needed=$(apt-get --simulate install /build/target/debian/*.deb |
     sed -n '/mailaffinity\|mail-affinity/d; s/^Inst \([^ ]*\).*/\1/p')
 [ -z "$needed" ] || apt-get install $needed
 # For doc/webmail.md, which installs them later; its nodes, and what it takes for granted.
-apt-get --download-only install acl apache2 libapache2-mod-php8.2 php8.2-cli roundcube-core roundcube-sqlite3 \
-    dovecot-imapd openssl curl make perl php8.2-dev
+apt-get --download-only install acl apache2 libapache2-mod-php php-cli roundcube-core roundcube-sqlite3 \
+    dovecot-imapd openssl curl make perl php-dev
 END
+# As in 8.2: packages and folders are named by it.
+php=$(in_root <<'END'
+php -r 'echo PHP_MAJOR_VERSION, ".", PHP_MINOR_VERSION;'
+END
+)
+export php
 snapshot "$folder/before"
 # From here on nothing may come from elsewhere, and no port is taken from this machine.
 network=--net
@@ -186,7 +218,7 @@ perl -MMail::Affinity -e 'print "Perl: libmailaffinity ", Mail::Affinity::librar
 # Nothing is started or enabled; the units are sound.
 test "$(systemctl is-enabled mailaffinity-update.timer mailaffinity-drain.timer | sort -u)" = disabled
 for unit in update.service update.timer drain.service drain.timer; do
-    systemd-analyze verify --man=no /lib/systemd/system/mailaffinity-$unit
+    systemd-analyze verify --man=no /usr/lib/systemd/system/mailaffinity-$unit
 done
 END
 
@@ -195,13 +227,13 @@ in_root <<'END'
 # What the administrator has decided.
 systemctl --quiet enable mailaffinity-update.timer
 phpdismod mailaffinity
-sed -i 's/^;mailaffinity.fallback=.*/mailaffinity.fallback=192.0.2.9/' /etc/php/8.2/mods-available/mailaffinity.ini
+sed -i 's/^;mailaffinity.fallback=.*/mailaffinity.fallback=192.0.2.9/' /etc/php/$php/mods-available/mailaffinity.ini
 
 holds() {
     test "$(systemctl is-enabled mailaffinity-update.timer)" = enabled
     test "$(systemctl is-enabled mailaffinity-drain.timer)" = disabled
     test "$(php -m | grep -c mailaffinity)" = 0
-    grep -qx mailaffinity.fallback=192.0.2.9 /etc/php/8.2/mods-available/mailaffinity.ini
+    grep -qx mailaffinity.fallback=192.0.2.9 /etc/php/$php/mods-available/mailaffinity.ini
     mailaffinity nodes | grep -q '^node2 *down.*new disks'
 }
 holds
@@ -209,7 +241,7 @@ apt-get -qq install --reinstall /build/target/debian/*.deb >/dev/null
 holds
 apt-get -qq install /build/target/next/*.deb >/dev/null
 dpkg-query --show '*mailaffinity*' '*mail-affinity*'
-test "$(dpkg-query --show --showformat='${Version}\n' mailaffinity php8.2-mailaffinity | sort -u)" = \
+test "$(dpkg-query --show --showformat='${Version}\n' mailaffinity "php$php-mailaffinity" | sort -u)" = \
     "$(dpkg-deb --field /build/target/next/mailaffinity_*.deb Version)"
 holds
 
@@ -219,7 +251,7 @@ apt-get -qq install --reinstall /build/target/next/*.deb >/dev/null
 php -m | grep -x mailaffinity
 php -r 'echo ini_get("mailaffinity.fallback"), "\n";' | grep -x 192.0.2.9
 
-apt-get -qq remove mailaffinity php8.2-mailaffinity >/dev/null
+apt-get -qq remove mailaffinity "php$php-mailaffinity" >/dev/null
 test -e /var/lib/mailaffinity/nodes.toml
 test "$(php -m 2>&1 | grep -c mailaffinity)" = 0
 apt-get -qq install /build/target/next/*.deb >/dev/null
@@ -247,10 +279,10 @@ diff "$folder/before" "$folder/after" || fail "purging left the above (>) or too
 steps_of() {
     rm -rf "$root/build/steps"
     mkdir "$root/build/steps"
-    awk -v steps="$root/build/steps" '
+    awk -v steps="$root/build/steps" -v php="$php" '
         BEGIN {
             file["toml"] = ">/etc/mailaffinity.toml"
-            file["ini"] = ">/etc/php/8.2/mods-available/mailaffinity.ini"
+            file["ini"] = ">/etc/php/" php "/mods-available/mailaffinity.ini"
             file["php"] = ">>/etc/roundcube/config.inc.php"
         }
         function close_step() { if (step) close(step); step = "" }
@@ -363,9 +395,9 @@ printf '127.0.0.%d node%d.example.org\n' 11 1 12 2 13 3 >"$folder/nodes"
 cat "$root/etc/hosts" >>"$folder/nodes"
 cp "$folder/nodes" "$root/etc/hosts"
 echo "$here" >"$root/build/source"
-in_root "$here" ${CARGO_TARGET_DIR:+"$(cd "$CARGO_TARGET_DIR" && pwd)"} <<'END' >"$folder/webmail.log" 2>&1 ||
+in_root "$here" <<'END' >"$folder/webmail.log" 2>&1 ||
 . /root/reader
-apt-get -qq install dovecot-imapd openssl curl make perl php8.2-dev >/dev/null
+apt-get -qq install dovecot-imapd openssl curl make perl php-dev >/dev/null
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=nodes -keyout /root/node.key \
     -addext subjectAltName=DNS:node1.example.org,DNS:node2.example.org,DNS:node3.example.org \
     -out /usr/local/share/ca-certificates/node.crt 2>/dev/null
@@ -389,6 +421,30 @@ userdb {
   driver = static
 }
 CONF
+case $(dovecot --version) in
+2.3.*) ;;
+*)
+    cat >/root/dovecot.conf <<'CONF'
+dovecot_config_version = 2.4.1
+dovecot_storage_version = 2.4.1
+protocols = imap
+log_path = /root/dovecot.log
+login_log_format_elements = user=<%{user}> lip=<%{local_ip}>
+ssl_server_cert_file = /usr/local/share/ca-certificates/node.crt
+ssl_server_key_file = /root/node.key
+mail_driver = maildir
+mail_path = /srv/imap/%{user}
+mail_uid = nobody
+mail_gid = nogroup
+first_valid_uid = 1
+passdb static {
+  password = secret
+}
+userdb static {
+}
+CONF
+    ;;
+esac
 dovecot -c /root/dovecot.conf
 
 cd "$(cat /build/source)"
@@ -421,7 +477,7 @@ for user in anna bert carla dieter; do
         'http://127.0.0.1/roundcube/?_task=login'
     address=$(getent hosts "$(mailaffinity map $user | cut -f 3)" | cut -d ' ' -f 1)
     wait_for "grep 'user=<$user>' /root/dovecot.log"
-    grep "Login: user=<$user>, lip=<$address>" /root/dovecot.log
+    grep -E "(Login|Logged in): user=<$user>, lip=<$address>" /root/dovecot.log
 done
 test "$(grep -o 'lip=<[^>]*' /root/dovecot.log | sort -u | wc -l)" -ge 2
 test ! -s /var/log/roundcube/errors.log

@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
+
+use tempfile::Builder;
 
 /// The functions of the header: names before a parenthesis, outside of comments and preprocessor lines.
 pub fn declared_functions() -> BTreeSet<String> {
@@ -64,12 +67,58 @@ pub fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-/// A folder for what tests make. It is not in the system's temporary directory, whose
-/// maps sendmail calls unsafe.
+/// A folder for what tests make: beside what Cargo built where the peers take such a path,
+/// else one that is gone when this process is.
 pub fn tmp() -> PathBuf {
+    static ELSEWHERE: LazyLock<(PathBuf, Child)> = LazyLock::new(elsewhere);
     let tmp = profile_folder().with_file_name("tmp");
+    if !peers_take(&tmp) {
+        return ELSEWHERE.0.clone();
+    }
     fs::create_dir_all(&tmp).expect("a folder for tests");
     tmp
+}
+
+/// sendmail calls all files unsafe that are below a folder in which others can write
+/// (`safedirpath()`), in configurations a blank ends a path, and a socket's has 107 bytes.
+fn peers_take(folder: &Path) -> bool {
+    let text = folder.to_string_lossy();
+    let others_write = |folder: &Path| {
+        let mode = fs::metadata(folder).map_or(0, |metadata| metadata.mode());
+        mode & 0o022 != 0
+    };
+    text.len() <= 70 && !text.contains(char::is_whitespace) && !folder.ancestors().any(others_write)
+}
+
+/// Below /var/lib or, for an ordinary user, at home. It is removed by somebody who waits
+/// for this process to end, however it does.
+fn elsewhere() -> (PathBuf, Child) {
+    let home = env::var_os("HOME").map(PathBuf::from);
+    let mut builder = Builder::new();
+    builder
+        .prefix("mailaffinity-tests")
+        .permissions(Permissions::from_mode(0o755));
+    let folder = [Some(PathBuf::from("/var/lib")), home]
+        .into_iter()
+        .flatten()
+        .filter(|base| peers_take(base))
+        .find_map(|base| builder.tempdir_in(base).ok())
+        .unwrap_or_else(|| {
+            panic!(
+                "{:?} has a blank, is too long, or is below a folder in which others can write, and neither in \
+                 /var/lib nor in $HOME can be one for tests: use another checkout or CARGO_TARGET_DIR",
+                profile_folder()
+            )
+        })
+        .keep();
+    let remover = Command::new("sh")
+        .args(["-c", "trap '' HUP INT TERM; cat; rm -rf \"$1\"", "sh"])
+        .arg(&folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("run sh");
+    (folder, remover)
 }
 
 pub(crate) fn cargo() -> OsString {

@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -371,7 +372,7 @@ impl Dovecot {
         let config = files.path().join(CONFIG);
         fs::write(&config, configuration(run.path(), files.path())).expect("write the configuration");
         let output = File::create(files.path().join(OUTPUT)).expect("create a file for dovecot's output");
-        let master = program("dovecot")
+        let master = dovecot()
             .arg("-F")
             .arg("-c")
             .arg(config)
@@ -379,12 +380,7 @@ impl Dovecot {
             .stdout(output.try_clone().expect("share the file"))
             .stderr(output)
             .spawn()
-            .unwrap_or_else(|error| {
-                panic!(
-                    "dovecot: {error}. This test asks a live Director: install Debian's packages \
-                     dovecot-core and dovecot-imapd of Dovecot 2.3 (2.4 has no Director)"
-                )
-            });
+            .expect("run dovecot");
         Dovecot { master, run, files }
     }
 
@@ -477,6 +473,21 @@ impl AdminConnection {
             )),
         }
     }
+}
+
+/// The program, which must be of a version that has a Director.
+fn dovecot() -> Command {
+    static VERSION: LazyLock<String> = LazyLock::new(|| match program("dovecot").arg("--version").output() {
+        Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        Err(error) => error.to_string(),
+    });
+    assert!(
+        VERSION.starts_with("2.2.") || VERSION.starts_with("2.3."),
+        "dovecot: {}. This test asks a live Director: install Debian 12's packages dovecot-core, \
+         dovecot-imapd and dovecot-lmtpd of Dovecot 2.3 (2.4 has no Director)",
+        *VERSION
+    );
+    program("dovecot")
 }
 
 const CONFIG: &str = "dovecot.conf";

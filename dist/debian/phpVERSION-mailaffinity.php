@@ -1,0 +1,2 @@
+mod phpVERSION/mailaffinity.so
+mod phpVERSION/mailaffinity.ini
