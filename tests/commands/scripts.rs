@@ -215,7 +215,7 @@ fn users_without_a_hash_have_no_node_and_no_entry() {
     let users = fs::read_to_string(site.path("users")).unwrap();
     fs::write(site.path("users"), users + "anna\n").unwrap();
 
-    let no_number = "a format compares what is no number as one in this user's name";
+    let no_number = "username_hash compares what is no number as one in this user's name";
     let output = map(&site, &["anna"], b"");
     assert_fails(&output, 75, &format!("{no_number}; users without a node: 1"));
     let output = map(&site, &["--json"], b"anna\n");
