@@ -6,20 +6,28 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use crate::aliases::{self, Target, is_plain};
 use crate::child::ChildError;
 use crate::test_mode;
 use crate::users::UserList;
 use mailaffinity::config::Config;
+use mailaffinity::files::file_stamp::{FileStamp, SETTLE};
 use mailaffinity::files::regular_file;
 
 /// Where sendmail's configuration is unless its command names one by `-C`.
 const SENDMAIL_CF: &str = "/etc/mail/sendmail.cf";
 /// More than alias files and lists in them have.
 const LONGEST_FILE: u64 = 1 << 26;
+/// Failover waits for the answer, so that it does not wait as long as sendmail does where
+/// the host's name has no dot.
+const DOMAINS_TIMEOUT: Duration = Duration::from_secs(10);
 /// sendmail's option `MaxAliasRecursion`.
 const LONGEST_CHAIN: usize = 10;
 /// The kinds of alias databases that newaliases makes of a file.
@@ -32,17 +40,11 @@ pub struct MailNames {
     domains: HashSet<Vec<u8>>,
     /// By their names in lower case, without a domain.
     aliases: BTreeMap<Vec<u8>, Target>,
-    /// What could not be read, by file and line.
+    /// What is wrong with lines, by file and line.
     pub problems: Vec<String>,
+    /// What could not be found out, a sentence each: names may be missing.
+    pub missing: Vec<String>,
 }
-
-/// sendmail's own domains cannot be told.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "some users are full addresses, and sendmail does not tell which domains are its own (local_domains in [sendmail] \
-     can name them): {0}"
-)]
-pub struct DomainsError(String);
 
 /// An alias that has no entry of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,12 +57,9 @@ pub struct Unplaced {
 
 impl MailNames {
     /// Reads the alias files that sendmail has by the configuration, and asks it for its
-    /// domains, if a user or an alias is a full address.
-    ///
-    /// # Errors
-    /// When users are full addresses, and it does not answer. What is wrong with alias
-    /// files is no error.
-    pub fn read(config: &Config, users: &UserList<'_>) -> Result<MailNames, DomainsError> {
+    /// domains, if a user or an alias is a full address. What cannot be found out is a part
+    /// of the answer.
+    pub fn read(config: &Config, users: &UserList<'_>) -> MailNames {
         let mut names = MailNames::default();
         let mut found = Vec::new();
         for path in names.alias_files(config) {
@@ -79,8 +78,10 @@ impl MailNames {
         if has_addresses || found.iter().any(is_address) {
             match own_domains(config) {
                 Ok(domains) => names.domains = domains,
-                Err(error) if has_addresses => return Err(DomainsError(error)),
-                Err(error) => names.problems.push(error),
+                Err(error) => names.missing.push(format!(
+                    "some names are full addresses, and sendmail does not tell which domains are its own \
+                     (local_domains in [sendmail] can name them): {error}"
+                )),
             }
         }
         for (name, target) in found {
@@ -89,7 +90,7 @@ impl MailNames {
                 names.aliases.entry(name).or_insert(target);
             }
         }
-        Ok(names)
+        names
     }
 
     /// All that entries depend on, for a digest.
@@ -100,7 +101,10 @@ impl MailNames {
             .map(|domain| domain.escape_ascii().to_string())
             .collect();
         domains.sort();
-        format!("{domains:?} {:?} {:?}", self.aliases, self.problems)
+        format!(
+            "{domains:?} {:?} {:?} {:?}",
+            self.aliases, self.problems, self.missing
+        )
     }
 
     /// What sendmail asks for in place of an address in one of its domains: the part
@@ -157,10 +161,10 @@ impl MailNames {
     }
 
     fn read_aliases(&mut self, path: &Path) -> Vec<(Vec<u8>, Target)> {
-        let text = match regular_file::read(path, LONGEST_FILE) {
+        let text = match read_settled(path) {
             Ok(text) => text,
             Err(error) => {
-                self.problems
+                self.missing
                     .push(format!("{}: cannot read the aliases: {error}", path.display()));
                 return Vec::new();
             }
@@ -176,11 +180,11 @@ impl MailNames {
                 continue;
             }
             let target = match aliases::target(&alias.value) {
-                Target::Include(list) => match regular_file::read(&list, LONGEST_FILE) {
+                Target::Include(list) => match read_settled(&list) {
                     Ok(text) => aliases::included(&text),
                     Err(error) => {
                         let (path, list) = (path.display(), list.display());
-                        self.problems
+                        self.missing
                             .push(format!("{path}:{}: cannot read {list}: {error}", alias.line));
                         Target::Other
                     }
@@ -211,11 +215,20 @@ impl MailNames {
             Err(_) if test_mode::not_installed(config).is_some() => Vec::new(),
             Err(error) => {
                 let problem = format!("{}: cannot read sendmail's configuration: {error}", cf.display());
-                self.problems.push(problem);
+                self.missing.push(problem);
                 Vec::new()
             }
         }
     }
+}
+
+/// Reads a file that nobody is writing: an editor may have emptied it to fill it again.
+fn read_settled(path: &Path) -> io::Result<Vec<u8>> {
+    let age = |file: Metadata| FileStamp::of(&file).age().unwrap_or(SETTLE);
+    if let Some(rest) = SETTLE.checked_sub(age(fs::metadata(path)?)) {
+        thread::sleep(rest);
+    }
+    regular_file::read(path, LONGEST_FILE)
 }
 
 fn configuration_file(command: &[String]) -> PathBuf {
@@ -265,7 +278,8 @@ fn own_domains(config: &Config) -> Result<HashSet<Vec<u8>>, String> {
     if test_mode::not_installed(config).is_some() {
         return Ok(HashSet::new());
     }
-    let session = test_mode::ask(config, b"$=w\n").map_err(|error: ChildError| error.to_string())?;
+    let session =
+        test_mode::ask(config, b"$=w\n", DOMAINS_TIMEOUT).map_err(|error: ChildError| error.to_string())?;
     let domains: HashSet<Vec<u8>> = session.answers().map(lower).collect();
     match domains.is_empty() {
         // It always has a name of its own.
@@ -303,6 +317,7 @@ mod tests {
                 .map(|(name, value)| (name.as_bytes().to_vec(), aliases::target(value.as_bytes())))
                 .collect(),
             problems: Vec::new(),
+            missing: Vec::new(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! sendmail's address test mode (`sendmail -bt`), in which it tells what it makes of names.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::child::{self, ChildError};
 use mailaffinity::config::{Config, DEFAULT_SENDMAIL};
@@ -23,8 +24,8 @@ pub(crate) fn not_installed(config: &Config) -> Option<&Path> {
 ///
 /// # Errors
 /// When it cannot be run or does not end in time.
-pub(crate) fn ask(config: &Config, input: &[u8]) -> Result<Session, ChildError> {
-    run(config, &["-bt"], input)
+pub(crate) fn ask(config: &Config, input: &[u8], timeout: Duration) -> Result<Session, ChildError> {
+    run(config, &["-bt"], input, timeout)
 }
 
 /// Runs sendmail with these arguments. Its exit status says nothing: in the test mode it
@@ -32,10 +33,15 @@ pub(crate) fn ask(config: &Config, input: &[u8]) -> Result<Session, ChildError> 
 ///
 /// # Errors
 /// As [`ask`].
-pub(crate) fn run(config: &Config, arguments: &[&str], input: &[u8]) -> Result<Session, ChildError> {
+pub(crate) fn run(
+    config: &Config,
+    arguments: &[&str],
+    input: &[u8],
+    timeout: Duration,
+) -> Result<Session, ChildError> {
     let mut command = config.sendmail.command.to_vec();
     command.extend(arguments.iter().map(|argument| argument.to_string()));
-    let finished = child::run(&command, input, *config.agreement.timeout)?;
+    let finished = child::run(&command, input, timeout)?;
     Ok(Session {
         command: child::name(&command),
         stdout: String::from_utf8_lossy(&finished.stdout).into_owned(),

@@ -20,7 +20,7 @@ use crate::entries::{Entries, LeftOut, Override};
 use crate::files::lock;
 use crate::files::place::Place;
 use crate::files::replace::remove_leftovers;
-use crate::mail_names::{DomainsError, MailNames, Unplaced};
+use crate::mail_names::{MailNames, Unplaced};
 use crate::node_state::{self, ChangeError};
 use crate::users::{self, OutsideUids, UserList, UsersError};
 use mailaffinity::access_map::{AccessMap, Entry, key};
@@ -56,9 +56,6 @@ pub enum UpdateError {
     /// The users could not be listed.
     #[error("{0}; the access map stays as it is")]
     Users(UsersError),
-    /// sendmail's own domains cannot be told, and users are full addresses.
-    #[error("{0}; the access map stays as it is")]
-    Domains(DomainsError),
     /// sendmail may read the map as text, whose changes break its sessions.
     #[error(
         "{0} is not updated: sendmail refuses mail with a permanent 554 where a text: map is replaced while it opens it; \
@@ -200,6 +197,8 @@ pub struct MapPlan<'c> {
     pub unplaced: Vec<Unplaced>,
     /// What is wrong with the alias files.
     pub alias_problems: Vec<String>,
+    /// What could not be found out of other names, which therefore stay as they are.
+    pub missing_names: Vec<String>,
     /// How many users there are.
     pub users: usize,
     /// Accounts that are no users, by their uids.
@@ -263,7 +262,7 @@ pub fn plan<'c>(
     let is_current = |source: &AccessSource| {
         !map.is_built() || built_of.is_some() && built_of.as_deref() == source.digest().map(str::as_bytes)
     };
-    let names = MailNames::read(config, &list).map_err(UpdateError::Domains)?;
+    let names = MailNames::read(config, &list);
     let origin = digest_of_origin(config, state, &cluster, &list, &names);
     let fingerprint = |source: &AccessSource| format!("{origin} {}", source.digest().unwrap_or_default());
     if known.is_some_and(|known| known == fingerprint(&source.content)) && is_current(&source.content) {
@@ -287,7 +286,13 @@ pub fn plan<'c>(
     if after + may_leave < before && !accept_loss {
         return Err(UpdateError::TooFewUsers { before, after });
     }
-    let others = entries.other_names(&names, &all_by_hand, &by_hand);
+    let others = entries.other_names(
+        config,
+        &names,
+        (&all_by_hand, &by_hand),
+        &left_out,
+        source.content.mail_names(),
+    );
     let new = source.content.with_entries(entries.iter(), others.iter());
     let (other_names, unplaced) = (others.len(), others.unplaced);
     left_out.extend(others.left_out);
@@ -303,6 +308,7 @@ pub fn plan<'c>(
         by_hand,
         other_names,
         unplaced,
+        missing_names: names.missing,
         alias_problems: names.problems,
         users,
         outside_uids: list.outside_uids(),

@@ -9,6 +9,7 @@ mod full_disk;
 mod kills;
 mod life;
 mod namespace;
+mod other_names;
 mod several;
 mod site;
 mod source;

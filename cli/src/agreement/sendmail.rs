@@ -57,6 +57,7 @@ fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, Chi
         .filter(|(place, user)| not_asked(*place, user).is_none())
         .map(|(_, user)| user)
         .collect();
+    let timeout = *question.config.agreement.timeout;
     let mut returned: Vec<Recipient> = Vec::new();
     for asked in asked.chunks(AT_ONCE) {
         let input = [
@@ -64,7 +65,7 @@ fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, Chi
             lines(b"/parse ", asked),
         ]
         .concat();
-        let session = told(question, || test_mode::ask(question.config, &input))?;
+        let session = told(question, || test_mode::ask(question.config, &input, timeout))?;
         if session.says("Undefined ruleset queuegroup") {
             // That of a web server need not know of the cluster.
             if !question.config.nodes.iter().any(is_this_machine) {
@@ -205,7 +206,13 @@ fn told<T>(question: &Question<'_>, run: impl FnOnce() -> T) -> T {
 /// (`parseaddr` in sendmail 8.17). Listing the queue is what tells of it, here for a
 /// message that there is none of.
 fn unknown_queue_group(question: &Question<'_>, group: &str) -> Result<Option<String>, ChildError> {
-    let session = test_mode::run(question.config, &["-bp", &format!("-qG{group}"), "-qInone"], b"")?;
+    let timeout = *question.config.agreement.timeout;
+    let session = test_mode::run(
+        question.config,
+        &["-bp", &format!("-qG{group}"), "-qInone"],
+        b"",
+        timeout,
+    )?;
     Ok(session.says(&format!("Queue group {group} unknown")).then(|| {
         format!(
             "sendmail has no queue group {group}, and puts mail for it into the default one: add the lines of \
@@ -227,7 +234,8 @@ fn cause(
         return Ok("it is what the access map has".into());
     }
     let keys = search_order::keys(name);
-    let session = test_mode::ask(question.config, &lines(b"/map access ", &keys))?;
+    let timeout = *question.config.agreement.timeout;
+    let session = test_mode::ask(question.config, &lines(b"/map access ", &keys), timeout)?;
     let spec = question
         .config
         .access_map

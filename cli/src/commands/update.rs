@@ -145,9 +145,9 @@ impl Update {
             Plan::Map(plan) => plan,
         };
         report.take(&plan);
-        for silent in &plan.silent_services {
-            log.warning(silent);
-            say(NAME, silent);
+        for doubt in plan.silent_services.iter().chain(&plan.missing_names) {
+            log.warning(doubt);
+            say(NAME, doubt);
         }
         if plan.is_in_force() && !self.force {
             return Ok(());
@@ -245,7 +245,12 @@ impl Report {
         self.silent_services.clone_from(&plan.silent_services);
         self.entries = plan.entries;
         self.other_names = plan.other_names;
-        self.aliases = Remarks::new(plan.alias_problems.iter().cloned());
+        let doubts = plan
+            .missing_names
+            .iter()
+            .chain(&plan.alias_problems)
+            .collect::<Vec<_>>();
+        self.aliases = Remarks::new(doubts.into_iter().cloned());
         let left_out = plan.left_out.iter();
         self.left_out = Remarks::new(
             left_out.map(|left_out| format!("{}: {}", left_out.user.escape_ascii(), left_out.reason)),

@@ -1,12 +1,14 @@
 //! The names that sendmail asks for and that are no user's own.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use super::{Entries, LeftOut, NoEntry, Override};
 use crate::access_source::managed_block::ByHand;
 use crate::mail_names::{MailNames, Unplaced};
 use mailaffinity::access_map::Entry;
 use mailaffinity::access_map::{key, search_order};
+use mailaffinity::config::Config;
 
 /// The names that sendmail asks for besides users' own: the local parts of users who are
 /// full addresses in its own domains, and aliases that lead to one user. Where a user or an
@@ -44,18 +46,44 @@ impl OtherNames<'_, '_> {
 impl<'c> Entries<'_, 'c> {
     /// The entries of the other names that sendmail asks for. `by_hand` and `taken` are
     /// what [`take_out`](Entries::take_out) was given and gave.
+    /// None is that of a user without an entry, one of `left_out`. Where names may be missing,
+    /// those of `before`, the other names so far, stay.
     pub fn other_names<'e>(
         &'e self,
+        config: &Config,
         names: &MailNames,
-        by_hand: &'e [ByHand<'_>],
-        taken: &'e [Override<'c>],
+        (by_hand, taken): (&'e [ByHand<'_>], &'e [Override<'c>]),
+        left_out: &[LeftOut<'c>],
+        before: impl Iterator<Item = Entry<&'e [u8]>>,
     ) -> OtherNames<'e, 'c> {
         let own = Own { users: self, by_hand };
         let mut found = OtherNames::default();
         found.add_local_parts(names, &own, taken);
         found.add_aliases(names, &own);
+        if !names.missing.is_empty() {
+            found.add_missing(&own, before);
+        }
+        let of_left_out = keys_of_left_out(config, left_out);
+        found.entries.retain(|(key, _)| !of_left_out.contains(&**key));
         found
     }
+}
+
+/// The keys under which users without an entry are looked up first.
+fn keys_of_left_out(config: &Config, left_out: &[LeftOut<'_>]) -> HashSet<Vec<u8>> {
+    let mut keys = HashSet::new();
+    for LeftOut { user, .. } in left_out {
+        let Ok(user) = config.authenticated(user) else {
+            continue;
+        };
+        for name in [Some(&*user), config.bare_name(&user)].into_iter().flatten() {
+            let mut key = Vec::new();
+            if key::append_own(name, &mut key).is_ok() {
+                keys.insert(key);
+            }
+        }
+    }
+    keys
 }
 
 /// What users and the administrator have.
@@ -130,6 +158,15 @@ impl<'e, 'c> OtherNames<'e, 'c> {
             });
         });
         self.entries.extend(aliases);
+        self.entries.sort_unstable();
+    }
+
+    fn add_missing(&mut self, own: &Own<'e, '_, 'c>, before: impl Iterator<Item = Entry<&'e [u8]>>) {
+        let missing = before.filter(|entry| self.get(own, entry.key).is_none());
+        let missing: Vec<_> = missing
+            .map(|entry| (Cow::Borrowed(entry.key), entry.value))
+            .collect();
+        self.entries.extend(missing);
         self.entries.sort_unstable();
     }
 
