@@ -329,7 +329,7 @@ fn what_cannot_be_shown_is_told() {
         assert!(stderr.contains(words), "{stderr}");
     }
     fs::remove_file(site.path("users")).unwrap();
-    assert_eq!(site.run(&["what-if"], b"").status.code(), Some(75));
+    assert_eq!(site.run(&["what-if"], b"").status.code(), Some(74));
 }
 
 /// Clusters of all sorts, each with what may happen to its nodes.
