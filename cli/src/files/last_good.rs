@@ -1,6 +1,5 @@
 //! The last good copies of files that others read, for those who come while one is broken.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -60,10 +59,12 @@ fn is_current(file: &Path, copy: &Place) -> io::Result<bool> {
             kept.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", copy.path().display())))?
         }
     };
-    let stamp = |file: &File| Ok::<_, io::Error>(FileStamp::of(&file.metadata()?));
     let text = regular_file::text_of(&file)?;
     let is_same = regular_file::text_of(&kept).is_ok_and(|copy| copy == text);
-    Ok(is_same && !stamp(&file)?.changed_after(&stamp(&kept)?))
+    let (file, kept) = (file.metadata()?, kept.metadata()?);
+    // Within one tick of the clock, times do not tell of another mode.
+    let has_mode = kept.mode() & 0o777 == mode_for(file.mode());
+    Ok(is_same && has_mode && !FileStamp::of(&file).changed_after(&FileStamp::of(&kept)))
 }
 
 /// Removes the copy of a file.
