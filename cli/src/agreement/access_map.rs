@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use super::{Answer, Opinion, Question};
 use crate::entries::Override;
-use crate::update::{self, Plan};
+use crate::update::Plan;
 use mailaffinity::access_map::{AccessMap, Error, key};
 use mailaffinity::config::AccessMapConfig;
 
@@ -58,7 +58,7 @@ pub(crate) fn of_queue_group(question: &Question<'_>, queue_group: &[u8]) -> Ans
 
 fn cause(question: &Question<'_>, map: &AccessMap, user: &[u8]) -> Vec<String> {
     let path = map.path().display();
-    let plan = match update::plan(question.config, question.state, true, None) {
+    let plan = match question.plan() {
         Ok(Plan::Map(plan)) => plan,
         Ok(_) => return Vec::new(),
         Err(error) => {

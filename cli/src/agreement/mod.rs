@@ -13,6 +13,7 @@ mod login;
 mod php;
 mod sendmail;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -20,6 +21,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::entries::{self, NoEntry};
+use crate::update::{self, Plan, UpdateError};
 use mailaffinity::config::{Config, NoHash, NoNodeUp, NodeConfig};
 use mailaffinity::mapping::{Cluster, ClusterError};
 use mailaffinity::node_state::NodeState;
@@ -44,6 +46,8 @@ pub struct Question<'q> {
     expected: Vec<usize>,
     /// Why a user has no entry in the access map; `None` for one who has.
     without_entry: Vec<Option<&'static str>>,
+    /// What an update would do, once that was worked out.
+    plan: OnceCell<Result<Plan<'q>, UpdateError>>,
 }
 
 /// Why nothing can be asked.
@@ -158,7 +162,14 @@ impl<'q> Question<'q> {
             users,
             c_library_command,
             tell,
+            plan: OnceCell::new(),
         })
+    }
+
+    /// What an update would do about the access map.
+    fn plan(&self) -> &Result<Plan<'q>, UpdateError> {
+        self.plan
+            .get_or_init(|| update::plan(self.config, self.state, true, None))
     }
 
     /// Asks every part, one after the other. Each has the time that the configuration gives

@@ -14,7 +14,7 @@ use crate::entries::{LeftOut, NoEntry};
 use crate::mail_names::Unplaced;
 use crate::nodes::is_this_machine;
 use crate::test_mode::{self, Session};
-use crate::update::{self, Plan};
+use crate::update::Plan;
 use mailaffinity::access_map::search_order;
 
 const PART: &str = "sendmail";
@@ -96,7 +96,7 @@ fn try_ask(question: &Question<'_>, access_map: &Opinion) -> Result<Opinion, Chi
             opinion.problems.push(problem);
         }
     }
-    let plan = match update::plan(question.config, question.state, true, None) {
+    let plan = match question.plan() {
         Ok(Plan::Map(plan)) => Some(plan),
         _ => None,
     };
@@ -188,12 +188,13 @@ fn lines(before: &[u8], items: &[impl AsRef<[u8]>]) -> Vec<u8> {
 
 /// Runs sendmail, and tells whoever waits why it takes its time.
 fn told<T>(question: &Question<'_>, run: impl FnOnce() -> T) -> T {
+    let say = question.tell;
     thread::scope(|scope| {
         let (_ends, ended) = mpsc::channel::<()>();
         let tell = move || {
             static TOLD: Once = Once::new();
             if ended.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                TOLD.call_once(|| (question.tell)(WAITS));
+                TOLD.call_once(|| say(WAITS));
             }
         };
         // Without a thread left nothing is told.
