@@ -81,7 +81,7 @@ pub fn observe(config: &Config, state: &NodeState) -> Result<Option<Observation>
         Check::Command(command) => {
             let answers = ask_all(config, state, checks, |node| {
                 let arguments = [node.name.clone(), ring_label(node.address)];
-                child::run_silent(&[command, &arguments[..]].concat(), |_| Ok(()), *checks.timeout)
+                child::run_silent(&[command, &arguments[..]].concat(), *checks.timeout)
                     .and_then(child::Finished::success)
                     .map(drop)
                     .map_err(|error| error.to_string())

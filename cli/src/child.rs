@@ -107,9 +107,7 @@ pub(crate) fn run(
     stdin: &[u8],
     timeout: Duration,
 ) -> Result<Finished, ChildError> {
-    let stdin = stdin.to_vec();
-    let write = move |pipe: &mut ChildStdin| pipe.write_all(&stdin);
-    run_bounded(command, |_| (), write, timeout, Some(LONGEST_STDOUT))
+    run_bounded(command, |_| (), write_all(stdin), timeout, Some(LONGEST_STDOUT))
 }
 
 /// As [`run`], for a program with fewer rights than ours: it gets none of our environment
@@ -122,28 +120,27 @@ pub(crate) fn run_apart(
     stdin: &[u8],
     timeout: Duration,
 ) -> Result<Finished, ChildError> {
-    let stdin = stdin.to_vec();
     let apart = |command: &mut Command| {
         command.env_clear().env("PATH", PATH).current_dir("/");
     };
-    let write = move |pipe: &mut ChildStdin| pipe.write_all(&stdin);
-    run_bounded(command, apart, write, timeout, Some(LONGEST_STDOUT))
+    run_bounded(command, apart, write_all(stdin), timeout, Some(LONGEST_STDOUT))
 }
 
-/// As [`run`], for a program that prints only complaints: however much that is, the first
-/// 4 KiB are kept. `write` writes its input.
+fn write_all(stdin: &[u8]) -> impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + use<> {
+    let stdin = stdin.to_vec();
+    move |pipe| pipe.write_all(&stdin)
+}
+
+/// As [`run`] without input, for a program that prints only complaints: however much that
+/// is, the first 4 KiB are kept.
 ///
 /// # Errors
 /// When the program cannot be run or does not end in time.
-pub(crate) fn run_silent(
-    command: &[impl AsRef<OsStr>],
-    write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
-    timeout: Duration,
-) -> Result<Finished, ChildError> {
-    run_bounded(command, |_| (), write, timeout, None)
+pub(crate) fn run_silent(command: &[impl AsRef<OsStr>], timeout: Duration) -> Result<Finished, ChildError> {
+    run_bounded(command, |_| (), write_all(b""), timeout, None)
 }
 
-/// As [`run_silent`], in a folder. One below `/proc/self/fd` is the one that this process
+/// As [`run_silent`], in a folder, with what `write` writes as its input. One below `/proc/self/fd` is the one that this process
 /// has open.
 ///
 /// # Errors
@@ -520,12 +517,7 @@ mod tests {
         );
         let exact = run_bounded(&["printf", "1234"], |_| (), |_| Ok(()), LONG, Some(4)).unwrap();
         assert_eq!(exact.stdout, b"1234");
-        let silent = run_silent(
-            &["sh", "-c", "head -c 9000000 /dev/zero; exit 3"],
-            |_| Ok(()),
-            LONG,
-        )
-        .unwrap();
+        let silent = run_silent(&["sh", "-c", "head -c 9000000 /dev/zero; exit 3"], LONG).unwrap();
         assert_eq!((silent.status.code(), silent.stdout.len()), (Some(3), 4096));
         assert!(run_bounded(&["printf", "12345"], |_| (), |_| Ok(()), LONG, Some(4)).is_err());
     }

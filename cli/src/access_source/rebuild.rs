@@ -4,10 +4,12 @@
 //! Both are written in a folder of their own beside what they replace, so that nobody
 //! else can reach them, and a rename is all that is left when they are complete and on
 //! disk. makemap, which only takes a path, runs in that folder: its path may lead elsewhere by
-//! then, where the folder around it is somebody else's. Whatever ends an update, a map in force is whole; what such an update left is
-//! removed by the next one. The map is renamed first. If the source then cannot be, the
-//! old map comes back; if the update ends between the two, the next one finds the source as
-//! it was, and rewrites both.
+//! then, where the folder around it is somebody else's.
+//!
+//! Whatever ends an update, a map in force is whole; what such an update left is removed by
+//! the next one. The map is renamed first. If the source then cannot be, the old map comes
+//! back; if the update ends between the two, the next one finds the source as it was, and
+//! rewrites both.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
@@ -43,14 +45,6 @@ pub struct SourceFile {
     stamp: FileStamp,
     /// Its content.
     pub content: AccessSource,
-}
-
-impl SourceFile {
-    /// Whether all may read it.
-    pub fn is_public(&self) -> bool {
-        let all_may = |file: Metadata| file.mode() & 0o004 != 0;
-        self.file.metadata().is_ok_and(all_may)
-    }
 }
 
 /// Why a map could not be brought up to date. What was in force still is, but for
@@ -150,6 +144,12 @@ impl SourceFile {
             stamp,
             content,
         })
+    }
+
+    /// Whether all may read it.
+    pub fn is_public(&self) -> bool {
+        let all_may = |file: Metadata| file.mode() & 0o004 != 0;
+        self.file.metadata().is_ok_and(all_may)
     }
 
     /// Puts a new source in its place, unless somebody changes it until that very moment:

@@ -46,6 +46,7 @@ impl OtherNames<'_, '_> {
 impl<'c> Entries<'_, 'c> {
     /// The entries of the other names that sendmail asks for. `by_hand` and `taken` are
     /// what [`take_out`](Entries::take_out) was given and gave.
+    ///
     /// None is that of a user without an entry, one of `left_out`. Where names may be missing,
     /// those of `before`, the other names so far, stay.
     pub fn other_names<'e>(
