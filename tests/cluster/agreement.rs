@@ -88,19 +88,7 @@ impl Mailsite {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        let sendmail: Vec<String> = self
-            .sendmail
-            .words("node1")
-            .into_iter()
-            .map(|word| word.into_string().unwrap())
-            .map(|word| {
-                if word == "env" {
-                    "/usr/bin/env".into()
-                } else {
-                    word
-                }
-            })
-            .collect();
+        let sendmail = self.sendmail.words("node1");
         let agreement = [
             ("director", format!("{:?}", self.director.admin_socket())),
             ("c_library", format!("{:?}", built::library("libmailaffinity.so"))),

@@ -89,7 +89,7 @@ impl Site {
                 .access_map("hash", site.path("access"))
                 .set_path("access_map.makemap", program(&["makemap"], "sendmail-bin"))
                 .users(site.path("users"))
-                .sendmail(site.sendmail(node));
+                .sendmail(site.cluster.words(node));
             site.write(&format!("{node}.toml"), &configuration.to_string());
         }
         run(site.cluster.command("node1").arg("-bi"), b"");
@@ -108,13 +108,6 @@ LOCAL_RULE_0
 R$+ < @ elsewhere.example.org. > $*	$#elsewhere $@ elsewhere.example.org $: $1 < @ elsewhere.example.org. >
 "
         )
-    }
-
-    fn sendmail(&self, node: &str) -> Vec<String> {
-        let words = self.cluster.sendmail_command(node).into_iter();
-        let mut words: Vec<String> = words.map(|word| word.into_string().unwrap()).collect();
-        words[0] = program(&[&*words[0]], "coreutils").to_str().unwrap().to_owned();
-        words
     }
 
     fn path(&self, name: &str) -> PathBuf {

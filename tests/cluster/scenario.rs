@@ -106,19 +106,12 @@ impl Mail {
         for node in NODES {
             fs::write(
                 mail.config(node),
-                configuration(mail.cluster.folder(), &mail.sendmail(node), tables),
+                configuration(mail.cluster.folder(), &mail.cluster.words(node), tables),
             )
             .unwrap();
             mail.cluster.start(node, &[]);
         }
         mail
-    }
-
-    fn sendmail(&self, node: &str) -> Vec<String> {
-        let words = self.cluster.sendmail_command(node).into_iter();
-        let mut words: Vec<String> = words.map(|word| word.into_string().unwrap()).collect();
-        words[0] = program(&[&*words[0]], "coreutils").to_str().unwrap().to_owned();
-        words
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -927,7 +920,7 @@ fn all_directories_of_a_queue_group_are_drained() {
 fn a_drain_says_what_keeps_it_from_its_work() {
     let (mail, users) = with_dead_node2(Tables::default(), 25);
     let (drainer, _) = mail.drainer_and_other();
-    let sendmail = mail.sendmail(drainer).join("\", \"");
+    let sendmail = mail.cluster.words(drainer).join("\", \"");
     for (change, status, said) in [
         (
             ("queue_group = \"node2group\"", "queue_group = \"nogroup\""),

@@ -69,11 +69,11 @@ int gethostname(char *name, size_t size) {{ strncpy(name, \"{name}\", size); ret
     }
 
     /// The command that runs it, with its configuration. Arguments can follow.
-    pub fn words(&self) -> Vec<OsString> {
+    fn words(&self) -> Vec<OsString> {
         let mut preload = OsString::from("LD_PRELOAD=");
         preload.push(self.host_name());
         vec![
-            "env".into(),
+            program(&["env"], "coreutils").into(),
             preload,
             self.program().into(),
             "-C".into(),
@@ -532,14 +532,11 @@ impl Cluster {
         node.sendmail.rule_set_groups(users)
     }
 
-    /// The command that is a node's `sendmail`.
-    pub fn sendmail_command(&self, node: &str) -> Vec<OsString> {
-        self.node(node).sendmail.words()
-    }
-
-    /// The command that runs a node's sendmail. Arguments can follow.
-    pub fn words(&self, node: &str) -> Vec<OsString> {
-        self.node(node).sendmail.words()
+    /// The command that runs a node's sendmail, as a configuration has it. Arguments can
+    /// follow.
+    pub fn words(&self, node: &str) -> Vec<String> {
+        let words = self.node(node).sendmail.words().into_iter();
+        words.map(|word| word.into_string().expect("UTF-8")).collect()
     }
 
     /// Gives a node's host another name, as sendmail sees it.
