@@ -245,12 +245,8 @@ impl Report {
         self.silent_services.clone_from(&plan.silent_services);
         self.entries = plan.entries;
         self.other_names = plan.other_names;
-        let doubts = plan
-            .missing_names
-            .iter()
-            .chain(&plan.alias_problems)
-            .collect::<Vec<_>>();
-        self.aliases = Remarks::new(doubts.into_iter().cloned());
+        let doubts = [&plan.missing_names[..], &plan.alias_problems].concat();
+        self.aliases = Remarks::new(doubts.into_iter());
         let left_out = plan.left_out.iter();
         self.left_out = Remarks::new(
             left_out.map(|left_out| format!("{}: {}", left_out.user.escape_ascii(), left_out.reason)),
