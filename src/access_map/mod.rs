@@ -143,15 +143,7 @@ impl AccessMap {
     /// See [`Error`]. A key that was in the map before and after a rebuild is
     /// never reported as missing in between.
     pub fn queue_group(&self, user: &[u8]) -> Result<Option<Entry>, Error> {
-        self.first_entry(search_order::keys(user))
-    }
-
-    /// The first of these keys that the map has, with its value, all in one state of the
-    /// map.
-    ///
-    /// # Errors
-    /// As [`AccessMap::queue_group`].
-    pub fn first_entry(&self, mut keys: Vec<Vec<u8>>) -> Result<Option<Entry>, Error> {
+        let mut keys = search_order::keys(user);
         let found = self.first_of(&keys)?;
         Ok(found.map(|(index, value)| Entry {
             key: keys.swap_remove(index),

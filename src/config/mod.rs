@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::de::DeTable;
 
-use crate::access_map::{AccessMap, search_order};
+use crate::access_map::AccessMap;
 use crate::files::regular_file;
 use crate::mapping::{Cluster, ClusterError, Node, Strategy, UsernameHash};
 use crate::node_state::{Mark, NodeEntry, NodeState, State};
@@ -548,27 +548,6 @@ impl Config {
         let cluster = Cluster::new(self.strategy, self.username_hash.clone(), nodes)?;
         Ok(cluster.with_moved(moved))
     }
-
-    /// The keys under which a user, by the name that authentication leaves, is looked up in
-    /// the access map: [`search_order::keys`]. But an address whose name without the domain
-    /// is another user for the Director has none of those that end in `@`. These are that
-    /// user's, or the mailbox's to which sendmail delivers what is for one of its own domains.
-    pub fn keys_of(&self, user: &[u8]) -> Vec<Vec<u8>> {
-        let mut keys = search_order::keys(user);
-        if user.contains(&b'@') && self.bare_name(user).is_none() {
-            keys.retain(|key| !key.ends_with(b"@"));
-        }
-        keys
-    }
-
-    /// The name of a full address without the domain, if the Director takes both for one
-    /// user, as by `username_hash = "%Ln"`.
-    pub fn bare_name<'u>(&self, user: &'u [u8]) -> Option<&'u [u8]> {
-        let at = user.iter().position(|byte| *byte == b'@')?;
-        let name = user.get(..at)?;
-        let hash = |name| self.username_hash.hash(name).ok();
-        (hash(name)? == hash(user)?).then_some(name)
-    }
 }
 
 #[cfg(test)]
@@ -631,26 +610,6 @@ address = "2001:DB8::2"
         assert_eq!(config.username_hash.format(), b"%Lu");
         assert_eq!(&*config.node_state, Path::new("/var/lib/mailaffinity/nodes.toml"));
         assert!(config.access_map.is_none());
-    }
-
-    #[test]
-    fn a_user_has_no_key_of_another() {
-        let nodes = "[[node]]\nname = \"a\"\naddress = \"10.0.0.1\"\n";
-        for (username_hash, has_bare_keys) in [
-            ("%Lu", false),
-            ("%Ln", true),
-            ("%Ld", false),
-            ("%{if;%d;eq;example.org;%Ln;%Lu}", true),
-            ("%{if;%d;eq;elsewhere.example;%Ln;%Lu}", false),
-        ] {
-            let config = parse(&format!("username_hash = \"{username_hash}\"\n{nodes}")).unwrap();
-            let keys = config.keys_of(b"anna+x@example.org");
-            let is_bare = |key: &&Vec<u8>| key.ends_with(b"@");
-            let bare_keys = if has_bare_keys { 3 } else { 0 };
-            assert_eq!(keys.iter().filter(is_bare).count(), bare_keys, "{username_hash}");
-            assert_eq!(keys.len(), 5 + bare_keys, "{username_hash}");
-            assert_eq!(config.keys_of(b"anna"), [b"qgrp:anna@"], "{username_hash}");
-        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(crate) fn ask(question: &Question<'_>) -> Opinion {
     };
     let mut answers = Vec::with_capacity(question.users.len());
     for (user, without_entry) in question.users.iter().zip(&question.without_entry) {
-        let answer = match map.first_entry(question.config.keys_of(user)) {
+        let answer = match map.queue_group(user) {
             Err(error) => return Opinion::failed(PART, with_remedy(&error)),
             Ok(Some(entry)) => of_queue_group(question, &entry.value),
             Ok(None) => match without_entry {

@@ -70,14 +70,15 @@ impl<'c> Entries<'_, 'c> {
     }
 }
 
-/// The keys under which users without an entry are looked up first.
+/// The keys under which users without an entry are looked up, with and without a domain.
 fn keys_of_left_out(config: &Config, left_out: &[LeftOut<'_>]) -> HashSet<Vec<u8>> {
     let mut keys = HashSet::new();
     for LeftOut { user, .. } in left_out {
         let Ok(user) = config.authenticated(user) else {
             continue;
         };
-        for name in [Some(&*user), config.bare_name(&user)].into_iter().flatten() {
+        let local_part = user.split(|byte| *byte == b'@').next();
+        for name in [Some(&*user), local_part].into_iter().flatten() {
             let mut key = Vec::new();
             if key::append_own(name, &mut key).is_ok() {
                 keys.insert(key);
