@@ -341,8 +341,8 @@ all_steps_in() {
 say "doc/walk-through.md"
 steps_of doc/walk-through.md
 in_root <<'END' >"$folder/walk.log" 2>&1 || { cat "$folder/walk.log"; fail "the walk-through failed"; }
-cd /root
-. ./reader
+cd /build
+. /root/reader
 for step in /build/steps/*; do
     case $(cat $step) in
     *'make install-command'*) continue ;;
@@ -352,14 +352,14 @@ for step in /build/steps/*; do
     do_step $step
     case $(cat $step) in
     *'mailaffinity_*.deb'*) mailaffinity --version ;;
-    *'cat /etc/mail/access'*) grep 'QGRP:dieter@.*node2group' output ;;
-    *'sendmail -bt'*) grep 'node1group' output ;;
+    *'cat /etc/mail/access'*) grep 'QGRP:dieter@.*node2group' /root/output ;;
+    *'sendmail -bt'*) grep 'node1group' /root/output ;;
     *'sendmail -Am'*)
         ls /mnt/gfs2/mqueue/q2 | grep ^qf
         wait_for 'grep hello /var/mail/anna'
         test ! -e /var/mail/dieter
         ;;
-    *'mailaffinity nodes'*) grep '^node2 *down.*new disks' output && grep 'QGRP:dieter@.*node[13]group' /etc/mail/access ;;
+    *'mailaffinity nodes'*) grep '^node2 *down.*new disks' /root/output && grep 'QGRP:dieter@.*node[13]group' /etc/mail/access ;;
     'mailaffinity drain --node node1') grep hello /var/mail/dieter ;;
     *'mailaffinity auto'*) grep 'QGRP:dieter@.*node2group' /etc/mail/access ;;
     *'systemctl enable'*)
