@@ -156,29 +156,19 @@ impl SourceFile {
     /// the two change places, and change back if the old one is not what was read.
     fn replace_by(&self, staged: Staged<'_>) -> Result<(), RebuildError> {
         let path = self.place.path();
-        match staged.exchange() {
-            Ok(()) => {}
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
-                ) =>
-            {
-                // A file system that cannot do that, such as NFS.
-                check_unchanged(&self.place, &self.stamp)?;
-                return staged.put_in_force().map_err(at(path));
-            }
-            Err(error) => return Err(at(path)(error)),
+        if !staged.exchange().map_err(at(path))? {
+            check_unchanged(&self.place, &self.stamp)?;
+            return staged.put_in_force().map_err(at(path));
         }
         let old = staged.open();
         if old.is_ok_and(|old| has_content(old, self.content.text()).is_ok_and(|same| same)) {
             return Ok(());
         }
-        match staged.exchange() {
-            Ok(()) => Err(RebuildError::SourceChanged(path.to_owned())),
+        staged
+            .exchange()
             // It has somebody's edit.
-            Err(error) => Err(at(&staged.keep())(error)),
-        }
+            .map_err(|error| at(&staged.keep())(error))?;
+        Err(RebuildError::SourceChanged(path.to_owned()))
     }
 }
 

@@ -148,20 +148,21 @@ impl<'p> Staged<'p> {
         open_file(&self.staging.folder, self.name(), OFlags::RDONLY)
     }
 
-    /// Lets the two change places in one step.
-    ///
-    /// # Errors
-    /// `InvalidInput` or `Unsupported` where the file system cannot do that.
-    pub(crate) fn exchange(&self) -> io::Result<()> {
+    /// Lets the two change places in one step, and says whether they did: a file system such
+    /// as NFS cannot do that.
+    pub(crate) fn exchange(&self) -> io::Result<bool> {
         let Place { folder, name, .. } = self.place();
-        renameat_with(
+        match renameat_with(
             &self.staging.folder,
             self.name(),
             folder,
             name,
             RenameFlags::EXCHANGE,
-        )
-        .map_err(|error| obstacle(self.place()).unwrap_or(error.into()))
+        ) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+            Err(error) => Err(obstacle(self.place()).unwrap_or(error.into())),
+            Ok(()) => Ok(true),
+        }
     }
 
     /// Keeps what has its name under one beside the other file, and says where it is.
@@ -179,36 +180,53 @@ impl<'p> Staged<'p> {
         }
     }
 
-    /// Takes the other's place, until [`take_back`](Staged::take_back).
+    /// Takes the other's place, until [`take_back`](Staged::take_back). The other never has two
+    /// names, for which makemap would refuse to read it, unless its file system cannot exchange
+    /// files.
     pub(crate) fn put_in_force_for_now(&self) -> io::Result<()> {
+        self.check()?;
+        match self.exchange() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.put_in_force(),
+            Err(error) => return Err(error),
+        }
         let Place { folder, name, .. } = self.place();
-        match linkat(
+        linkat(
             folder,
             name,
             &self.staging.folder,
             self.former(),
             AtFlags::empty(),
-        ) {
-            Ok(()) | Err(Errno::NOENT) => self.put_in_force(),
-            Err(error) => Err(error.into()),
-        }
+        )?;
+        self.put_in_force()
     }
 
     /// Puts back what was there before, if only nothing.
     pub(crate) fn take_back(&self) -> io::Result<()> {
         let Place { folder, name, .. } = self.place();
-        match renameat(&self.staging.folder, self.former(), folder, name) {
-            Err(Errno::NOENT) => self.place().remove(),
-            result => Ok(result?),
+        // It is the one where the two could not change places, the other where they did.
+        for before in [&self.former(), self.name()] {
+            match renameat(&self.staging.folder, before, folder, name) {
+                Err(Errno::NOENT) => {}
+                result => return Ok(result?),
+            }
         }
+        self.place().remove()
     }
 
     pub(crate) fn put_in_force(&self) -> io::Result<()> {
         let Place { folder, name, .. } = self.place();
-        if !is_at(&self.staging.folder, self.name(), &self.file)? {
-            return Err(io::Error::other("what was to replace it was itself replaced"));
-        }
+        self.check()?;
         Ok(renameat(&self.staging.folder, self.name(), folder, name)?)
+    }
+
+    /// That its name still stands for it.
+    fn check(&self) -> io::Result<()> {
+        match is_at(&self.staging.folder, self.name(), &self.file)? {
+            true => Ok(()),
+            false => Err(io::Error::other("what was to replace it was itself replaced")),
+        }
     }
 
     /// Gives the file another one's owner, mode and extended attributes, among which are
@@ -337,4 +355,31 @@ fn prefix(place: &Place) -> OsString {
     prefix.push(&place.name);
     prefix.push(".mailaffinity-");
     prefix
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_was_replaced_for_now_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for old in [None, Some("old")] {
+            if let Some(old) = old {
+                fs::write(&path, old).unwrap();
+            }
+            let place = Place::of(&path).unwrap();
+            let staged = Staging::beside(&place).unwrap().write(b"new").unwrap();
+            staged.put_in_force_for_now().unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+            staged.take_back().unwrap();
+            assert_eq!(fs::read_to_string(&path).ok().as_deref(), old);
+            drop(staged);
+            let left = fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(left, usize::from(old.is_some()), "nothing else is left");
+        }
+    }
 }
