@@ -1,9 +1,9 @@
-//! A site as it stands on disk: its configuration, node state and access map,
-//! followed while they change, and the host that a user's webmail connects to.
+//! A site as it stands on disk: its configuration, node state and access map or what is
+//! published of it, followed while they change, and the host that a user's webmail connects to.
 
 use std::path::{Path, PathBuf};
 
-use crate::access_map::AccessMap;
+use crate::access_map::{Entry, Published};
 use crate::config::{AccessMapConfig, Config, ConfigError, NoNodeUp, NodeConfig};
 use crate::files::followed::Followed;
 use crate::mapping::Cluster;
@@ -30,6 +30,7 @@ pub struct InForce {
     pub state: NodeState,
     /// The mapping among the nodes that are up.
     pub cluster: Cluster,
+    published: Option<Published>,
     state_file: Followed,
 }
 
@@ -128,7 +129,12 @@ impl InForce {
             .filter(|earlier| earlier.config.node_state == config.node_state)
             .map(|earlier| earlier.state_file.clone())
             .unwrap_or_default();
+        let published = config
+            .access_map
+            .as_ref()
+            .and_then(|map| map.published.as_deref());
         Ok(InForce {
+            published: published.map(Published::new),
             config,
             state,
             cluster,
@@ -176,8 +182,8 @@ impl InForce {
             })
     }
 
-    /// The node that serves a user: the one the access map names, unless it is
-    /// down; else the computed one among those that are up.
+    /// The node that serves a user: the one the access map names, by its published answers
+    /// if there are any, unless it is down; else the computed one among those that are up.
     ///
     /// Notices go to `notify`. `None` when no node is up, and for a user who has no hash
     /// ([`NoHash`](crate::config::NoHash)).
@@ -193,14 +199,14 @@ impl InForce {
         let computed = hash
             .ok()
             .and_then(|hash| self.node_of_hash(hash, &self.config.tag));
-        match self.mapped_node(&user) {
+        match self.mapped_node(&user, &mut notify) {
             Ok(None) => {}
             Ok(Some((_, node))) if !self.state.is_down(&node.node.name) => return Some(node),
             // Users whom the Director has on a node that is down belong there.
             Ok(Some((_, node))) if computed.is_some_and(|computed| std::ptr::eq(computed, node)) => {}
-            Ok(Some((map, node))) => notify(format!(
+            Ok(Some((path, node))) => notify(format!(
                 "{}: node \"{}\" is down, but a user is mapped to it; using the computed node",
-                map.path().display(),
+                path.display(),
                 node.node.name
             )),
             Err(problem) => notify(format!("{problem}; using the computed node")),
@@ -229,30 +235,50 @@ impl InForce {
         Some(&self.config.nodes[index])
     }
 
-    /// The map, and the node that it gives to a user, by the name that authentication
-    /// leaves; `Ok(None)` without a map.
-    fn mapped_node(&self, user: &[u8]) -> Result<Option<(&AccessMap, &NodeConfig)>, String> {
-        let Some(AccessMapConfig { map, .. }) = &self.config.access_map else {
+    /// The node that the map gives to a user, by the name that authentication leaves, and
+    /// the file that says so; `Ok(None)` without a map.
+    fn mapped_node(
+        &self,
+        user: &[u8],
+        notify: impl FnMut(String),
+    ) -> Result<Option<(&Path, &NodeConfig)>, String> {
+        let Some(map) = &self.config.access_map else {
             return Ok(None);
         };
-        let path = map.path().display();
-        let entry = map
-            .queue_group(user)
-            .map_err(|error| error.to_string())?
-            .ok_or_else(|| format!("{path}: no entry for a user"))?;
+        let (file, entry) = self.entry_of(map, user, notify)?;
+        let path = file.display();
+        let entry = entry.ok_or_else(|| format!("{path}: no entry for a user"))?;
         let nodes = &self.config.nodes;
         let index = nodes.index_of_queue_group(&entry.value).ok_or_else(|| {
             let queue_group = entry.value.escape_ascii();
             format!("{path}: no node has the queue group \"{queue_group}\"")
         })?;
         #[expect(clippy::indexing_slicing, reason = "it is the place of one of these nodes")]
-        Ok(Some((map, &nodes[index])))
+        Ok(Some((file, &nodes[index])))
+    }
+
+    /// The user's entry, and the file that has it or does not.
+    fn entry_of<'f>(
+        &'f self,
+        AccessMapConfig { map, .. }: &'f AccessMapConfig,
+        user: &[u8],
+        mut notify: impl FnMut(String),
+    ) -> Result<(&'f Path, Option<Entry>), String> {
+        if let Some(published) = &self.published {
+            match published.queue_group(user) {
+                Ok(entry) => return Ok((published.path(), entry)),
+                Err(problem) => notify(format!("{problem}; using the access map")),
+            }
+        }
+        let entry = map.queue_group(user).map_err(|error| error.to_string())?;
+        Ok((map.path(), entry))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access_map::cdb;
     use crate::files::file_stamp::{SETTLE, StoppedClock};
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
@@ -370,6 +396,58 @@ host = "node2.example.org"
             matches!(&notices[..], [one] if one.contains("access")),
             "{notices:?}"
         );
+    }
+
+    #[test]
+    fn published_answers_come_before_the_map() {
+        let mut site = Fixture::new("QGRP:user1@ node1group\n");
+        let path = site.path("answers.cdb");
+        let publish = |site: &Fixture, group: &str| {
+            let mut writer = cdb::Writer::new(fs::File::create(site.path("new")).unwrap()).unwrap();
+            writer.add(b"qgrp:user1@", group.as_bytes()).unwrap();
+            writer.finish().unwrap();
+            fs::rename(site.path("new"), &path).unwrap();
+        };
+        let (node1, node2) = ("node1.example.org".to_owned(), "node2.example.org".to_owned());
+        site.write_config(&format!("published = {path:?}\n{NODES}"));
+
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(host.as_ref(), Some(&node1));
+        let notice = format!(
+            "cannot read the published answers {}: No such file or directory (os error 2); using the access map",
+            path.display()
+        );
+        assert_eq!(notices, [notice]);
+        for (group, node) in [("node2group", &node2), ("NODE1group", &node1)] {
+            publish(&site, group);
+            assert_eq!(site.host_of("user1@example.org"), (Some(node.clone()), vec![]));
+        }
+        publish(&site, "other");
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(host.as_deref(), Some(COMPUTED));
+        let begin = format!("{}: no node has the queue group", path.display());
+        assert!(notices[0].starts_with(&begin), "{notices:?}");
+        let (_, notices) = site.host_of("user2");
+        let begin = format!("{}: no entry for a user", path.display());
+        assert!(notices[0].starts_with(&begin), "{notices:?}");
+
+        site.replace("answers.cdb", "none of its kind");
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(host, Some(node1));
+        assert!(
+            matches!(&notices[..], [one] if one.contains(" are damaged: ") && one.ends_with("; using the access map")),
+            "{notices:?}"
+        );
+        fs::remove_file(site.path("access")).unwrap();
+        let (host, notices) = site.host_of("user1");
+        assert_eq!(host.as_deref(), Some(COMPUTED));
+        assert!(
+            matches!(&notices[..], [_, two] if two.ends_with("; using the computed node")),
+            "{notices:?}"
+        );
+        publish(&site, "node1group");
+        let (host, notices) = site.host_of("user1");
+        assert_eq!((host.as_deref(), notices), (Some("node1.example.org"), vec![]));
     }
 
     #[test]

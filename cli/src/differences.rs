@@ -59,6 +59,8 @@ enum Difference<'a> {
     SilentService { silent_service: &'a str },
     /// The map is not the one of the source, which stays as it is.
     Rebuild { rebuild: String },
+    /// What is published is not of the map, which stays as it is.
+    Publish { publish: String },
 }
 
 fn bytes<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
@@ -118,6 +120,9 @@ impl Difference<'_> {
             }
             Difference::Rebuild { rebuild } => {
                 writeln!(out, "{rebuild}\tthe map is not the one of this source")
+            }
+            Difference::Publish { publish } => {
+                writeln!(out, "{publish}\tthe published answers are not those of the map")
             }
         }
     }
@@ -223,7 +228,10 @@ fn plan_differences<'p>(plan: &'p MapPlan<'_>) -> Vec<Difference<'p>> {
     let rebuild = Difference::Rebuild {
         rebuild: plan.source().display().to_string(),
     };
-    let rebuild = (differences.is_empty() && !plan.is_in_force()).then_some(rebuild);
+    let rebuild = (differences.is_empty() && !plan.is_map_in_force()).then_some(rebuild);
+    let unpublished = plan
+        .unpublished()
+        .filter(|_| differences.is_empty() && rebuild.is_none());
     differences.extend(plan.left_out.iter().map(|left_out| Difference::LeftOut {
         user: &left_out.user,
         left_out: left_out.reason.to_string(),
@@ -236,5 +244,8 @@ fn plan_differences<'p>(plan: &'p MapPlan<'_>) -> Vec<Difference<'p>> {
     let silent = plan.silent_services.iter();
     differences.extend(silent.map(|silent_service| Difference::SilentService { silent_service }));
     differences.extend(rebuild);
+    differences.extend(unpublished.map(|path| Difference::Publish {
+        publish: path.display().to_string(),
+    }));
     differences
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::access_source::managed_block::{AccessSource, Complaint, DIGEST_KEY, digest};
+use crate::access_source::published;
 use crate::access_source::rebuild::{self, RebuildError, SourceFile};
 use crate::checks::{self, ChecksError};
 use crate::entries::{Entries, LeftOut, Override};
@@ -23,7 +24,7 @@ use crate::files::replace::remove_leftovers;
 use crate::mail_names::{MailNames, Unplaced};
 use crate::node_state::{self, ChangeError};
 use crate::users::{self, OutsideUids, UserList, UsersError};
-use mailaffinity::access_map::{AccessMap, Entry, key};
+use mailaffinity::access_map::{AccessMap, Entry, Published, key};
 use mailaffinity::config::{AccessMapConfig, Config, MapBuild, NoNodeUp};
 use mailaffinity::mapping::{Cluster, ClusterError};
 use mailaffinity::node_state::{Mark, NodeState, NodeStateError};
@@ -185,6 +186,8 @@ pub struct MapPlan<'c> {
     source: SourceFile,
     new: Arc<AccessSource>,
     map_is_current: bool,
+    /// Where its answers are published, and whether they are the new ones.
+    published: Option<(&'c Path, bool)>,
     /// How many entries the block has.
     pub entries: usize,
     /// Users without an entry, and why.
@@ -235,6 +238,7 @@ pub fn plan<'c>(
         map,
         build,
         update_text,
+        published,
     }) = &config.access_map
     else {
         return Ok(Plan::NoMap);
@@ -262,10 +266,20 @@ pub fn plan<'c>(
     let is_current = |source: &AccessSource| {
         !map.is_built() || built_of.is_some() && built_of.as_deref() == source.digest().map(str::as_bytes)
     };
+    let published_path = published.as_deref();
+    let published = published_path.map(Published::new);
+    let is_published = |source: &AccessSource| {
+        published
+            .iter()
+            .all(|published| published::is_current(published, source))
+    };
     let names = MailNames::read(config, &list);
     let origin = digest_of_origin(config, state, &cluster, &list, &names);
     let fingerprint = |source: &AccessSource| format!("{origin} {}", source.digest().unwrap_or_default());
-    if known.is_some_and(|known| known == fingerprint(&source.content)) && is_current(&source.content) {
+    if known.is_some_and(|known| known == fingerprint(&source.content))
+        && is_current(&source.content)
+        && is_published(&source.content)
+    {
         return Ok(Plan::Unchanged);
     }
     let before = source.content.entries().count();
@@ -301,6 +315,7 @@ pub fn plan<'c>(
         build,
         fingerprint: fingerprint(&new),
         map_is_current: is_current(&new),
+        published: published_path.map(|path| (path, is_published(&new))),
         source,
         new: Arc::new(new),
         entries: entries.len(),
@@ -350,9 +365,20 @@ fn digest_of_origin(
 }
 
 impl MapPlan<'_> {
-    /// Whether the source and the map are as they should be.
+    /// Whether the source, the map and what is published of it are as they should be.
     pub fn is_in_force(&self) -> bool {
+        self.is_map_in_force() && self.unpublished().is_none()
+    }
+
+    /// Whether the source and the map are as they should be.
+    pub fn is_map_in_force(&self) -> bool {
         self.map_is_current && self.new.text() == self.source.content.text()
+    }
+
+    /// Where the map's answers are to be published, if they are not there.
+    pub fn unpublished(&self) -> Option<&Path> {
+        self.published
+            .and_then(|(path, is_current)| (!is_current).then_some(path))
     }
 
     /// The access source.
@@ -375,16 +401,23 @@ impl MapPlan<'_> {
         changes(self.source.content.mail_names(), self.new.mail_names())
     }
 
-    /// Puts the map in force; the caller holds the [`lock`](lock_map). If `force`, it is
-    /// built also if the one in force is of the same source. Returns the administrator's
-    /// lines that do not count.
+    /// Puts the map in force and publishes its answers; the caller holds the
+    /// [`lock`](lock_map). If `force`, also where those in force are of the same source.
+    /// Returns the administrator's lines that do not count.
     ///
     /// # Errors
     /// Source and map are then as they were, unless the error says otherwise, and whole.
     pub fn carry_out(&self, force: bool) -> Result<Vec<Complaint>, UpdateError> {
-        let is_built = self.map.is_built() && (force || !self.is_in_force());
+        let is_built = self.map.is_built() && (force || !self.is_map_in_force());
         let map = is_built.then_some(self.map);
-        Ok(rebuild::rebuild(map, self.build, &self.source, &self.new)?)
+        let complaints = rebuild::rebuild(map, self.build, &self.source, &self.new)?;
+        // After the map, whose users need it more.
+        if let Some((path, is_current)) = self.published
+            && (force || !is_current)
+        {
+            published::publish(path, &self.new)?;
+        }
+        Ok(complaints)
     }
 }
 
@@ -423,7 +456,13 @@ pub struct MapLock {
 /// # Errors
 /// When another update holds it for longer than `wait`, or it cannot be taken.
 pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError> {
-    let Some(AccessMapConfig { map, build, .. }) = &config.access_map else {
+    let Some(AccessMapConfig {
+        map,
+        build,
+        published,
+        ..
+    }) = &config.access_map
+    else {
         return Ok(MapLock { _lock: None });
     };
     let place = |path| Place::of(path).map_err(UpdateError::Locked);
@@ -431,6 +470,10 @@ pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError>
     let lock = lock::of(&source, wait).map_err(UpdateError::Locked)?;
     remove_leftovers(&source);
     remove_leftovers(&map);
+    // It need not be there yet, nor its folder.
+    if let Some(Ok(published)) = published.as_deref().map(Place::of) {
+        remove_leftovers(&published);
+    }
     Ok(MapLock { _lock: Some(lock) })
 }
 

@@ -1,9 +1,11 @@
-//! Reads the constant database format, which sendmail calls `cdb`.
+//! Reads and writes the constant database format, which sendmail calls `cdb`.
 //!
 //! The format is D. J. Bernstein's (<https://cr.yp.to/cdb/cdb.txt>): a header
 //! of 256 pairs (position, number of slots), the records, then 256 open-hashed
 //! tables of slots (hash, position), all numbers 32 bits, little-endian. It is
 //! read here because the crates that read it map the file into memory.
+
+use std::io::{self, Seek, SeekFrom, Write};
 
 use super::read_at::{Found, ReadAt, ReadError, first_of, read_exact};
 
@@ -11,73 +13,93 @@ const HEADER_SIZE: usize = 2048;
 
 /// The value of the first of `keys` that the database holds.
 ///
-/// A key that occurs several times yields its first value. The whole header is
-/// checked first: a file that was cut short, or whose writer has not finished,
-/// is always recognised, whatever key is asked for.
+/// A key that occurs several times yields its first value.
 ///
 /// # Errors
-/// [`ReadError::Damaged`] if positions lie outside the file.
+/// Those of [`Cdb::open`] and [`Cdb::get`].
 pub fn lookup<S: ReadAt + ?Sized>(source: &S, keys: &[Vec<u8>]) -> Result<Found, ReadError> {
-    let mut header = [0; HEADER_SIZE];
-    read_exact(source, &mut header, 0)?;
-    for table in 0..=u8::MAX {
-        let (position, slots) = table_of(&header, table);
-        if position < HEADER_SIZE as u64 {
-            return Err(ReadError::Damaged(
-                "the header was not filled in: the build was interrupted".into(),
-            ));
-        }
-        // At most (2^32 - 1) * 9, far from overflow.
-        if position + slots * 8 > source.size() {
-            return Err(ReadError::Damaged(format!(
-                "hash table {table} lies beyond the end of the file"
-            )));
-        }
-    }
-    let mut record_key = Vec::new();
-    first_of(keys, |key| find(source, &header, key, &mut record_key))
+    let cdb = Cdb::open(source)?;
+    first_of(keys, |key| cdb.get(key))
 }
 
-fn find<S: ReadAt + ?Sized>(
-    source: &S,
-    header: &[u8; HEADER_SIZE],
-    key: &[u8],
-    record_key: &mut Vec<u8>,
-) -> Result<Option<Vec<u8>>, ReadError> {
-    let hash = hash(key);
-    let [low_byte, ..] = hash.to_le_bytes();
-    let (table, slots) = table_of(header, low_byte);
-    let Some(start) = u64::from(hash >> 8).checked_rem(slots) else {
-        return Ok(None);
-    };
-    for slot in (start..slots).chain(0..start) {
-        let (slot_hash, position) = pair_at(source, table + slot * 8)?;
-        if position == 0 {
-            return Ok(None);
+/// A database whose header was read.
+#[derive(Debug)]
+pub struct Cdb<S> {
+    source: S,
+    header: [u8; HEADER_SIZE],
+}
+
+impl<S: ReadAt> Cdb<S> {
+    /// Reads the header, and checks all of it: a file that was cut short, or whose writer
+    /// has not finished, is always recognised, whatever key is asked for.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] if positions lie outside the file.
+    pub fn open(source: S) -> Result<Cdb<S>, ReadError> {
+        let mut header = [0; HEADER_SIZE];
+        read_exact(&source, &mut header, 0)?;
+        for table in 0..=u8::MAX {
+            let (position, slots) = table_of(&header, table);
+            if position < HEADER_SIZE as u64 {
+                return Err(ReadError::Damaged(
+                    "the header was not filled in: the build was interrupted".into(),
+                ));
+            }
+            // At most (2^32 - 1) * 9, far from overflow.
+            if position + slots * 8 > source.size() {
+                return Err(ReadError::Damaged(format!(
+                    "hash table {table} lies beyond the end of the file"
+                )));
+            }
         }
-        if slot_hash != u64::from(hash) {
-            continue;
-        }
-        let (key_length, value_length) = pair_at(source, position)?;
-        let key_start = position + 8;
-        let value_start = key_start + key_length;
-        if value_start + value_length > source.size() {
-            return Err(ReadError::Damaged(format!(
-                "the record at byte {position} lies beyond the end of the file"
-            )));
-        }
-        if key_length != key.len() as u64 {
-            continue;
-        }
-        record_key.resize(key.len(), 0);
-        read_exact(source, record_key, key_start)?;
-        if record_key == key {
-            let mut value = vec![0; value_length as usize];
-            read_exact(source, &mut value, value_start)?;
-            return Ok(Some(value));
-        }
+        Ok(Cdb { source, header })
     }
-    Ok(None)
+
+    /// The first value of a key.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] if positions lie outside the file.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        let hash = hash(key);
+        let [low_byte, ..] = hash.to_le_bytes();
+        let (table, slots) = table_of(&self.header, low_byte);
+        let Some(start) = u64::from(hash >> 8).checked_rem(slots) else {
+            return Ok(None);
+        };
+        for slot in (start..slots).chain(0..start) {
+            let (slot_hash, position) = self.pair_at(table + slot * 8)?;
+            if position == 0 {
+                return Ok(None);
+            }
+            if slot_hash != u64::from(hash) {
+                continue;
+            }
+            let (key_length, value_length) = self.pair_at(position)?;
+            let start = position + 8;
+            if start + key_length + value_length > self.source.size() {
+                return Err(ReadError::Damaged(format!(
+                    "the record at byte {position} lies beyond the end of the file"
+                )));
+            }
+            if key_length != key.len() as u64 {
+                continue;
+            }
+            // Both at once: it is hardly ever another key.
+            let mut record = vec![0; (key_length + value_length) as usize];
+            read_exact(&self.source, &mut record, start)?;
+            if record.starts_with(key) {
+                record.drain(..key.len());
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    fn pair_at(&self, position: u64) -> Result<(u64, u64), ReadError> {
+        let mut bytes = [0; 8];
+        read_exact(&self.source, &mut bytes, position)?;
+        Ok(pair(&bytes))
+    }
 }
 
 fn hash(key: &[u8]) -> u32 {
@@ -91,13 +113,159 @@ fn table_of(header: &[u8; HEADER_SIZE], table: u8) -> (u64, u64) {
     entries.get(usize::from(table)).map_or((0, 0), pair)
 }
 
-fn pair_at<S: ReadAt + ?Sized>(source: &S, position: u64) -> Result<(u64, u64), ReadError> {
-    let mut bytes = [0; 8];
-    read_exact(source, &mut bytes, position)?;
-    Ok(pair(&bytes))
-}
-
 fn pair(bytes: &[u8; 8]) -> (u64, u64) {
     let both = u64::from_le_bytes(*bytes);
     (both & u64::from(u32::MAX), both >> 32)
+}
+
+/// Writes a database record by record. All that it keeps of one are eight bytes.
+pub struct Writer<W> {
+    out: W,
+    position: u32,
+    /// The hash and position of each record.
+    records: Vec<(u32, u32)>,
+}
+
+impl<W: Write + Seek> Writer<W> {
+    /// Begins at the beginning of `out`, which is written in small pieces.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn new(mut out: W) -> io::Result<Writer<W>> {
+        out.write_all(&[0; HEADER_SIZE])?;
+        Ok(Writer {
+            out,
+            position: HEADER_SIZE as u32,
+            records: Vec::new(),
+        })
+    }
+
+    /// Adds a record. Of several with one key, readers find the first.
+    ///
+    /// # Errors
+    /// Those of `out`, and when the file grew beyond the 4 GiB that the format holds.
+    pub fn add(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.records.push((hash(key), self.position));
+        self.write_pair(length(key)?, length(value)?)?;
+        self.write(key)?;
+        self.write(value)
+    }
+
+    /// Writes the tables and the header, without which nobody reads the file.
+    ///
+    /// # Errors
+    /// As [`add`](Writer::add).
+    pub fn finish(mut self) -> io::Result<()> {
+        let mut records = std::mem::take(&mut self.records);
+        // Stable: what was added first is found first.
+        records.sort_by_key(|(hash, _)| low_byte(*hash));
+        let mut records = records.as_slice();
+        let mut header = Vec::with_capacity(HEADER_SIZE);
+        for table in 0..=u8::MAX {
+            let count = records.partition_point(|(hash, _)| low_byte(*hash) == table);
+            let (own, others) = records.split_at_checked(count).unwrap_or_default();
+            records = others;
+            let slots = slots_of(own);
+            header.extend(
+                [self.position, length(&slots)?]
+                    .map(u32::to_le_bytes)
+                    .as_flattened(),
+            );
+            for (hash, position) in slots {
+                self.write_pair(hash, position)?;
+            }
+        }
+        self.out.seek(SeekFrom::Start(0))?;
+        self.out.write_all(&header)?;
+        self.out.flush()
+    }
+
+    fn write_pair(&mut self, first: u32, second: u32) -> io::Result<()> {
+        self.write([first, second].map(u32::to_le_bytes).as_flattened())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.position = self.position.checked_add(length(bytes)?).ok_or_else(too_large)?;
+        self.out.write_all(bytes)
+    }
+}
+
+fn low_byte(hash: u32) -> u8 {
+    let [low_byte, ..] = hash.to_le_bytes();
+    low_byte
+}
+
+/// The table of these records: two slots for each, so that every search ends at an empty one.
+fn slots_of(records: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let mut slots = vec![(0, 0); records.len().saturating_mul(2)];
+    for (hash, position) in records {
+        let start = (*hash as usize >> 8).checked_rem(slots.len()).unwrap_or_default();
+        let (before, after) = slots.split_at_mut(start);
+        let free = after
+            .iter_mut()
+            .chain(before)
+            .find(|(_, position)| *position == 0);
+        if let Some(slot) = free {
+            *slot = (*hash, *position);
+        }
+    }
+    slots
+}
+
+fn length<T>(items: &[T]) -> io::Result<u32> {
+    u32::try_from(items.len()).map_err(|_| too_large())
+}
+
+fn too_large() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::FileTooLarge,
+        "a cdb file has no place for more than 4 GiB",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(entries: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+        let mut file = Cursor::new(Vec::new());
+        let mut writer = Writer::new(&mut file).unwrap();
+        for (key, value) in entries {
+            writer.add(key, value).unwrap();
+        }
+        writer.finish().unwrap();
+        file.into_inner()
+    }
+
+    #[test]
+    fn what_is_too_large_is_an_error() {
+        let mut writer = Writer::new(Cursor::new(Vec::new())).unwrap();
+        writer.position = u32::MAX - 10;
+        writer.add(b"", b"ab").unwrap();
+        let error = writer.add(b"", b"").unwrap_err();
+        assert_eq!(error.to_string(), "a cdb file has no place for more than 4 GiB");
+        let mut writer = Writer::new(Cursor::new(Vec::new())).unwrap();
+        writer.add(b"a", b"b").unwrap();
+        writer.position = u32::MAX - 10;
+        assert_eq!(writer.finish().unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            entries in prop::collection::vec(("[a-d]{0,3}", prop::collection::vec(any::<u8>(), 0..9)), 0..600),
+        ) {
+            let entries: Vec<_> = entries.into_iter().map(|(key, value)| (key.into_bytes(), value)).collect();
+            let file = written(&entries);
+            let cdb = Cdb::open(&*file).map_err(|error| TestCaseError::fail(format!("{error:?}")))?;
+            for key in entries.iter().map(|(key, _)| key.clone()).chain([b"e".to_vec(), b"dddd".to_vec()]) {
+                let first = entries.iter().find(|(other, _)| *other == key);
+                prop_assert_eq!(cdb.get(&key).unwrap(), first.map(|(_, value)| value.clone()));
+            }
+        }
+    }
 }

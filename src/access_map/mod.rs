@@ -16,6 +16,7 @@ pub mod berkeley_db;
 pub mod cdb;
 mod error;
 pub mod key;
+mod published;
 #[doc(hidden)]
 pub mod read_at;
 pub mod search_order;
@@ -25,6 +26,7 @@ pub mod text;
 
 pub use crate::files::file_stamp::SETTLE;
 pub use error::{Error, SpecError};
+pub use published::{Published, PublishedError};
 use read_at::Found;
 
 /// An access map, in sendmail's own notation: `hash:/etc/mail/access`.

@@ -1,6 +1,8 @@
 //! What the format readers read from, and what they report.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 
 /// Bytes at positions: a map file, or a slice in memory.
 ///
@@ -28,6 +30,39 @@ impl ReadAt for [u8] {
             .and_then(|offset| self.get(offset..))
             .unwrap_or_default();
         io::Read::read_exact(&mut &*rest, buffer)
+    }
+}
+
+impl<S: ReadAt + ?Sized> ReadAt for &S {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        (**self).read_exact_at(buffer, offset)
+    }
+}
+
+/// An opened file.
+#[derive(Debug)]
+pub struct OpenFile {
+    pub(super) file: File,
+    size: u64,
+}
+
+impl OpenFile {
+    pub(super) fn new(file: File, size: u64) -> OpenFile {
+        OpenFile { file, size }
+    }
+}
+
+impl ReadAt for OpenFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
     }
 }
 

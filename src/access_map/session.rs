@@ -23,14 +23,12 @@
 //! empty, since ext4 shows a file that is being truncated as empty before it
 //! changes its ctime (seen on Linux 6.18).
 
-use std::fs::{File, TryLockError};
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::fs::TryLockError;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::error::Error;
-use super::read_at::{ReadAt, ReadError};
+use super::read_at::{OpenFile, ReadAt as _, ReadError};
 use crate::deadline::Deadline;
 use crate::files::file_stamp::{FileStamp, SETTLE};
 use crate::files::regular_file;
@@ -39,22 +37,6 @@ const LOCKED: &str = "another process, such as makemap, holds the lock";
 const EMPTY: &str = "it is empty, as at the start of a rebuild";
 const RECENT: &str = "it was changed a moment ago and may be incomplete";
 const CHANGED: &str = "it keeps changing while it is read";
-
-/// An opened map.
-pub(super) struct MapFile {
-    file: File,
-    size: u64,
-}
-
-impl ReadAt for MapFile {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
-    }
-}
 
 /// Runs `lookup` on the map at `path` until its answer can be trusted. `is_locked` says whether
 /// those who write the map take the lock.
@@ -66,7 +48,7 @@ pub(super) fn read<T>(
     path: &Path,
     timeout: Duration,
     is_locked: bool,
-    lookup: impl Fn(&MapFile) -> Result<T, ReadError>,
+    lookup: impl Fn(&OpenFile) -> Result<T, ReadError>,
 ) -> Result<T, Error> {
     let deadline = Deadline::after(timeout);
     let mut watch = Watch::default();
@@ -111,7 +93,7 @@ fn attempt<T>(
     path: &Path,
     is_locked: bool,
     watch: &mut Watch,
-    lookup: impl Fn(&MapFile) -> Result<T, ReadError>,
+    lookup: impl Fn(&OpenFile) -> Result<T, ReadError>,
 ) -> Attempt<T> {
     let (map, before) = match open(path) {
         Ok(Some(opened)) => opened,
@@ -119,10 +101,10 @@ fn attempt<T>(
         Err(error) => return Attempt::Trusted(Err(error)),
     };
     let watched = watch.is_unchanged(&before);
-    if map.size == 0 && !watched {
+    if map.size() == 0 && !watched {
         return Attempt::Untrusted(Problem::Busy(EMPTY));
     }
-    if map.size == 0 && is_locked {
+    if map.size() == 0 && is_locked {
         return Attempt::Trusted(Err(ReadError::Damaged(
             "the file is empty: its last rebuild was interrupted".into(),
         )));
@@ -145,7 +127,7 @@ fn attempt<T>(
 
 /// Opens and locks the file; `None` if another process holds the lock. The lock
 /// goes when the file is closed.
-fn open(path: &Path) -> Result<Option<(MapFile, FileStamp)>, ReadError> {
+fn open(path: &Path) -> Result<Option<(OpenFile, FileStamp)>, ReadError> {
     let file = regular_file::open(path).map_err(ReadError::Io)?;
     match file.try_lock_shared() {
         Ok(()) => {}
@@ -153,8 +135,10 @@ fn open(path: &Path) -> Result<Option<(MapFile, FileStamp)>, ReadError> {
         Err(TryLockError::Error(error)) => return Err(ReadError::Io(error)),
     }
     let metadata = file.metadata().map_err(ReadError::Io)?;
-    let size = metadata.len();
-    Ok(Some((MapFile { file, size }, FileStamp::of(&metadata))))
+    Ok(Some((
+        OpenFile::new(file, metadata.len()),
+        FileStamp::of(&metadata),
+    )))
 }
 
 /// Watches whether a file is left alone.

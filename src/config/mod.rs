@@ -132,6 +132,8 @@ pub struct AccessMapConfig {
     pub build: MapBuild,
     /// Whether a map that sendmail may read as text is updated (`update_text`).
     pub update_text: bool,
+    /// The file with its answers for those who may not read the map (`published`).
+    pub published: Option<AbsolutePath>,
 }
 
 /// How the access map is built from its source.
@@ -156,6 +158,7 @@ struct AccessMapTable {
     makemap_options: Option<MakemapOptions>,
     #[serde(default)]
     update_text: bool,
+    published: Option<AbsolutePath>,
 }
 
 impl TryFrom<AccessMapTable> for AccessMapConfig {
@@ -171,6 +174,14 @@ impl TryFrom<AccessMapTable> for AccessMapConfig {
                 map.path().display()
             ));
         }
+        if let Some(published) = &table.published
+            && [map.path(), &source].contains(&&**published)
+        {
+            return Err(format!(
+                "published must be a file of its own, and {} is the map or its source",
+                published.display()
+            ));
+        }
         let build = MapBuild {
             source,
             makemap: table
@@ -182,6 +193,7 @@ impl TryFrom<AccessMapTable> for AccessMapConfig {
             map,
             build,
             update_text: table.update_text,
+            published: table.published,
         })
     }
 }
@@ -618,7 +630,7 @@ address = "2001:DB8::2"
             "status = \"/run/x.json\"\nsyslog = \"/run/log\"\n{}{}",
             EXAMPLE.replace(
                 "busy_timeout_ms = 200",
-                "source = \"/srv/access\"\nmakemap = \"/opt/makemap\"\nmakemap_options = [\"-N\", \"-c\", \"9\"]"
+                "published = \"/run/answers.cdb\"\nsource = \"/srv/access\"\nmakemap = \"/opt/makemap\"\nmakemap_options = [\"-N\", \"-c\", \"9\"]"
             ),
             "queue_path = \"/mnt/gfs2/mqueue/q2*\"\n\
              [users]\ncommand = [\"/usr/bin/doveadm\", \"user\", \"*\"]\nmax_loss_percent = 5\ntimeout_seconds = 7\n\
@@ -629,7 +641,10 @@ address = "2001:DB8::2"
         let config = parse(&text).unwrap();
         assert_eq!(&*config.status, Path::new("/run/x.json"));
         assert_eq!(&*config.syslog, Path::new("/run/log"));
-        let build = config.access_map.unwrap().build;
+        let access_map = config.access_map.unwrap();
+        let published = access_map.published.as_deref();
+        assert_eq!(published, Some(Path::new("/run/answers.cdb")));
+        let build = access_map.build;
         assert_eq!(build.source, Path::new("/srv/access"));
         assert_eq!(build.makemap, Path::new("/opt/makemap"));
         assert_eq!(*build.makemap_options, ["-N", "-c", "9"]);
@@ -696,6 +711,9 @@ address = "2001:DB8::2"
                 "source = \"/etc/mail/access.db\"",
                 "must not be /etc/mail/access.db",
             ),
+            ("published = \"answers.cdb\"", "absolute"),
+            ("published = \"/etc/mail/access.db\"", "a file of its own"),
+            ("published = \"/etc/mail/access\"", "a file of its own"),
         ] {
             let text = EXAMPLE.replace("busy_timeout_ms = 200", keys);
             let message = parse(&text).expect_err(keys).to_string();

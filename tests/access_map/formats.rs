@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
+use std::io::Cursor;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -424,6 +425,13 @@ mod constant_database {
             let file = std::fs::read(&path).unwrap();
             check_entries(cdb::lookup, &file, &entries);
             prop_assert_eq!(get(cdb::lookup, &file, b""), None);
+            let mut written = Cursor::new(Vec::new());
+            let mut writer = cdb::Writer::new(&mut written).unwrap();
+            for (key, value) in &entries {
+                writer.add(key, value).unwrap();
+            }
+            writer.finish().unwrap();
+            prop_assert!(written.into_inner() == file, "tinycdb writes the same");
         }
 
         #[test]

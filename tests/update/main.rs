@@ -10,6 +10,7 @@ mod kills;
 mod life;
 mod namespace;
 mod other_names;
+mod published;
 mod several;
 mod site;
 mod source;

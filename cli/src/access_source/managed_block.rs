@@ -148,6 +148,13 @@ impl AccessSource {
         sorted(entries, |own| own.entry.key)
     }
 
+    /// All `QGRP:` entries of a map that is built of this, with keys without the tag, and not
+    /// folded.
+    pub fn queue_groups(&self) -> impl Iterator<Item = Entry<&[u8]>> {
+        let by_hand = self.by_hand().into_iter().map(|own| own.entry);
+        by_hand.chain(self.entries()).chain(self.mail_names())
+    }
+
     /// The source with these entries of users and of other names in its block, which must
     /// have distinct keys without a tag. All else stays as it is; only a last line without
     /// a newline gets one, where the block comes after it.

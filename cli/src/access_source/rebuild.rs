@@ -92,7 +92,7 @@ pub enum RebuildError {
 }
 
 impl RebuildError {
-    fn after(self, now: &'static str) -> RebuildError {
+    pub(super) fn after(self, now: &'static str) -> RebuildError {
         RebuildError::Changed {
             error: Box::new(self),
             now,
@@ -101,7 +101,7 @@ impl RebuildError {
 }
 
 /// Names the file in an error.
-fn at(path: &Path) -> impl Fn(io::Error) -> RebuildError + '_ {
+pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> RebuildError + '_ {
     |source| RebuildError::Io {
         path: path.to_owned(),
         source,

@@ -5,21 +5,27 @@ use std::io::ErrorKind;
 use super::{Answer, Opinion, Question};
 use crate::entries::Override;
 use crate::update::Plan;
-use mailaffinity::access_map::{AccessMap, Error, key};
+use mailaffinity::access_map::{AccessMap, Entry, Error, Published, PublishedError, key};
 use mailaffinity::config::AccessMapConfig;
 
 const PART: &str = "access map";
 
 pub(crate) fn ask(question: &Question<'_>) -> Opinion {
-    let Some(AccessMapConfig { map, .. }) = &question.config.access_map else {
+    let Some(AccessMapConfig { map, published, .. }) = &question.config.access_map else {
         return Opinion::absent(PART, "the configuration has no [access_map]");
     };
+    let published = published.as_deref().map(Published::new);
+    let mut misstated = None;
     let mut answers = Vec::with_capacity(question.users.len());
     for (user, without_entry) in question.users.iter().zip(&question.without_entry) {
-        let answer = match map.queue_group(user) {
+        let found = match map.queue_group(user) {
             Err(error) => return Opinion::failed(PART, with_remedy(&error)),
-            Ok(Some(entry)) => of_queue_group(question, &entry.value),
-            Ok(None) => match without_entry {
+            Ok(found) => found,
+        };
+        misstated = misstated.or_else(|| misstatement(published.as_ref()?, user, found.as_ref()));
+        let answer = match found {
+            Some(entry) => of_queue_group(question, &entry.value),
+            None => match without_entry {
                 Some(why) => Answer::NotAsked(why),
                 None => Answer::Other("no entry".into()),
             },
@@ -33,7 +39,22 @@ pub(crate) fn ask(question: &Question<'_>) -> Opinion {
     if let Some((_, user)) = question.first_different(&opinion) {
         opinion.problems = cause(question, map, user);
     }
+    opinion.problems.extend(misstated);
     opinion
+}
+
+/// What is wrong with what is published of the map, as far as this user shows it.
+fn misstatement(published: &Published, user: &[u8], found: Option<&Entry>) -> Option<String> {
+    match published.queue_group(user) {
+        Ok(answer) if answer.as_ref() == found => None,
+        Ok(_) => Some(format!(
+            "{} has another entry for {} than the map: run \"mailaffinity update\"",
+            published.path().display(),
+            user.escape_ascii()
+        )),
+        Err(error @ PublishedError::Damaged { .. }) => Some(error.to_string()),
+        Err(error) => Some(format!("{error}; run \"mailaffinity update\"")),
+    }
 }
 
 fn with_remedy(error: &Error) -> String {

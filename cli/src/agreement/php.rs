@@ -169,10 +169,12 @@ fn of_host(question: &Question<'_>, user: usize, host: &str) -> Answer {
 }
 
 fn with_remedy(message: String) -> String {
-    match message.contains("Permission denied") {
-        true => format!("{message} (let the web server's user read it, by setfacl -m u:www-data:r)"),
-        false => message,
-    }
+    let remedy = match message.contains("access map") && !message.contains("published") {
+        _ if !message.contains("Permission denied") => return message,
+        true => "let the update publish its answers: published in [access_map]",
+        false => "let the web server's user read it, by setfacl -m u:www-data:r",
+    };
+    format!("{message} ({remedy})")
 }
 
 /// What the module logged, each message once. Whatever else PHP says is not about it.

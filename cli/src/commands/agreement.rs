@@ -133,14 +133,17 @@ impl Agreement {
 struct Files {
     state: NodeState,
     map: Option<FileStamp>,
+    published: Option<FileStamp>,
 }
 
 impl Files {
     fn read(config: &Config) -> Result<Files, Failure> {
-        let map = config.access_map.as_ref().map(|map| fs::metadata(map.map.path()));
+        let map = config.access_map.as_ref();
+        let stamp = |path: &Path| fs::metadata(path).ok().map(|file| FileStamp::of(&file));
         Ok(Files {
             state: NodeState::load(&config.node_state).map_err(Failure::config)?,
-            map: map.and_then(Result::ok).map(|map| FileStamp::of(&map)),
+            map: map.and_then(|map| stamp(map.map.path())),
+            published: map.and_then(|map| stamp(map.published.as_deref()?)),
         })
     }
 }

@@ -93,8 +93,13 @@ impl<'p> Staging<'p> {
     }
 
     pub(crate) fn write(self, bytes: &[u8]) -> io::Result<Staged<'p>> {
+        self.write_by(|file| file.write_all(bytes))
+    }
+
+    /// As [`write`](Staging::write), piece by piece.
+    pub(crate) fn write_by(self, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<Staged<'p>> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        open_file(&self.folder, self.file_name(), flags)?.write_all(bytes)?;
+        write(&mut open_file(&self.folder, self.file_name(), flags)?)?;
         self.made()
     }
 
