@@ -14,7 +14,8 @@
 # make deny             licenses, duplicates, sources and advisories of what this depends on
 # make semver           what changed of the Rust API since SEMVER_BASELINE, the last release
 # make fuzz             each fuzz target for FUZZ_SECONDS
-# make bench            the mapping beside OpenSSL and Dovecot, the update beside a script
+# make bench            the mapping beside OpenSSL and Dovecot, the update beside a script,
+#                       and lookups in what is published beside those in the map
 
 CARGO ?= cargo
 PHP ?= php
@@ -288,6 +289,7 @@ bench: library
 	$(CC) -std=gnu99 -O2 -Wall -Wextra -Werror -o $(TARGET)/bench-update benches/update.c
 	rm -rf $(TARGET)/bench-update.d && mkdir $(TARGET)/bench-update.d
 	$(TARGET)/bench-update $(TARGET)/mailaffinity benches/plain_update.pl $(TARGET)/bench-update.d
+	$(CARGO) bench --locked --bench lookup
 
 clean:
 	rm -rf target php/target fuzz/target

@@ -10,6 +10,10 @@ use std::io::{self, Seek, SeekFrom, Write};
 use super::read_at::{Found, ReadAt, ReadError, first_of, read_exact};
 
 const HEADER_SIZE: usize = 2048;
+/// Reading more than one costs no more, and hardly any search takes more than these.
+const SLOTS_AT_ONCE: usize = 16;
+/// Such a value is read with its key.
+const SHORT_VALUE: usize = 64;
 
 /// The value of the first of `keys` that the database holds.
 ///
@@ -66,39 +70,56 @@ impl<S: ReadAt> Cdb<S> {
         let Some(start) = u64::from(hash >> 8).checked_rem(slots) else {
             return Ok(None);
         };
-        for slot in (start..slots).chain(0..start) {
-            let (slot_hash, position) = self.pair_at(table + slot * 8)?;
-            if position == 0 {
-                return Ok(None);
+        let (mut slot, mut left) = (start, slots);
+        while left > 0 {
+            let count = left.min(slots - slot).min(SLOTS_AT_ONCE as u64);
+            let mut chunk = [[0; 8]; SLOTS_AT_ONCE];
+            let chunk = chunk.get_mut(..count as usize).unwrap_or_default();
+            read_exact(&self.source, chunk.as_flattened_mut(), table + slot * 8)?;
+            for (slot_hash, position) in chunk.iter().map(pair) {
+                if position == 0 {
+                    return Ok(None);
+                }
+                if slot_hash == u64::from(hash)
+                    && let Some(value) = self.value_at(position, key)?
+                {
+                    return Ok(Some(value));
+                }
             }
-            if slot_hash != u64::from(hash) {
-                continue;
-            }
-            let (key_length, value_length) = self.pair_at(position)?;
-            let start = position + 8;
-            if start + key_length + value_length > self.source.size() {
-                return Err(ReadError::Damaged(format!(
-                    "the record at byte {position} lies beyond the end of the file"
-                )));
-            }
-            if key_length != key.len() as u64 {
-                continue;
-            }
-            // Both at once: it is hardly ever another key.
-            let mut record = vec![0; (key_length + value_length) as usize];
-            read_exact(&self.source, &mut record, start)?;
-            if record.starts_with(key) {
-                record.drain(..key.len());
-                return Ok(Some(record));
-            }
+            left -= count;
+            slot = (slot + count) % slots;
         }
         Ok(None)
     }
 
-    fn pair_at(&self, position: u64) -> Result<(u64, u64), ReadError> {
-        let mut bytes = [0; 8];
-        read_exact(&self.source, &mut bytes, position)?;
-        Ok(pair(&bytes))
+    /// The value of the record there, if it has this key.
+    fn value_at(&self, position: u64, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        let beyond = || {
+            ReadError::Damaged(format!(
+                "the record at byte {position} lies beyond the end of the file"
+            ))
+        };
+        let left = self.source.size().saturating_sub(position);
+        let at_once = left.min((8 + key.len() + SHORT_VALUE) as u64);
+        let mut record = vec![0; at_once as usize];
+        read_exact(&self.source, &mut record, position)?;
+        let (lengths, rest) = record.split_first_chunk().ok_or_else(beyond)?;
+        let (key_length, value_length) = pair(lengths);
+        if 8 + key_length + value_length > left {
+            return Err(beyond());
+        }
+        if key_length != key.len() as u64 {
+            return Ok(None);
+        }
+        let Some(start) = rest.strip_prefix(key) else {
+            return Ok(None);
+        };
+        if let Some(value) = start.get(..value_length as usize) {
+            return Ok(Some(value.to_vec()));
+        }
+        let mut value = vec![0; value_length as usize];
+        read_exact(&self.source, &mut value, position + 8 + key_length)?;
+        Ok(Some(value))
     }
 }
 
