@@ -50,12 +50,14 @@ fn main() {
             }
             begun.elapsed().as_secs_f64() * 1e9 / LOOKUPS as f64
         };
-        let mut times = [[0.0; ROUNDS]; 2];
-        for round in 0..ROUNDS {
-            times[0][round] = time(&|user| map.queue_group(user).expect("an answer").is_some());
-            times[1][round] = time(&|user| published.queue_group(user).expect("an answer").is_some());
-        }
-        let [of_map, of_published] = times.map(|mut times| {
+        let rounds: [[f64; 2]; ROUNDS] = std::array::from_fn(|_| {
+            [
+                time(&|user| map.queue_group(user).expect("an answer").is_some()),
+                time(&|user| published.queue_group(user).expect("an answer").is_some()),
+            ]
+        });
+        let [of_map, of_published] = [0, 1].map(|which| {
+            let mut times = rounds.map(|round| round[which]);
             times.sort_unstable_by(f64::total_cmp);
             times[ROUNDS / 2]
         });

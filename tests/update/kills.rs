@@ -48,7 +48,11 @@ struct State {
     node_state: String,
     source: Vec<u8>,
     entries: Entries,
+    published: Vec<u8>,
 }
+
+/// In the folder `lib`.
+const PUBLISHED: &str = "lib/answers.cdb";
 
 #[test]
 fn leave_a_whole_map() {
@@ -65,6 +69,8 @@ fn leave_a_whole_map() {
 
 fn kill_updates(kill_all: bool, counts: &Mutex<Counts>) {
     let site = Site::hash();
+    let published = site.path(PUBLISHED);
+    site.configure(site.configuration().set_path("access_map.published", published));
     site.write("users", &user_list(0..USERS));
     let states = [&[][..], &["node2"]].map(|down| {
         let node_state = node_state(down);
@@ -75,6 +81,7 @@ fn kill_updates(kill_all: bool, counts: &Mutex<Counts>) {
             node_state,
             source: site.source(),
             entries: site.entries(),
+            published: site.read(PUBLISHED),
         }
     });
     assert_ne!(states[0].entries, states[1].entries);
@@ -106,6 +113,7 @@ fn kill_updates(kill_all: bool, counts: &Mutex<Counts>) {
                 site.update();
                 assert!(site.source() == new.source);
                 assert_eq!(site.entries(), new.entries);
+                assert!(site.read(PUBLISHED) == new.published);
                 site.assert_tidy();
                 current = 1 - current;
             } else {
@@ -114,6 +122,7 @@ fn kill_updates(kill_all: bool, counts: &Mutex<Counts>) {
                 site.update();
                 assert!(site.source() == old.source);
                 assert_eq!(site.entries(), old.entries);
+                assert!(site.read(PUBLISHED) == old.published);
                 site.assert_tidy();
             }
             assert!(
@@ -223,6 +232,11 @@ fn check(site: &Site, old: &State, new: &State, killed: bool, counts: &Mutex<Cou
         source_is_new || source == old.source,
         "neither the old source nor the new"
     );
+    let published = site.read(PUBLISHED);
+    assert!(
+        published == old.published || published == new.published && map_is_new && source_is_new,
+        "neither the old answers nor the new, or ahead of the map"
+    );
     let map = site.map();
     for user in (0..USERS).step_by(97) {
         let user = format!("user{user}").into_bytes();
@@ -232,7 +246,7 @@ fn check(site: &Site, old: &State, new: &State, killed: bool, counts: &Mutex<Cou
     let mut counts = counts.lock().unwrap();
     counts.runs += 1;
     if !killed {
-        assert!(map_is_new && source_is_new);
+        assert!(map_is_new && source_is_new && published == new.published);
         counts.ended_by_themselves += 1;
         return;
     }

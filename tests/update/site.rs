@@ -256,6 +256,7 @@ impl Site {
             ".status.json.lock",
             "access",
             "access.db",
+            "answers.cdb",
             "nodes.toml",
             "nodes.toml.last-good",
             "status.json",
