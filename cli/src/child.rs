@@ -10,8 +10,10 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group, setsid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
+use rustix::process::{kill_process_group, setsid, test_kill_process_group, waitid, waitpid};
 
+use crate::undo::{self, Begun};
 use mailaffinity::deadline::Deadline;
 
 /// More than any list of users or map has.
@@ -178,12 +180,16 @@ fn run_bounded(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     prepare(&mut child);
-    let mut child = in_own_session(&mut child)
-        .spawn()
-        .map_err(|problem| error(format!("cannot be run: {problem}")))?;
-    let ended = until_end(&mut child, write, longest_stdout, deadline);
+    let start = || {
+        let child = in_own_session(&mut child).spawn()?;
+        let group = Pid::from_child(&child);
+        Ok((child, move || end(group)))
+    };
+    let (mut child, begun) =
+        undo::begin(start).map_err(|problem: io::Error| error(format!("cannot be run: {problem}")))?;
+    let ended = until_end(&mut child, &begun, write, longest_stdout, deadline);
     let (status, stdout, stderr) = ended.map_err(|problem| {
-        kill(&mut child);
+        kill(&mut child, &begun);
         error(match problem.kind() {
             io::ErrorKind::TimedOut => format!("did not end within {timeout:?} and was stopped"),
             io::ErrorKind::FileTooLarge => {
@@ -220,6 +226,7 @@ fn in_own_session(command: &mut Command) -> &mut Command {
 /// the program only where a process that has left the group keeps a pipe open.
 fn until_end(
     child: &mut Child,
+    begun: &Begun,
     write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
     longest_stdout: Option<u64>,
     deadline: Deadline,
@@ -239,7 +246,7 @@ fn until_end(
             .map_err(|_| io::ErrorKind::TimedOut)?
     };
     let (stdout, stderr) = (received(stdout)?, received(stderr)?);
-    Ok((wait(child, deadline.left()?)?, stdout, stderr))
+    Ok((wait(child, begun, deadline.left()?)?, stdout, stderr))
 }
 
 fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
@@ -272,22 +279,32 @@ fn read_start(pipe: Option<impl Read>, longest: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Waits for the program's end.
-fn wait(child: &mut Child, timeout: Duration) -> io::Result<ExitStatus> {
+fn wait(child: &mut Child, begun: &Begun, timeout: Duration) -> io::Result<ExitStatus> {
     let deadline = Deadline::after(timeout);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
+    let has_ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    while waitid(WaitId::Pid(Pid::from_child(child)), has_ended)?.is_none() {
         deadline.pause()?;
     }
+    // From now on, its number may be another one's.
+    begun.over();
+    child.wait()
 }
 
 /// Ends a program that has not been waited for, so that its process group is still its
 /// own, with all that are in the group.
-fn kill(child: &mut Child) {
+fn kill(child: &mut Child, begun: &Begun) {
     // What cannot be killed cannot be helped; the caller reports why it came to this.
     let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
-    let _ = wait(child, BURIAL);
+    let _ = wait(child, begun, BURIAL);
+}
+
+/// The same for whoever waits for nothing else, until all of the group are gone.
+fn end(group: Pid) {
+    let _ = kill_process_group(group, Signal::KILL);
+    let deadline = Deadline::after(BURIAL);
+    while test_kill_process_group(group).is_ok() && deadline.pause().is_ok() {
+        let _ = waitpid(Some(group), WaitOptions::NOHANG);
+    }
 }
 
 /// A command as error messages show it.

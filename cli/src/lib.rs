@@ -47,6 +47,7 @@ pub mod queue_group;
 mod report;
 mod test_mode;
 mod timed_socket;
+mod undo;
 pub mod update;
 pub mod users;
 

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::geteuid;
 
-use crate::site::{ADMINISTRATORS, Site, Stamp, assert_fails, set_mode};
+use crate::site::{ADMINISTRATORS, Site, Stamp, age, assert_fails, set_mode};
 
 /// Who owns the folder, and nothing else: Debian's `nobody`.
 const OTHER: u32 = 65534;
@@ -189,15 +189,19 @@ fn nothing_is_removed_through_what_looks_left_over() {
     let of_others = left("folder");
     fs::create_dir(&of_others).unwrap();
     fs::write(of_others.join("access"), "").unwrap();
+    age(&of_others, 8);
     // One of another use that was given the name, with no more rights than ours.
     let keys = left("keys");
     fs::create_dir(&keys).unwrap();
     set_mode(&keys, 0o700);
     fs::write(keys.join("private.key"), "").unwrap();
+    age(&keys, 8);
     let ours = left("ours");
     fs::create_dir(&ours).unwrap();
     set_mode(&ours, 0o700);
     symlink(&bait.file, ours.join("access")).unwrap();
+    age(&ours.join("access"), 8);
+    age(&ours, 8);
     site.update();
     bait.assert_untouched();
     assert!(left("link").is_symlink());

@@ -1,8 +1,9 @@
-//! Updates that are killed at any instant.
+//! Updates that are killed at any instant, or ended by a signal that they notice.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Child, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -12,8 +13,9 @@ use mailaffinity::access_map::AccessMap;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
 
 use support::configuration::node_state;
+use support::sendmail;
 
-use crate::site::{Entries, Site, user_list};
+use crate::site::{ADMINISTRATORS, Entries, Site, script, user_list};
 
 const USERS: usize = 2000;
 /// How many updates are killed at work, in all.
@@ -67,7 +69,8 @@ fn leave_a_whole_map() {
     println!("{:?}", counts.into_inner().unwrap());
 }
 
-fn kill_updates(kill_all: bool, counts: &Mutex<Counts>) {
+/// A site in the second of two states.
+fn site() -> (Site, [State; 2]) {
     let site = Site::hash();
     let published = site.path(PUBLISHED);
     site.configure(site.configuration().set_path("access_map.published", published));
@@ -85,6 +88,11 @@ fn kill_updates(kill_all: bool, counts: &Mutex<Counts>) {
         }
     });
     assert_ne!(states[0].entries, states[1].entries);
+    (site, states)
+}
+
+fn kill_updates(kill_all: bool, counts: &Mutex<Counts>) {
+    let (site, states) = site();
     let over = AtomicBool::new(false);
     let answers = AtomicU64::new(0);
     thread::scope(|scope| {
@@ -154,10 +162,11 @@ fn set_state(site: &Site, state: &State) {
     fs::rename(site.path("lib/new.toml"), site.path("lib/nodes.toml")).unwrap();
 }
 
-/// Kills an update, and its makemap too if `kill_all`. Returns whether it was hit.
+/// Starts an update and stops it, unless it has ended by then: its number, and its children's,
+/// of which no further one is started.
 // It is waited for, but not by `Child`, which cannot wait for a stop.
 #[expect(clippy::zombie_processes)]
-fn start_and_kill(site: &Site, delay: Duration, kill_all: bool) -> bool {
+fn start_and_stop(site: &Site, delay: Duration) -> Option<(Pid, Vec<Pid>)> {
     let mut command = site.command(&["update"]);
     let child = command
         .stdout(Stdio::null())
@@ -165,16 +174,22 @@ fn start_and_kill(site: &Site, delay: Duration, kill_all: bool) -> bool {
         .spawn()
         .unwrap();
     thread::sleep(delay);
-    // Stopped first, so that the list of its children is complete.
     let pid = Pid::from_child(&child);
     kill_process(pid, Signal::STOP).unwrap();
     let stopped = wait(pid, WaitOptions::UNTRACED);
     if !stopped.stopped() {
         let stderr = std::io::read_to_string(child.stderr.unwrap()).unwrap();
         assert!(stopped.exit_status() == Some(0) && stderr.is_empty(), "{stderr}");
-        return false;
+        return None;
     }
-    let children = children_of(&child);
+    Some((pid, children_of(&child)))
+}
+
+/// Kills an update, and its makemap too if `kill_all`. Returns whether it was hit.
+fn start_and_kill(site: &Site, delay: Duration, kill_all: bool) -> bool {
+    let Some((pid, children)) = start_and_stop(site, delay) else {
+        return false;
+    };
     kill_process(pid, Signal::KILL).unwrap();
     for child in &children {
         if kill_all {
@@ -216,6 +231,100 @@ fn stat(id: i32) -> Option<(String, String)> {
 
 fn is_running(process: Pid) -> bool {
     stat(process.as_raw_nonzero().get()).is_some_and(|(state, _)| state != "Z")
+}
+
+#[test]
+fn signals_end_them_at_once_and_leave_nothing() {
+    let (site, states) = site();
+    let mut current = 1;
+    let (mut signaled, mut with_makemap) = (0, 0);
+    let mut usual = Duration::from_millis(20);
+    for run in 0..RUNS {
+        let (old, new) = (&states[current], &states[1 - current]);
+        set_state(&site, new);
+        let part = (run as f64 * 0.618_033_988_749_895).fract() * 1.3;
+        let hit = start_and_stop(&site, usual.mul_f64(part));
+        usual = usual.mul_f64(if hit.is_some() { 1.03 } else { 0.9 });
+        let mut is_over = hit.is_none();
+        if let Some((pid, children)) = hit {
+            let signal = [Signal::TERM, Signal::INT, Signal::HUP][run % 3];
+            kill_process(pid, signal).unwrap();
+            kill_process(pid, Signal::CONT).unwrap();
+            let status = wait(pid, WaitOptions::empty());
+            for child in &children {
+                assert!(!is_running(*child), "a child goes on after {signal:?}");
+            }
+            site.assert_tidy();
+            is_over = status.exit_status() == Some(0);
+            if !is_over {
+                assert_eq!(status.terminating_signal(), Some(signal.as_raw()), "{status:?}");
+                signaled += 1;
+                with_makemap += usize::from(!children.is_empty());
+            }
+        }
+        let source = site.source();
+        let of = if source == new.source { new } else { old };
+        assert!(source == of.source, "neither the old source nor the new");
+        assert!(site.entries() == of.entries, "the map is not of the source");
+        assert!(!is_over || source == new.source);
+        site.update();
+        assert!(site.source() == new.source);
+        current = 1 - current;
+        if signaled >= KILLS / 6 && with_makemap >= EACH {
+            break;
+        }
+    }
+    println!("{signaled} ended by signals, {with_makemap} of them while makemap ran");
+    assert!(signaled >= KILLS / 6 && with_makemap >= EACH);
+}
+
+/// As nohup has it.
+#[test]
+fn signals_that_are_ignored_stay_so() {
+    let site = Site::hash();
+    let (fifo, started) = (site.path("fifo"), site.path("started"));
+    let hangs = format!(
+        "touch {}\ncat {}\nexec {} \"$@\"",
+        started.display(),
+        fifo.display(),
+        sendmail::program(&["makemap"], "sendmail-bin").display()
+    );
+    script(&site.path("makemap"), &hangs);
+    let configuration = site.configuration();
+    site.configure(configuration.set_path("access_map.makemap", site.path("makemap")));
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for (signal, is_ignored) in [(Signal::HUP, true), (Signal::TERM, false)] {
+        site.write("etc/access", ADMINISTRATORS);
+        let update = site.command(&["update"]);
+        let mut update = Command::new("nohup")
+            .arg(update.get_program())
+            .args(update.get_args())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        sendmail::wait_for("makemap", || started.exists());
+        fs::remove_file(&started).unwrap();
+        kill_process(Pid::from_child(&update), signal).unwrap();
+        if is_ignored {
+            fs::write(&fifo, "").unwrap();
+            assert!(update.wait().unwrap().success());
+            site.assert_agrees();
+        } else {
+            assert_eq!(update.wait().unwrap().signal(), Some(signal.as_raw()));
+            // Not by its parent alone: cat was makemap's.
+            let reads = format!("cat\0{}\0", fifo.display());
+            assert!(!command_lines().contains(&reads.into_bytes()));
+        }
+        site.assert_tidy();
+    }
+}
+
+fn command_lines() -> Vec<Vec<u8>> {
+    let processes = fs::read_dir("/proc").unwrap();
+    let lines = processes.filter_map(|process| fs::read(process.unwrap().path().join("cmdline")).ok());
+    lines.collect()
 }
 
 /// Map and source are each in one of the two states, whole.

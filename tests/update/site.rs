@@ -324,6 +324,13 @@ pub(crate) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// Lets a file or folder have been changed some days ago, and not since.
+pub(crate) fn age(path: &Path, days: u32) {
+    let date = format!("{days} days ago");
+    let mut touch = Command::new("touch");
+    sendmail::run_well(touch.args(["--no-dereference", "--date", &date]).arg(path), b"");
+}
+
 /// Writes an executable script.
 pub(crate) fn script(path: &Path, text: &str) {
     fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();

@@ -26,6 +26,7 @@ use super::managed_block::{AccessSource, BlockError, Complaint, DIGEST_KEY};
 use crate::child;
 use crate::files::place::Place;
 use crate::files::replace::{Staged, Staging};
+use crate::undo;
 use mailaffinity::access_map::AccessMap;
 use mailaffinity::config::MapBuild;
 use mailaffinity::files::file_stamp::{FileStamp, SETTLE};
@@ -231,6 +232,8 @@ pub fn rebuild(
     };
     let places = [new_map.as_ref(), new_source.as_ref()].map(|staged| staged.map(Staged::place));
     check_unchanged(&old.place, &old.stamp)?;
+    // No signal ends the update before the source follows the map.
+    let held_off = undo::hold_off();
     if let Some(map) = &new_map {
         map.put_in_force_for_now().map_err(at(map.place().path()))?;
     }
@@ -240,6 +243,7 @@ pub fn rebuild(
             Err(_) => error.after("the access map is new, and the next update makes its source follow"),
         });
     }
+    drop(held_off);
     for place in places.into_iter().flatten() {
         place.sync_folder().map_err(|error| {
             at(place.path())(error)

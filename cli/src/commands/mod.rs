@@ -20,6 +20,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::exit::{self, Failure, NAME, Status};
 use crate::hash_user_group;
 use crate::node_state::ChangeError;
+use crate::undo;
 use crate::update::UpdateError;
 use mailaffinity::config::{self, Config};
 
@@ -88,6 +89,7 @@ enum Command {
 
 /// The command `mailaffinity`.
 pub fn mailaffinity() -> ExitCode {
+    undo::before_signals();
     exit::run(|Arguments { config, command }: Arguments| match command {
         Command::Map(map) => map.run(&load(&config)?),
         Command::Nodes(nodes) => nodes.run(&load(&config)?),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mailaffinity::deadline::Deadline;
 use rustix::fs::OFlags;
 
+use super::host;
 use super::place::{Place, folder_of, is_at, open_file};
 
 /// A lock that is held; it ends when this is dropped.
@@ -30,7 +31,7 @@ pub(crate) fn of(place: &Place, wait: Duration) -> io::Result<Lock> {
     let mut file = open(place, OFlags::RDWR | OFlags::CREATE)?;
     wait_for(place, &file, File::try_lock, wait)?;
     // Only said to whoever waits. What a longer line left after it does not count.
-    let _ = file.write_all(format!("process {} on {}\n", std::process::id(), host_name()).as_bytes());
+    let _ = file.write_all(format!("process {} on {}\n", std::process::id(), host::name()).as_bytes());
     Ok(Lock { _file: file })
 }
 
@@ -116,11 +117,6 @@ fn name_for(place: &Place) -> OsString {
     name.push(&place.name);
     name.push(".lock");
     name
-}
-
-fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "?".into(), |name| name.trim().into())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use mailaffinity::files::regular_file;
 use rustix::fd::{AsFd, OwnedFd};
@@ -24,9 +25,9 @@ const MOST_LINKS: usize = 40;
 const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A file, there or not, by its name in a folder that is kept open.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
-    pub(super) folder: OwnedFd,
+    pub(super) folder: Arc<OwnedFd>,
     pub(super) name: OsString,
     /// The name that was given, from which links may have led to the other one.
     pub(super) given: OsString,
@@ -120,7 +121,7 @@ impl Place {
                     }
                     let given = path.file_name().unwrap_or_default().to_owned();
                     return Ok(Place {
-                        folder,
+                        folder: folder.into(),
                         name,
                         given,
                         path: full,

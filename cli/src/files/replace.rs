@@ -6,16 +6,23 @@ use std::io::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mailaffinity::files::regular_file;
 use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, StatxAttributes, StatxFlags};
-use rustix::fs::{fstat, linkat, mkdirat, openat, renameat, renameat_with, statx, unlinkat};
+use rustix::fs::{fstat, linkat, mkdirat, openat, renameat, renameat_with, statat, statx, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use xattr::FileExt as _;
 
+use super::host;
 use super::place::{Place, folder_of, is_at, open_file, to_read};
+use crate::undo::{self, Begun};
+
+/// How many seconds it takes at least until what another machine left is surely no longer in
+/// use: a week, where makemap may take some hours.
+const LONGEST_USE: i64 = 7 * 24 * 60 * 60;
 
 /// Where Linux has a file's access control list.
 const ACCESS_CONTROL_LIST: &str = "system.posix_acl_access";
@@ -52,8 +59,9 @@ fn stage_for_all<'p>(place: &'p Place, text: &str) -> io::Result<Staged<'p>> {
 #[derive(Debug)]
 pub(crate) struct Staging<'p> {
     pub(crate) place: &'p Place,
-    folder: OwnedFd,
+    folder: Arc<OwnedFd>,
     name: OsString,
+    begun: Begun,
 }
 
 impl<'p> Staging<'p> {
@@ -61,22 +69,22 @@ impl<'p> Staging<'p> {
     /// Also when it is known that nothing can take the file's place.
     pub(crate) fn beside(place: &'p Place) -> io::Result<Staging<'p>> {
         obstacle(place).map_or(Ok(()), Err)?;
-        let prefix = prefix(place);
+        let prefix = own_prefix(place);
         for number in 0..MOST_LEFTOVERS {
             let mut name = prefix.clone();
             name.push(format!("{}-{number}", std::process::id()));
-            match mkdirat(&place.folder, &name, Mode::RWXU) {
-                Err(Errno::EXIST) => continue,
-                made => made?,
+            match undo::begin(|| make_staging(place, &name)) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => {
+                    let (folder, begun) = made?;
+                    return Ok(Staging {
+                        place,
+                        folder,
+                        name,
+                        begun,
+                    });
+                }
             }
-            // By now, it may be another one.
-            return match open_staging(place, &name)? {
-                Some(folder) => Ok(Staging { place, folder, name }),
-                None => Err(io::Error::other(format!(
-                    "somebody put another folder in the place of {}",
-                    folder_of(place.path()).join(name).display()
-                ))),
-            };
         }
         Err(Errno::EXIST.into())
     }
@@ -179,6 +187,7 @@ impl<'p> Staged<'p> {
             Ok(()) => folder.join(saved),
             Err(_) => {
                 let kept = folder.join(&self.staging.name).join(self.name());
+                self.staging.begun.over();
                 std::mem::forget(self);
                 kept
             }
@@ -307,20 +316,50 @@ fn obstacle(place: &Place) -> Option<io::Error> {
     Some(io::Error::new(io::ErrorKind::ResourceBusy, obstacle))
 }
 
-/// Whether something may have been left beside a file by processes that were killed before
-/// they could replace it, or right after that.
+/// Whether something may have been left beside a file by processes of this machine that were
+/// killed before they could replace it, or right after that.
 pub(crate) fn has_leftovers(place: &Place) -> bool {
-    names_that_start(&place.folder, &prefix(place)).is_ok_and(|names| !names.is_empty())
+    names_that_start(&place.folder, &own_prefix(place)).is_ok_and(|names| !names.is_empty())
 }
 
-/// Removes what was left. Only for whoever holds the file's lock.
+/// Removes what was left. Only for whoever holds the file's lock. Another machine may not see
+/// that lock (NFS with nolock): what is its own may be in use, unless it is old.
 pub(crate) fn remove_leftovers(place: &Place) {
+    let own = own_prefix(place);
     for name in names_that_start(&place.folder, &prefix(place)).unwrap_or_default() {
-        if let Ok(Some(folder)) = open_staging(place, &name) {
+        if let Ok(Some(folder)) = open_staging(place, &name)
+            && (name.as_bytes().starts_with(own.as_bytes()) || is_old(place, &folder).is_ok_and(|old| old))
+        {
             // One that stays does no harm.
             let _ = remove_staging(place, &name, &folder);
         }
     }
+}
+
+/// Whether nothing was made in a staging folder, or written to it, for longer than any update
+/// takes. Its file system's clock tells, which one more folder gets its time from.
+fn is_old(place: &Place, folder: &OwnedFd) -> io::Result<bool> {
+    let now = fstat(&Staging::beside(place)?.folder)?.st_mtime;
+    let mut last = fstat(folder)?.st_mtime;
+    for name in names_that_start(folder, &place.given)? {
+        last = last.max(statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mtime);
+    }
+    Ok(now.saturating_sub(last) > LONGEST_USE)
+}
+
+/// Makes a folder, and says how it is removed.
+fn make_staging(place: &Place, name: &OsStr) -> io::Result<(Arc<OwnedFd>, impl FnOnce() + use<>)> {
+    mkdirat(&place.folder, name, Mode::RWXU)?;
+    // By now, it may be another one.
+    let Some(folder) = open_staging(place, name)? else {
+        return Err(io::Error::other(format!(
+            "somebody put another folder in the place of {}",
+            folder_of(place.path()).join(name).display()
+        )));
+    };
+    let folder = Arc::new(folder);
+    let (place, name, made) = (place.clone(), name.to_owned(), Arc::clone(&folder));
+    Ok((folder, move || _ = remove_staging(&place, &name, &made)))
 }
 
 /// Opens a folder if it is as [`Staging`] makes it: ours, and nobody else's.
@@ -359,6 +398,13 @@ fn prefix(place: &Place) -> OsString {
     let mut prefix = OsString::from(".");
     prefix.push(&place.name);
     prefix.push(".mailaffinity-");
+    prefix
+}
+
+fn own_prefix(place: &Place) -> OsString {
+    let mut prefix = prefix(place);
+    prefix.push(host::id());
+    prefix.push("-");
     prefix
 }
 

@@ -1,0 +1,100 @@
+//! What is undone before SIGTERM, SIGINT or SIGHUP ends a command: programs that it started
+//! end, and what it has made beside other files goes. Then it ends as by that signal.
+//!
+//! All this is done by a thread that waits for them, so that it is done at any moment,
+//! whatever the command waits for.
+
+use std::collections::BTreeMap;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
+type Undo = Box<dyn FnOnce() + Send>;
+
+/// What has begun, in this order.
+static BEGUN: Mutex<BTreeMap<u64, Undo>> = Mutex::new(BTreeMap::new());
+
+/// Held while a signal has to wait.
+static HELD_OFF: Mutex<()> = Mutex::new(());
+
+/// Something that has begun, and is over when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Begun(u64);
+
+/// Begins something and says how it is undone. No signal comes between the two.
+pub(crate) fn begin<T, E, U: FnOnce() + Send + 'static>(
+    begin: impl FnOnce() -> Result<(T, U), E>,
+) -> Result<(T, Begun), E> {
+    static NUMBERS: AtomicU64 = AtomicU64::new(0);
+    let mut all = lock(&BEGUN);
+    let (made, undo) = begin()?;
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    all.insert(number, Box::new(undo));
+    Ok((made, Begun(number)))
+}
+
+impl Begun {
+    /// From now on, nothing is to be undone.
+    pub(crate) fn over(&self) {
+        let undo = lock(&BEGUN).remove(&self.0);
+        drop(undo);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.over();
+    }
+}
+
+/// Lets signals wait until what this returns is dropped: for moments only, between the parts
+/// of what is to happen as a whole.
+pub(crate) fn hold_off() -> MutexGuard<'static, ()> {
+    lock(&HELD_OFF)
+}
+
+/// Undoes what has begun when a signal comes, from now on. Without a thread to wait for them,
+/// or without knowing which of them are ignored, signals end the command as ever.
+pub(crate) fn before_signals() {
+    let (ready, is_ready) = mpsc::channel();
+    let wait = move || {
+        let signals = Signals::new(that_end());
+        drop(ready);
+        let Some(signal) = signals.ok().and_then(|mut signals| signals.forever().next()) else {
+            return;
+        };
+        let _held_off = hold_off();
+        // Nothing begins any more, and nothing is over.
+        let mut begun = lock(&BEGUN);
+        while let Some((_, undo)) = begun.pop_last() {
+            undo();
+        }
+        let _ = emulate_default_handler(signal);
+    };
+    if thread::Builder::new().spawn(wait).is_ok() {
+        let _: Result<(), _> = is_ready.recv();
+    }
+}
+
+/// Those of the signals that whoever started us does not have us ignore, as nohup does.
+fn that_end() -> Vec<c_int> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let Some(ignored) = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()) else {
+        return Vec::new();
+    };
+    let mut signals = vec![SIGHUP, SIGINT, SIGTERM];
+    signals.retain(|signal| ignored >> (signal - 1) & 1 == 0);
+    signals
+}
+
+/// A thread that panicked has left nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
