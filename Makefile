@@ -4,13 +4,14 @@
 # make install          all of the following below PREFIX; DESTDIR is put before each path
 # make install-library  the C library
 # make install-command  the commands, their manual pages, timers, and sendmail's feature
+# make install-lua      the Lua module
 # make install-php      the PHP module
 # make install-perl     the Perl module
 # make install-doc      the documentation
 # make uninstall        remove what make install installs; uninstall-library and so on
 # make packages         Debian packages, in target/debian
 # make packages-in-clean-root  make and try them in new Debian systems (SUITES), as root
-# make lint             formatting, clippy, rustdoc, shellcheck, perlcritic, the Rust package
+# make lint             formatting, clippy, rustdoc, shellcheck, perlcritic, luacheck, the Rust package
 # make deny             licenses, duplicates, sources and advisories of what this depends on
 # make semver           what changed of the Rust API since SEMVER_BASELINE, the last release
 # make fuzz             each fuzz target for FUZZ_SECONDS
@@ -18,6 +19,7 @@
 #                       and lookups in what is published beside those in the map
 
 CARGO ?= cargo
+LUA ?= lua5.4
 PHP ?= php
 PHP_CONFIG ?= php-config
 PERL ?= perl
@@ -29,6 +31,8 @@ MANDIR ?= $(PREFIX)/share/man
 DOCDIR ?= $(PREFIX)/share/doc/mailaffinity
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 CFDIR ?= /usr/share/sendmail/cf
+# Where Lua looks for modules in C, if it has the same PREFIX, or Debian's LIBDIR; and below /usr/local.
+LUADIR ?= $(LIBDIR)/lua/5.4
 # Where this PHP looks, wherever PREFIX is: Debian's phpenmod takes it from mods-available.
 PHP_EXTENSIONDIR ?= $(shell $(PHP_CONFIG) --extension-dir)
 PHP_INIDIR ?= $(abspath $(or $(wildcard $(shell $(PHP_CONFIG) --ini-path)/../mods-available), \
@@ -39,12 +43,12 @@ PERLDIR ?= $(shell $(PERL) -MConfig -e 'my $$prefix = shift; print $$prefix eq $
 ROUNDCUBEDIR ?= $(PREFIX)/share/roundcube/plugins
 FUZZ_SECONDS ?= 600
 
-LINT_PACKAGES = shellcheck libperl-critic-perl
+LINT_PACKAGES = shellcheck libperl-critic-perl lua-check
 BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev perl
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
 	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util mandoc libffi-platypus-perl \
 	php-fpm php-cgi nginx apache2-bin libapache2-mod-php openssl roundcube-core roundcube-sqlite3 \
-	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs
+	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs lua5.4 liblua5.4-dev
 PACKAGING_PACKAGES = build-essential debhelper dh-php
 # The Debian systems in which the packages are tried.
 SUITES ?= bookworm trixie
@@ -57,14 +61,17 @@ PHP_TARGET = $(PHP_TARGET_DIR)/release
 PHP_MODULE = $(PHP_TARGET)/libmailaffinity_php.so
 # By the name of its extensions' folder, which tells apart all that a module is built for.
 PHP_BUILT = $(PHP_TARGET)/.php-$(notdir $(shell $(PHP_CONFIG) --extension-dir 2>/dev/null))
+# Likewise.
+LUA_TARGET_DIR = $(abspath $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/lua,lua/target))
+LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases config \
 	director mail_servers node_state username_hash users
 
-.PHONY: all demo test squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke bench build-packages test-packages library php \
-	install install-library install-command install-php install-perl install-doc install-roundcube \
+.PHONY: all demo test squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke bench build-packages test-packages library lua php \
+	install install-library install-command install-lua install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
-all: library php
+all: library lua php
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
@@ -73,6 +80,10 @@ library:
 	$(CARGO) build --locked --release
 	ln -sf libmailaffinity.so $(TARGET)/libmailaffinity.so.0
 	touch $(TARGET)/.library
+
+lua:
+	$(CARGO) build --locked --release -p mailaffinity-lua --target-dir $(LUA_TARGET_DIR)
+	touch $(LUA_BUILT)
 
 php:
 	$(CARGO) build --locked --release -p mailaffinity-php --target-dir $(PHP_TARGET_DIR)
@@ -83,10 +94,12 @@ php:
 SOURCES = $(shell find Cargo.toml Cargo.lock build.rs src cli -type f)
 $(TARGET)/.library: $(SOURCES)
 	$(MAKE) library
+$(LUA_BUILT): $(SOURCES) $(shell find lua/Cargo.toml lua/src -type f)
+	$(MAKE) lua
 $(PHP_BUILT): $(SOURCES) $(shell find php/Cargo.toml php/src -type f)
 	$(MAKE) php
 
-install: install-library install-command install-php install-perl install-doc
+install: install-library install-command install-lua install-php install-perl install-doc
 
 # `install -d` would change the mode of a shared folder that is there.
 MAKE_FOLDERS = umask 022 && mkdir -p
@@ -118,6 +131,10 @@ install-command: $(TARGET)/.library
 	$(call fill,dist/mailaffinity.cron,$(DOCDIR)/examples/mailaffinity.cron)
 	for unit in $(UNITS); do $(call fill,dist/systemd/$$unit,$(UNITDIR)/$$unit) || exit 1; done
 
+install-lua: $(LUA_BUILT)
+	$(MAKE_FOLDERS) $(DESTDIR)$(LUADIR)
+	install -m 644 $(LUA_TARGET_DIR)/release/libmailaffinity_lua.so $(DESTDIR)$(LUADIR)/mailaffinity.so
+
 install-php: $(PHP_BUILT)
 	$(MAKE_FOLDERS) $(DESTDIR)$(PHP_EXTENSIONDIR) $(DESTDIR)$(PHP_INIDIR)
 	install -m 644 $(PHP_MODULE) $(DESTDIR)$(PHP_EXTENSIONDIR)/mailaffinity.so
@@ -147,7 +164,7 @@ install-roundcube:
 	$(MAKE_FOLDERS) $(DESTDIR)$(ROUNDCUBEDIR)
 	cp -r php/roundcube/mailaffinity $(DESTDIR)$(ROUNDCUBEDIR)
 
-uninstall: uninstall-library uninstall-command uninstall-php uninstall-perl uninstall-doc
+uninstall: uninstall-library uninstall-command uninstall-lua uninstall-php uninstall-perl uninstall-doc
 
 # The rules for installing know what is installed: they do it once more, elsewhere. Folders
 # that are ours alone go when nothing is left in them. An ini file that was edited stays.
@@ -169,7 +186,7 @@ DEBIAN_SOURCE = $(DEBIAN)/mailaffinity-$(VERSION)
 # those that Debian's development files are there for: each has a package of its own.
 packages:
 	dist/install-packages.sh $(BUILD_PACKAGES) $(PACKAGING_PACKAGES)
-	$(MAKE) library
+	$(MAKE) library lua
 	rm -rf $(DEBIAN)
 	mkdir -p $(DEBIAN_SOURCE)
 	cp -r dist/debian CHANGELOG.md $(DEBIAN_SOURCE)
@@ -210,6 +227,7 @@ test: test-packages
 	$(MAKE) committed
 	$(MAKE) all
 	PATH=$(TARGET):$$PATH LD_LIBRARY_PATH=$(TARGET) prove -Iperl/lib perl/t
+	PATH=$(TARGET):$$PATH lua/run-tests.sh
 	tests/install.sh
 	demo/run.sh $(TARGET) $(PHP_MODULE)
 
@@ -230,17 +248,18 @@ test-zts: test-packages
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	for package in mailaffinity-php mailaffinity-fuzz mailaffinity-test-support; do \
+	for package in mailaffinity-lua mailaffinity-php mailaffinity-fuzz mailaffinity-test-support; do \
 		$(CARGO) clippy --locked -p $$package --all-targets -- -D warnings || exit 1; \
 	done
 	$(CARGO) clippy --locked -p mailaffinity --no-default-features --lib -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps -p mailaffinity-cli
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items \
-		-p mailaffinity -p mailaffinity-php
+		-p mailaffinity -p mailaffinity-lua -p mailaffinity-php
 	$(CARGO) package --locked --offline --quiet --allow-dirty -p mailaffinity
 	dist/install-packages.sh $(LINT_PACKAGES)
 	shellcheck $(SHELL_SCRIPTS)
 	perlcritic --quiet perl benches
+	luacheck --quiet --std lua54 lua/tests
 
 SHELL_SCRIPTS = $(wildcard .ci/run) $(wildcard */*.sh */*/*.sh) $(wildcard dist/debian/*.postrm)
 
@@ -292,4 +311,4 @@ bench: library
 	$(CARGO) bench --locked --bench lookup
 
 clean:
-	rm -rf target php/target fuzz/target
+	rm -rf target lua/target php/target fuzz/target

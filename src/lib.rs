@@ -8,7 +8,7 @@
 //!   [`node_state`] (which nodes are down), [`access_map`] (sendmail's), and [`site`],
 //!   which follows all three and says which node serves a user.
 //! - The edges, side by side: the C API (`include/mailaffinity.h`), and outside of this
-//!   crate the commands (`cli/`) and the PHP module (`php/`).
+//!   crate the commands (`cli/`), the Lua module (`lua/`) and the PHP module (`php/`).
 //!
 //! ```
 //! use mailaffinity::mapping::{Cluster, Node, Strategy, UsernameHash};
@@ -39,5 +39,6 @@ pub mod deadline;
 pub mod files;
 pub mod mapping;
 pub mod node_state;
+pub mod panic;
 pub mod site;
 mod toml_error;

@@ -73,6 +73,7 @@ expected() {
 lrwxrwxrwx $1/lib/libmailaffinity.so libmailaffinity.so.0
 lrwxrwxrwx $1/lib/libmailaffinity.so.0 libmailaffinity.so.$version
 -rw-r--r-- $1/lib/libmailaffinity.so.$version
+-rw-r--r-- $1/lib/lua/5.4/mailaffinity.so
 -rw-r--r-- $1/lib/pkgconfig/mailaffinity.pc
 -rw-r--r-- $1/lib/systemd/system/mailaffinity-drain.service
 -rw-r--r-- $1/lib/systemd/system/mailaffinity-drain.timer
@@ -154,6 +155,12 @@ for program in shared static; do
     same "$folder/by_command" "$folder/by_$program" "the command and the $program library differ"
 done
 
+# Lua.
+echo "local site = require 'mailaffinity'.open('$config')
+for user in io.lines('demo/users') do print(site.node(user).host) end" |
+    LUA_CPATH="$root/usr/local/lib/lua/5.4/?.so" "${LUA:-lua5.4}" - >"$folder/by_lua"
+same "$folder/by_command" "$folder/by_lua" "the command and Lua differ"
+
 # PHP, by the ini file that phpenmod takes, and Perl.
 # shellcheck disable=SC2016
 PHP_INI_SCAN_DIR=$root$ini "${PHP:-php}" -d extension_dir="$root$extensions" -d mailaffinity.config="$config" \
@@ -184,7 +191,7 @@ same "$folder/edited.ini" "$root$ini/mailaffinity.ini" "the edited ini file is a
 [ ! -e "$root$extensions/mailaffinity.so" ] || fail "the PHP module is left"
 
 # Each part by itself, and together they are all.
-for part in library command php perl doc; do
+for part in library command lua php perl doc; do
     run_make install-$part DESTDIR="$folder/part"
     (cd "$folder/part" && find . ! -type d) >>"$folder/parts"
     run_make uninstall-$part DESTDIR="$folder/part"

@@ -69,6 +69,15 @@ fn perl() {
     assert_eq!(methods.collect::<BTreeSet<_>>(), table("Perl"));
 }
 
+#[test]
+fn lua() {
+    let module = fs::read_to_string("lua/src/lib.rs").unwrap();
+    let (_, keys) = module.split_once("impl IntoLua for Described").unwrap();
+    let names = keys.split("table.raw_set(\"").skip(1);
+    let names = names.map(|key| key.split('"').next().unwrap().to_owned());
+    assert_eq!(names.collect::<BTreeSet<_>>(), table("Lua"));
+}
+
 /// The stub is what the module has: its own test says so.
 #[test]
 fn php() {

@@ -156,7 +156,7 @@ cp "$here/demo/map.c" "$here/demo/users" "$root/root"
 in_root <<'END' >"$folder/apt.log" 2>&1 || { tail -n 40 "$folder/apt.log" >&2; fail "apt-get failed"; }
 update-ca-certificates
 apt-get update
-apt-get install gcc libc6-dev pkg-config php-cli sendmail-bin sendmail-cf sensible-mda systemd apt-utils
+apt-get install gcc libc6-dev lua5.4 pkg-config php-cli sendmail-bin sendmail-cf sensible-mda systemd apt-utils
 # apt's own word on the dependencies.
 needed=$(apt-get --simulate install /build/target/debian/*.deb |
     sed -n '/mailaffinity\|mail-affinity/d; s/^Inst \([^ ]*\).*/\1/p')
@@ -183,7 +183,7 @@ cd /root
 mailaffinity --version
 hash_user_group --vnodes 3 anna
 for page in man1/mailaffinity.1 man1/mailaffinity-update.1 man1/hash_user_group.1 man5/mailaffinity.toml.5 \
-    man3/libmailaffinity.3 man3/map_user_via_sendmail_access.3 man3/Mail::Affinity.3pm; do
+    man3/libmailaffinity.3 man3/lua-mailaffinity.3 man3/map_user_via_sendmail_access.3 man3/Mail::Affinity.3pm; do
     gunzip --test /usr/share/man/$page.gz
 done
 
@@ -200,7 +200,7 @@ grep 'QGRP:dieter@.*node1group' /root/map/access
 test -e /var/lib/mailaffinity/nodes.toml
 test -e /var/lib/mailaffinity/status.json
 
-# C, PHP and Perl say what the command says.
+# C, Lua, PHP and Perl say what the command says.
 mailaffinity map </root/users | cut -f 3 >by_command
 test -s by_command
 cc -std=c99 -o shared map.c $(pkg-config --cflags --libs mailaffinity)
@@ -208,6 +208,8 @@ cc -std=c99 -o shared map.c $(pkg-config --cflags --libs mailaffinity)
 cc -std=c99 -o static map.c \
     $(pkg-config --cflags --libs --static mailaffinity | sed s/-lmailaffinity/-l:libmailaffinity.a/)
 ./static /etc/mailaffinity.toml <users | diff by_command -
+lua5.4 -e 'for user in io.lines("users") do print(require "mailaffinity".node(user).host) end' |
+    diff by_command -
 php -m | grep -x mailaffinity
 php -r 'foreach (file("users") as $user) echo mailaffinity_node(rtrim($user, "\n"))["host"], "\n";' |
     diff by_command -

@@ -2,11 +2,12 @@
 
 use ext_php_rs::zend::ModuleEntry;
 use ext_php_rs::{info_table_end, info_table_header, info_table_row, info_table_start};
+use mailaffinity::panic;
 use mailaffinity::site::InForce;
 
 use crate::ffi::display_ini_entries;
 use crate::site::Answer;
-use crate::{ini, log, panic, site};
+use crate::{ini, log, site};
 
 /// Prints the table. PHP calls it for `phpinfo()` and `php --ri mailaffinity`.
 pub(crate) extern "C" fn print(module: *mut ModuleEntry) {

@@ -9,7 +9,6 @@
 //!   log.
 //! - `ini`: the two directives of `php.ini`.
 //! - `exception`, `info`: `MailaffinityException`, and the table in `phpinfo()`.
-//! - `panic`: no bug in here ends a login.
 
 mod exception;
 mod ffi;
@@ -18,7 +17,6 @@ mod ini;
 mod kept;
 mod limit_file;
 mod log;
-mod panic;
 mod rate_limit;
 mod site;
 
@@ -33,6 +31,7 @@ use ext_php_rs::types::{ZendHashTable, Zval};
 use mailaffinity::config::NodeConfig;
 use mailaffinity::mapping::ring_label;
 use mailaffinity::node_state::{Mark, State};
+use mailaffinity::panic;
 
 /// The host that webmail connects to for a user: SquirrelMail's mapping function
 /// (`$imapServerAddress = 'map:map_user_via_sendmail_access';`).

@@ -8,11 +8,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use ext_php_rs::zend::BailoutGuard;
+use mailaffinity::panic;
 
 use crate::ffi::php_log_err_with_severity;
 use crate::kept::KEPT;
 use crate::rate_limit::RateLimit;
-use crate::{ini, limit_file, panic};
+use crate::{ini, limit_file};
 
 /// syslog's, for `error_log = syslog`.
 const LOG_WARNING: c_int = 4;

@@ -1,11 +1,12 @@
 //! Questions to the site as it stands on disk now.
 
 use ext_php_rs::prelude::PhpResult;
+use mailaffinity::panic;
 use mailaffinity::site::InForce;
 
 use crate::exception::exception;
 use crate::kept::{KEPT, site_at_start};
-use crate::{ini, log, panic};
+use crate::{ini, log};
 
 /// An answer from a site, and what the administrator should know.
 pub(crate) struct Answer<T> {

@@ -7,9 +7,10 @@ use std::path::Path;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The packages, and the folders of their files.
-const PACKAGES: [(&str, &str); 3] = [
+const PACKAGES: [(&str, &str); 4] = [
     ("mailaffinity", "src"),
     ("mailaffinity_cli", "cli/src"),
+    ("mailaffinity_lua", "lua/src"),
     ("mailaffinity_php", "php/src"),
 ];
 

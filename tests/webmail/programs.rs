@@ -28,7 +28,7 @@ enum Prints {
     UserAndNode,
 }
 
-const PROGRAMS: [Program; 5] = [
+const PROGRAMS: [Program; 6] = [
     Program {
         name: "C",
         command: |config| with_config(&INSTALLED.join("map-c"), config),
@@ -55,6 +55,17 @@ const PROGRAMS: [Program; 5] = [
         prints: Prints::Host,
     },
     Program {
+        name: "Lua",
+        command: |config| {
+            let mut lua = Command::new("lua5.4");
+            let script = MAP_IN_LUA.replace("CONFIG", &format!("{config:?}"));
+            lua.args(["-e", &script])
+                .env("LUA_CPATH", INSTALLED.join("lib/lua/5.4/?.so"));
+            lua
+        },
+        prints: Prints::UserAndNode,
+    },
+    Program {
         name: "Perl",
         command: |config| {
             let mut perl = Command::new("perl");
@@ -77,6 +88,11 @@ const PROGRAMS: [Program; 5] = [
 
 /// The users, a line each, are standard input: what is left of the arguments.
 const MAP_IN_PERL: &str = r#"BEGIN { $c = Mail::Affinity->load(shift) } print "$_\t", $c->node($_)->name"#;
+
+const MAP_IN_LUA: &str = r#"
+local site = assert(require "mailaffinity".open(CONFIG))
+for user in io.lines() do print(user, assert(site.node(user)).name) end
+"#;
 
 fn with_config(program: &Path, config: &Path) -> Command {
     let mut command = Command::new(program);
@@ -105,13 +121,13 @@ impl Program {
     }
 }
 
-/// The library as `make install-library` installs it, and two programs of one source that
-/// were compiled with it.
+/// The C library and the Lua module as they are installed, and two programs of one source
+/// that were compiled with the former.
 static INSTALLED: LazyLock<PathBuf> = LazyLock::new(|| {
     let prefix = support::built::tmp().join("webmail");
     let _ = fs::remove_dir_all(&prefix);
     let mut make = Command::new("make");
-    make.args(["install-library", "--no-print-directory"])
+    make.args(["install-library", "install-lua", "--no-print-directory"])
         .arg(format!("PREFIX={}", prefix.display()))
         // It may be another make that runs this test.
         .env_remove("MAKEFLAGS")

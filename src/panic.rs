@@ -6,15 +6,15 @@ use std::sync::Mutex;
 /// Where the last panic was. Not what it said: that could hold a user's name.
 static PLACE: Mutex<String> = Mutex::new(String::new());
 
-/// Keeps panics from being printed; to be called at start-up.
+/// Keeps panics from being printed; for a module to call when it is loaded.
 ///
 /// The hook is that of this module alone, which has a standard library of its own.
-pub(crate) fn silence() {
+pub fn silence() {
     set_hook(Box::new(note_place));
 }
 
 /// Runs `f`; of a panic it says where it was.
-pub(crate) fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+pub fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|_| {
         let place = PLACE
             .lock()
