@@ -53,16 +53,17 @@ PACKAGING_PACKAGES = build-essential debhelper dh-php
 # The Debian systems in which the packages are tried.
 SUITES ?= bookworm trixie
 
-TARGET_DIR = $(abspath $(or $(CARGO_TARGET_DIR),target))
+# Below this folder, whose own path may have a blank, which make would take for two.
+TARGET_DIR = $(or $(if $(word 2,$(CARGO_TARGET_DIR)),$(error make cannot use a CARGO_TARGET_DIR with a blank)),$(CARGO_TARGET_DIR),target)
 TARGET = $(TARGET_DIR)/release
 # Of its own: Cargo would take the library without the C edge for the one with it.
-PHP_TARGET_DIR = $(abspath $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/php,php/target))
+PHP_TARGET_DIR = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/php,php/target)
 PHP_TARGET = $(PHP_TARGET_DIR)/release
 PHP_MODULE = $(PHP_TARGET)/libmailaffinity_php.so
 # By the name of its extensions' folder, which tells apart all that a module is built for.
 PHP_BUILT = $(PHP_TARGET)/.php-$(notdir $(shell $(PHP_CONFIG) --extension-dir 2>/dev/null))
 # Likewise.
-LUA_TARGET_DIR = $(abspath $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/lua,lua/target))
+LUA_TARGET_DIR = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/lua,lua/target)
 LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases config \
 	director mail_servers node_state username_hash users
@@ -179,7 +180,7 @@ uninstall-%:
 		[ ! -d "$(DESTDIR)$${folder#.}" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$${folder#.}" || exit 1; \
 	done
 
-DEBIAN = $(TARGET_DIR)/debian
+DEBIAN = $(if $(word 2,$(CURDIR)),$(error debhelper cannot make packages below a folder with a blank),$(abspath $(TARGET_DIR)/debian))
 DEBIAN_SOURCE = $(DEBIAN)/mailaffinity-$(VERSION)
 
 # In a folder of its own, since dpkg-buildpackage writes into the one above. The PHPs are
@@ -226,8 +227,8 @@ test: test-packages
 	$(MAKE) fuzz-smoke
 	$(MAKE) committed
 	$(MAKE) all
-	PATH=$(TARGET):$$PATH LD_LIBRARY_PATH=$(TARGET) prove -Iperl/lib perl/t
-	PATH=$(TARGET):$$PATH lua/run-tests.sh
+	PATH="$(abspath $(TARGET)):$$PATH" LD_LIBRARY_PATH="$(abspath $(TARGET))" prove -Iperl/lib perl/t
+	PATH="$(abspath $(TARGET)):$$PATH" lua/run-tests.sh
 	tests/install.sh
 	demo/run.sh $(TARGET) $(PHP_MODULE)
 
@@ -303,7 +304,7 @@ fuzz:
 bench: library
 	dist/install-packages.sh gcc libc6-dev libssl-dev dovecot-core perl sendmail-bin
 	$(CC) -std=c99 -O2 -Wall -Wextra -Werror -Iinclude -o $(TARGET)/bench benches/mapping.c \
-		-L$(TARGET) -Wl,-rpath,$(TARGET) -lmailaffinity -lcrypto -ldl
+		-L$(TARGET) -Wl,-rpath,"$(abspath $(TARGET))" -lmailaffinity -lcrypto -ldl
 	$(TARGET)/bench
 	$(CC) -std=gnu99 -O2 -Wall -Wextra -Werror -o $(TARGET)/bench-update benches/update.c
 	rm -rf $(TARGET)/bench-update.d && mkdir $(TARGET)/bench-update.d

@@ -371,7 +371,7 @@ fn bars_take_the_width_of_the_terminal() {
     let site = site("ring", THREE);
     for columns in [60, 132] {
         let command = format!(
-            "stty cols {columns}; exec {} --config {} what-if --down node2",
+            "stty cols {columns}; exec '{}' --config '{}' what-if --down node2",
             *MAILAFFINITY,
             site.config().display()
         );

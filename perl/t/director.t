@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 
+use File::Glob qw(bsd_glob);
 use FindBin;
 use Test::More;
 
@@ -50,7 +51,7 @@ sub answers {
 }
 
 my $checked = 0;
-for my $file (glob repository('tests/director/*.tsv')) {
+for my $file (bsd_glob repository('tests/director/*.tsv')) {
     my (%header, @hosts, %lookups);
     for (split /\n/, read_file($file)) {
         if (/^# (\S+) =(?: (.*))?$/) {

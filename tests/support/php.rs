@@ -30,6 +30,15 @@ pub static MODULE: LazyLock<PathBuf> = LazyLock::new(|| {
     target.join("release/libmailaffinity_php.so")
 });
 
+/// As in 8.2: Debian names packages, programs and folders by it.
+pub static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let version = run_well(
+        php().args(["-r", "echo PHP_MAJOR_VERSION, '.', PHP_MINOR_VERSION;"]),
+        b"",
+    );
+    String::from_utf8(version.stdout).expect("a number")
+});
+
 /// PHP's command line, without the machine's configuration.
 pub fn php() -> Command {
     let mut php = Command::new(env::var_os("PHP").unwrap_or_else(|| "php".into()));

@@ -168,7 +168,8 @@ impl Web {
         self.folder.path().join(name)
     }
 
-    /// What both kinds need.
+    /// What all kinds need. Notices of what PHP will not have any more are hidden, as in the
+    /// `php.ini` that PHP recommends and Debian has.
     fn prepare(sapi: Sapi, config: &Path, module: &str) -> Web {
         let folder = TempDir::with_prefix("web").expect("a temporary directory");
         let web = Web {
@@ -194,7 +195,7 @@ impl Web {
             web.path("php.ini"),
             format!(
                 "{module}zend_extension=opcache\n{extensions}opcache.enable=1\nopcache.file_update_protection=0\nlog_errors=1\n\
-                 display_errors=0\nerror_log={}\nsession.save_path={}\n",
+                 display_errors=0\nerror_reporting=E_ALL & ~E_DEPRECATED\nerror_log={}\nsession.save_path={}\n",
                 web.path("php.log").display(),
                 web.path("sessions").display(),
             ),
@@ -237,7 +238,7 @@ pm.max_children = {WORKERS}
 {processes}{directive}"
         );
         fs::write(self.path("fpm.conf"), text).unwrap();
-        let fpm = program(&["php-fpm8.2", "php-fpm"], "php-fpm");
+        let fpm = program(&[&format!("php-fpm{}", *php::VERSION), "php-fpm"], "php-fpm");
         self.spawn(
             Command::new(fpm)
                 .arg("-F")
@@ -300,17 +301,16 @@ http {{
         } else {
             String::new()
         };
-        let php = match (self.sapi, self.set) {
-            (Sapi::Cgi, _) => self.cgi(modules),
-            (_, Set::InPhpIni) => {
-                format!("LoadModule php_module {modules}/libphp8.2.so\nPHPIniDir {folder}\n")
-            }
-            (_, Set::ByServer) => format!(
-                "LoadModule php_module {modules}/libphp8.2.so\nPHPIniDir {folder}\n\
-                 php_admin_value mailaffinity.config {}\n",
-                self.config.display()
+        let mut php = match self.sapi {
+            Sapi::Cgi => self.cgi(modules),
+            _ => format!(
+                "LoadModule php_module {modules}/libphp{}.so\nPHPIniDir {folder}\n",
+                *php::VERSION
             ),
         };
+        if (self.sapi, self.set) == (Sapi::Apache, Set::ByServer) {
+            php += &format!("php_admin_value mailaffinity.config {}\n", self.config.display());
+        }
         // Apache replaces workers that have ended once a second.
         let (workers, requests) = match self.one_request_each {
             true => (16 * WORKERS, 1),
@@ -353,7 +353,7 @@ DirectoryIndex index.php
     /// Apache's lines for PHP as a program that is started for each request.
     fn cgi(&self, modules: &str) -> String {
         let script = self.path("php-cgi");
-        let php_cgi = program(&["php-cgi8.2", "php-cgi"], "php-cgi");
+        let php_cgi = program(&[&format!("php-cgi{}", *php::VERSION), "php-cgi"], "php-cgi");
         let folder = self.folder.path().display();
         let text = format!(
             "#!/bin/sh\nPHPRC={folder} PHP_INI_SCAN_DIR= exec {}\n",

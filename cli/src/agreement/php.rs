@@ -1,6 +1,7 @@
 //! The PHP module, asked by PHP itself, as the web server's user: what cannot be read by
 //! that user cannot be read by webmail.
 
+use std::cmp::Reverse;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
@@ -13,12 +14,20 @@ use crate::child;
 const PART: &str = "PHP: mailaffinity_node()";
 const WEBMAIL: &str = "PHP: map_user_via_sendmail_access()";
 
-/// Debian's folder of PHP's configuration: one for each version, with one for each SAPI.
-const CONFIGURATION: &str = "/etc/php";
+/// Debian's folder of PHP's configuration, below the root: one for each version, with one
+/// for each SAPI.
+const CONFIGURATION: &str = "etc/php";
 
-/// The SAPIs that serve webmail, and that of the command line. The first that is installed
-/// counts.
-const SAPIS: [&str; 3] = ["fpm", "apache2", "cli"];
+/// The command line's program, but for the version.
+const PHP: &str = "usr/bin/php";
+
+/// The SAPIs that serve webmail, and that of the command line, with what each is before and
+/// after the version. The first that is installed counts.
+const SAPIS: [(&str, &str, &str); 3] = [
+    ("fpm", "usr/sbin/php-fpm", ""),
+    ("apache2", "usr/lib/apache2/modules/libphp", ".so"),
+    ("cli", PHP, ""),
+];
 
 /// Runs a program as Debian's web server user, which only root can.
 const AS_WEB_SERVER: [&str; 4] = ["/usr/sbin/runuser", "-u", "www-data", "--"];
@@ -67,12 +76,12 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2]
     let configured = &question.config.agreement.php;
     let command = match configured {
         Some(command) => Some(command.iter().map(OsString::from).collect()),
-        None => web_servers_php(Path::new(CONFIGURATION)),
+        None => web_servers_php(Path::new("/")),
     };
     let Some(mut command) = command else {
         return both(
             Opinion::absent,
-            format!("there is no PHP with a configuration in {CONFIGURATION}"),
+            format!("there is no PHP with a configuration in /{CONFIGURATION}"),
         );
     };
     let program = child::name(&command);
@@ -124,21 +133,25 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2]
     [computed, webmail]
 }
 
-/// The command line's PHP of the newest version, with the configuration that the web server
-/// gives it on Debian.
-fn web_servers_php(configuration: &Path) -> Option<Vec<OsString>> {
-    let versions = fs::read_dir(configuration).ok()?.flatten();
-    let versions = versions.filter_map(|version| version.file_name().into_string().ok());
-    let newest = versions
-        .filter(|version| Path::new(&format!("/usr/bin/php{version}")).exists())
-        .max_by_key(|version| {
-            let number = |part: &str| part.parse::<u32>().unwrap_or(0);
-            version.split('.').map(number).collect::<Vec<_>>()
-        })?;
-    let folder = SAPIS
-        .iter()
-        .map(|sapi| configuration.join(&newest).join(sapi))
-        .find(|folder| folder.join("php.ini").exists())?;
+/// The command line's PHP with the configuration that the web server gives it on Debian. Of
+/// several versions it is the newest that the SAPI has.
+fn web_servers_php(root: &Path) -> Option<Vec<OsString>> {
+    let versions = fs::read_dir(root.join(CONFIGURATION)).ok()?.flatten();
+    let mut versions: Vec<String> = versions
+        .filter_map(|version| version.file_name().into_string().ok())
+        .filter(|version| root.join(format!("{PHP}{version}")).exists())
+        .collect();
+    versions.sort_by_key(|version| {
+        let number = |part: &str| part.parse::<u32>().unwrap_or(0);
+        Reverse(version.split('.').map(number).collect::<Vec<_>>())
+    });
+    let (version, folder) = SAPIS.iter().find_map(|(sapi, before, after)| {
+        versions.iter().find_map(|version| {
+            let folder = root.join(CONFIGURATION).join(version).join(sapi);
+            let installed = root.join(format!("{before}{version}{after}")).exists();
+            (installed && folder.join("php.ini").exists()).then_some((version, folder))
+        })
+    })?;
     let mut scan = OsString::from("PHP_INI_SCAN_DIR=");
     scan.push(folder.join("conf.d"));
     let as_web_server = AS_WEB_SERVER.iter().filter(|_| geteuid().is_root());
@@ -146,7 +159,7 @@ fn web_servers_php(configuration: &Path) -> Option<Vec<OsString>> {
     command.extend([
         "/usr/bin/env".into(),
         scan,
-        format!("/usr/bin/php{newest}").into(),
+        root.join(format!("{PHP}{version}")).into_os_string(),
     ]);
     command.extend(["-c".into(), folder.into_os_string()]);
     Some(command)
@@ -189,4 +202,74 @@ fn messages(stderr: &[u8]) -> Vec<String> {
         }
     }
     messages
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn the_web_servers_php() {
+        let root = TempDir::new().unwrap();
+        let install = |path: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        };
+        let found = || {
+            let command = web_servers_php(root.path())?;
+            let [.., scan, program, _, folder] = command.as_slice() else {
+                panic!("{command:?}");
+            };
+            let scan = scan.to_str()?.strip_prefix("PHP_INI_SCAN_DIR=")?;
+            assert_eq!(Path::new(scan), Path::new(folder).join("conf.d"));
+            let below = |path: &OsString| Some(Path::new(path).strip_prefix(root.path()).ok()?.to_owned());
+            Some((below(program)?, below(folder)?))
+        };
+        let is = |program: &str, folder: &str| Some((program.into(), folder.into()));
+
+        assert_eq!(found(), None);
+        // Each is added to those before.
+        for (installed, program, folder) in [
+            (
+                ["etc/php/8.2/cli/php.ini", "usr/bin/php8.2"].as_slice(),
+                "usr/bin/php8.2",
+                "etc/php/8.2/cli",
+            ),
+            (
+                &["etc/php/8.10/cli/php.ini", "usr/bin/php8.10"],
+                "usr/bin/php8.10",
+                "etc/php/8.10/cli",
+            ),
+            // The command line has a newer one than Apache.
+            (
+                &[
+                    "etc/php/8.2/apache2/php.ini",
+                    "usr/lib/apache2/modules/libphp8.2.so",
+                ],
+                "usr/bin/php8.2",
+                "etc/php/8.2/apache2",
+            ),
+            // What packages that are gone have left.
+            (
+                &[
+                    "etc/php/8.10/fpm/php.ini",
+                    "etc/php/8.11/fpm/php.ini",
+                    "usr/sbin/php-fpm8.11",
+                ],
+                "usr/bin/php8.2",
+                "etc/php/8.2/apache2",
+            ),
+            (
+                &["etc/php/8.4/fpm/php.ini", "usr/sbin/php-fpm8.4", "usr/bin/php8.4"],
+                "usr/bin/php8.4",
+                "etc/php/8.4/fpm",
+            ),
+        ] {
+            installed.iter().copied().for_each(install);
+            assert_eq!(found(), is(program, folder), "{installed:?}");
+        }
+    }
 }
