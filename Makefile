@@ -65,8 +65,8 @@ PHP_BUILT = $(PHP_TARGET)/.php-$(notdir $(shell $(PHP_CONFIG) --extension-dir 2>
 # Likewise.
 LUA_TARGET_DIR = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/lua,lua/target)
 LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
-FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases config \
-	director mail_servers node_state username_hash users
+FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
+	director mail_servers node_state php username_hash users
 
 .PHONY: all demo test squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke bench build-packages test-packages library lua php \
 	install install-library install-command install-lua install-php install-perl install-doc install-roundcube \
@@ -287,13 +287,18 @@ committed:
 
 # Without coverage feedback, which needs a nightly compiler: it replays the corpus
 # and tries some inputs, so that a target that no longer builds or holds is noticed.
-fuzz-smoke:
+fuzz-smoke: $(PHP_BUILT)
 	for target in $(FUZZ_TARGETS); do \
 		$(CARGO) run --locked --release -p mailaffinity-fuzz --target-dir fuzz/target --bin $$target -- -runs=20000 -max_len=4096 \
 			fuzz/corpus/$$target || exit 1; \
 	done
 
-fuzz:
+# The target php runs PHP with the module.
+fuzz fuzz-smoke: export MAILAFFINITY_PHP_MODULE = $(PHP_MODULE)
+
+# With LTO, the linker misses counters of the C functions.
+fuzz: export CARGO_PROFILE_RELEASE_LTO = off
+fuzz: $(PHP_BUILT)
 	command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
 	for target in $(FUZZ_TARGETS); do \
 		mkdir -p fuzz/target/corpus/$$target && \

@@ -11,6 +11,9 @@ use crate::child::{self, ChildError, Finished};
 
 const NSSWITCH: &str = "/etc/nsswitch.conf";
 
+/// Not by PATH, which is whoever's who started us.
+const GETENT: &str = "/usr/bin/getent";
+
 /// Services that list all accounts they know, or, as systemd's, have none that get mail.
 const LISTING: [&str; 6] = ["files", "compat", "db", "systemd", "extrausers", "altfiles"];
 
@@ -20,7 +23,7 @@ const LISTING: [&str; 6] = ["files", "compat", "db", "systemd", "extrausers", "a
 /// When getent fails or is not finished in time.
 pub(crate) fn getent(service: Option<&str>, timeout: Duration) -> Result<Vec<u8>, ChildError> {
     let service = service.map(|service| ["-s", service]);
-    let command = ["getent"].into_iter().chain(service.into_iter().flatten());
+    let command = [GETENT].into_iter().chain(service.into_iter().flatten());
     let command: Vec<&str> = command.chain(["passwd"]).collect();
     child::run(&command, b"", timeout).and_then(Finished::success)
 }

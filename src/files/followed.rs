@@ -149,9 +149,15 @@ fn stamp_of(path: &Path) -> Option<FileStamp> {
 }
 
 /// Whether a later change of the file is bound to show. One within the same tick of
-/// the file system's clock, a second at most, might leave the stamp as it is.
+/// the file system's clock, a second at most, might leave the stamp as it is. Where it ticks
+/// many times a second, what was left alone for [`SETTLE`] need not be read until then, which
+/// may cost a worker much with each page.
 fn is_settled(stamp: &FileStamp) -> bool {
-    stamp.age().is_some_and(|age| age > Duration::from_secs(2))
+    let tick = match stamp.is_fine() {
+        true => SETTLE,
+        false => Duration::from_secs(2),
+    };
+    stamp.age().is_some_and(|age| age > tick)
 }
 
 #[cfg(test)]
@@ -181,6 +187,15 @@ mod tests {
         assert!(is_settled(&FileStamp::changed_at(now - hour)));
         assert!(!is_settled(&FileStamp::changed_at(now)));
         assert!(!is_settled(&FileStamp::changed_at(now + hour)));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let fine = stamp_of(file.path()).unwrap();
+        assert!(fine.is_fine());
+        let _clock = StoppedClock::at_age(file.path(), Duration::from_secs(1));
+        assert!(is_settled(&fine));
+        let modified = file.as_file().metadata().unwrap().modified().unwrap();
+        let seconds = modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let coarse = FileStamp::changed_at(std::time::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert!(!is_settled(&coarse), "its clock may tick once a second");
     }
 
     #[test]

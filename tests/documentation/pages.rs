@@ -829,3 +829,39 @@ fn the_oldest_rust_is_the_one_that_the_documents_name() {
     assert!(read("README.md").contains(&format!("Rust ({ours} or later")));
     assert!(read("CONTRIBUTING.md").contains(&format!("Rust {ours} or later")));
 }
+
+/// A path, and for some a function of it, between backquotes.
+fn named_tests(text: &str) -> Vec<&str> {
+    let folders = ["tests/", "src/", "cli/", "php/tests/", "perl/t/", "fuzz/"];
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| folders.iter().any(|folder| word.starts_with(folder)))
+        .collect()
+}
+
+#[test]
+fn each_sentence_on_security_names_tests_that_there_are() {
+    let page = read("doc/security.md");
+    let mut sentences = 0;
+    for item in page.split("\n- ").skip(1) {
+        let item = item.split("\n\n").next().unwrap();
+        let named = named_tests(item);
+        assert!(!named.is_empty(), "no test of: {item}");
+        for test in named {
+            let (file, function) = test.split_once("::").unwrap_or((test, ""));
+            let text = read(file);
+            if file.ends_with(".rs") && !file.starts_with("fuzz/") {
+                assert!(
+                    text.contains(&format!("#[test]\nfn {function}() {{"))
+                        || text.contains(&format!("#[test]\n    fn {function}() {{")),
+                    "{test} is no test"
+                );
+            } else if !function.is_empty() {
+                assert!(text.contains(&format!(" {function}(")), "{test} is no test");
+            }
+        }
+        sentences += 1;
+    }
+    assert!(sentences > 20, "{sentences}");
+}

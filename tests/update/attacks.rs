@@ -4,10 +4,12 @@
 //! Only root can be attacked so. What an ordinary user can try is tried as one.
 
 use std::fs;
-use std::os::unix::fs::{chown, lchown, symlink};
+use std::os::unix::fs::{MetadataExt as _, chown, lchown, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::process::geteuid;
 
 use crate::site::{ADMINISTRATORS, Site, Stamp, age, assert_fails, set_mode};
@@ -210,30 +212,34 @@ fn nothing_is_removed_through_what_looks_left_over() {
     assert!(!ours.exists());
 }
 
-/// Runs a Perl program as another user in a folder that is this user's, and updates until it
-/// has ended by itself. Only root can.
-fn attack(program: &str) {
+/// Runs a Perl program as another user in a folder that is this user's, while nodes go down
+/// and come back, until it has ended by itself. Only root can.
+fn attack(folder: &str, program: &str) {
     if !geteuid().is_root() {
         return;
     }
     let site = Site::hash();
     let bait = Bait::new(&site);
-    let etc = site.path("etc");
-    chown(&etc, Some(OTHER), Some(OTHER)).unwrap();
-    let ids = [format!("--reuid={OTHER}"), format!("--regid={OTHER}")];
-    let mut attacker = Command::new("setpriv")
-        .args(ids)
-        .args(["--clear-groups", "perl", "-e", program])
+    let folder = site.path(folder);
+    chown(&folder, Some(OTHER), Some(OTHER)).unwrap();
+    let mut attacker = as_other()
+        .args(["perl", "-e", program])
         .arg(&bait.file)
-        .current_dir(&etc)
+        .current_dir(&folder)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut codes = std::collections::BTreeMap::new();
-    for run in 0.. {
-        let state = support::configuration::node_state([&[][..], &["node2"]][run % 2]);
-        site.write("lib/nodes.toml", state.as_bytes());
-        let output = site.run(&["update"]);
+    for command in [
+        &["down", "node2"][..],
+        &["update"],
+        &["auto", "node2"],
+        &["update"],
+    ]
+    .iter()
+    .cycle()
+    {
+        let output = site.run(command);
         *codes.entry(output.status.code()).or_insert(0) += 1;
         bait.assert_untouched();
         if attacker.try_wait().unwrap().is_some() {
@@ -242,8 +248,8 @@ fn attack(program: &str) {
     }
     let said = std::io::read_to_string(attacker.stdout.take().unwrap()).unwrap();
     // With the owner at rest, all is as ever.
-    chown(&etc, Some(0), Some(0)).unwrap();
-    for name in fs::read_dir(&etc).unwrap() {
+    chown(&folder, Some(0), Some(0)).unwrap();
+    for name in fs::read_dir(&folder).unwrap() {
         let path = name.unwrap().path();
         let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
     }
@@ -253,11 +259,21 @@ fn attack(program: &str) {
     println!("{codes:?} {said}");
 }
 
+/// The start of a command line of that user.
+fn as_other() -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args([format!("--reuid={OTHER}"), format!("--regid={OTHER}")])
+        .arg("--clear-groups");
+    command
+}
+
 /// Another folder takes the place of the one in which the new files are made, sooner or later,
 /// with links of their names.
 #[test]
 fn folders_that_are_swapped_lead_nowhere() {
     attack(
+        "etc",
         r#"
         my ($bait, $swapped, $round) = (@ARGV, 0, 0);
         while ($swapped < 100) {
@@ -280,20 +296,218 @@ fn folders_that_are_swapped_lead_nowhere() {
 /// Links take the places of what is replaced, read and locked, for moments, thousands of times.
 #[test]
 fn names_that_are_swapped_lead_nowhere() {
-    attack(
-        r#"
-        my ($bait) = @ARGV;
-        my $round = 0;
-        while ($round < 5000) {
-            my $name = ('access', 'access.db', '.access.lock')[++$round % 3];
-            symlink $bait, 'link' or die;
-            my $there = rename $name, 'real';
-            rename 'link', $name or die;
-            select undef, undef, undef, 0.0001 if $round % 7 == 0;
-            $there ? rename 'real', $name : unlink $name;
-            select undef, undef, undef, 0.001 * ($round % 5);
+    let names = "qw(access access.db .access.lock)";
+    attack("etc", &SWAP_NAMES.replace("NAMES", names));
+}
+
+/// The same where the node state, its copy and the status are.
+#[test]
+fn names_of_the_state_that_are_swapped_lead_nowhere() {
+    let names = "qw(nodes.toml status.json .nodes.toml.lock .status.json.lock \
+        nodes.toml.last-good .nodes.toml.last-good.lock)";
+    attack("lib", &SWAP_NAMES.replace("NAMES", names));
+}
+
+const SWAP_NAMES: &str = r#"
+    my ($bait) = @ARGV;
+    my @names = NAMES;
+    my $round = 0;
+    while ($round < 5000) {
+        my $name = $names[++$round % @names];
+        symlink $bait, 'link' or die;
+        my $there = rename $name, 'real';
+        rename 'link', $name or die;
+        select undef, undef, undef, 0.0001 if $round % 7 == 0;
+        $there ? rename 'real', $name : unlink $name;
+        select undef, undef, undef, 0.001 * ($round % 5);
+    }
+    print "$round links";
+"#;
+
+#[test]
+fn who_may_read_and_write_is_the_same_whatever_the_umask() {
+    for umask in ["000", "077"] {
+        let site = Site::hash();
+        for command in [&["down", "node1"][..], &["update"]] {
+            let run = site.command(command);
+            let status = Command::new("sh")
+                .args(["-c", "umask \"$1\"; shift; exec \"$@\"", "sh", umask])
+                .arg(run.get_program())
+                .args(run.get_args())
+                .status()
+                .unwrap();
+            assert!(status.success());
         }
-        print "$round links";
+        for (name, mode) in [
+            ("lib/nodes.toml", 0o644),
+            ("lib/nodes.toml.last-good", 0o644),
+            ("mailaffinity.toml.last-good", 0o644),
+            ("lib/status.json", 0o644),
+            ("lib/.nodes.toml.lock", 0o600),
+            ("lib/.status.json.lock", 0o600),
+            ("etc/.access.lock", 0o600),
+        ] {
+            let path = site.path(name);
+            assert_eq!(Stamp::of(&path).mode & 0o7777, mode, "{name}");
+        }
+    }
+}
+
+/// Ends with 124 what waits for ever.
+fn run_briefly(site: &Site, command: &[&str]) -> Output {
+    let run = site.command(command);
+    Command::new("timeout")
+        .args(["60".as_ref(), run.get_program()])
+        .args(run.get_args())
+        .output()
+        .unwrap()
+}
+
+/// Of another kind than links: pipes that nobody writes to, sockets, devices, folders, and
+/// second names of a file.
+#[test]
+fn what_is_no_file_of_ours_keeps_nobody_waiting_and_gets_nothing() {
+    let node =
+        |kind| move |_: &Path, path: &Path| mknodat(CWD, path, kind, Mode::RWXU, makedev(1, 5)).unwrap();
+    type Put = Box<dyn Fn(&Path, &Path)>;
+    let mut kinds: Vec<Put> = vec![
+        Box::new(node(FileType::Fifo)),
+        Box::new(node(FileType::Socket)),
+        Box::new(|_, path| fs::create_dir(path).unwrap()),
+        Box::new(|bait, path| fs::hard_link(bait, path).unwrap()),
+    ];
+    if geteuid().is_root() {
+        // That of /dev/zero.
+        kinds.push(Box::new(node(FileType::CharacterDevice)));
+    }
+    const DOWN: &[&str] = &["down", "node1"];
+    const UPDATE: &[&str] = &["update"];
+    for (name, command) in [
+        ("etc/access", UPDATE),
+        ("etc/access.db", UPDATE),
+        ("etc/.access.lock", UPDATE),
+        ("lib/nodes.toml", DOWN),
+        ("lib/.nodes.toml.lock", DOWN),
+        ("lib/nodes.toml.last-good", DOWN),
+        ("lib/.nodes.toml.last-good.lock", DOWN),
+        ("lib/status.json", UPDATE),
+        ("lib/.status.json.lock", UPDATE),
+        ("mailaffinity.toml.last-good", DOWN),
+        (".mailaffinity.toml.last-good.lock", DOWN),
+    ] {
+        let site = Site::hash();
+        let (bait, path, aside) = (site.path("bait"), site.path(name), site.path("aside"));
+        fs::write(&bait, "").unwrap();
+        set_mode(&bait, 0o600);
+        for (kind, put) in kinds.iter().enumerate() {
+            let there = fs::rename(&path, &aside).is_ok();
+            put(&bait, &path);
+            let run = site.command(command);
+            let briefly = Command::new("timeout")
+                .args(["60".as_ref(), run.get_program()])
+                .args(run.get_args())
+                .output()
+                .unwrap();
+            assert_ne!(briefly.status.code(), Some(124), "{name} {kind} keeps it waiting");
+            let after = fs::metadata(&bait).unwrap();
+            assert_eq!(
+                (after.len(), after.mode() & 0o7777),
+                (0, 0o600),
+                "{name} {kind}: {briefly:?}"
+            );
+            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+            if there {
+                fs::rename(&aside, &path).unwrap();
+            }
+        }
+        site.well(command);
+    }
+}
+
+/// The log has a socket, and whoever should read it does nothing.
+#[test]
+fn a_log_that_never_reads_stops_nothing() {
+    let site = Site::hash();
+    // Sockets have short paths only.
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("log");
+    let _log = UnixDatagram::bind(&socket).unwrap();
+    let configuration = site.configuration().access_map("hash", site.path("etc/access"));
+    site.configure(configuration.set_path("syslog", &socket));
+    let other = UnixDatagram::unbound().unwrap();
+    other.set_nonblocking(true).unwrap();
+    while other.send_to(b"more than it reads", &socket).is_ok() {}
+    for down in [&["node2"][..], &[], &["node2"]] {
+        let state = support::configuration::node_state(down);
+        site.write("lib/nodes.toml", state.as_bytes());
+        let output = run_briefly(&site, &["update"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+    site.assert_agrees();
+}
+
+/// PHP is asked as the web server's user, who looks for what root has: an environment, a
+/// terminal, descriptors.
+#[test]
+fn what_runs_as_another_user_has_nothing_of_root() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let site = Site::hash();
+    let (found, secret) = (site.path("found"), site.path("secret"));
+    fs::create_dir(&found).unwrap();
+    chown(&found, Some(OTHER), Some(OTHER)).unwrap();
+    fs::write(&secret, "").unwrap();
+    set_mode(&secret, 0o600);
+    let program = format!(
+        r#"
+        open my $found, '>', '{found}/new' or die;
+        for my $pid ('self', getppid) {{
+            open my $environment, '<', "/proc/$pid/environ" or next;
+            print $found "environment of $pid\n" if join('', <$environment>) =~ /SECRET/;
+        }}
+        print $found "terminal\n" if open my $terminal, '+<', '/dev/tty';
+        for my $number (0 .. 99) {{
+            my $to = readlink "/proc/self/fd/$number" or next;
+            print $found "descriptor $number of $to\n" unless $to =~ /^pipe:/ || $to eq '{found}/new';
+            open my $file, '+<&=', $number or open $file, '<&=', $number or next;
+            # TIOCSTI puts a byte among what was typed.
+            print $found "typed\n" if defined ioctl $file, 0x5412, my $byte = 'x';
+        }}
+        close $found;
+        rename '{found}/new', '{found}/all' or die;
         "#,
+        found = found.display()
     );
+    let mut php: Vec<String> = [
+        "/usr/bin/setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ]
+    .map(String::from)
+    .into();
+    php.extend(["perl", "-e", &program, "--"].map(String::from));
+    let configuration = site.configuration().access_map("hash", site.path("etc/access"));
+    let sendmail = vec!["/nonexistent/sendmail"];
+    site.configure(
+        configuration
+            .set("agreement.php", php)
+            .set("sendmail.command", sendmail),
+    );
+    site.update();
+    // On a terminal of its own, and with a file open.
+    let script = format!(
+        "exec 7<{}; SECRET=1 {} --config {} agreement",
+        secret.display(),
+        *support::built::MAILAFFINITY,
+        site.path("mailaffinity.toml").display()
+    );
+    let output = Command::new("script")
+        .args(["--quiet", "--command", &script, "/dev/null"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let found = fs::read_to_string(found.join("all"));
+    assert_eq!(found.unwrap_or_else(|error| panic!("{error}: {output:?}")), "");
 }
