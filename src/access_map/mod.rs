@@ -63,7 +63,8 @@ impl AccessMap {
     ///
     /// - `hash:/etc/mail/access`: what `makemap hash` makes; `.db` is added
     ///   unless the path ends in it, as sendmail and makemap do.
-    /// - `cdb:/etc/mail/access`: what `makemap cdb` makes, with `.cdb`.
+    /// - `cdb:/etc/mail/access`: what `makemap cdb` makes, with `.cdb`. A path that
+    ///   ends in `.db` stays as it is: sendmail's `CDB=2` (sendmail/README) names them so.
     /// - `text:/etc/mail/access`: the source of such a map, with nothing added.
     ///
     /// A lookup waits at most `busy_timeout` for others to finish writing.
@@ -83,6 +84,7 @@ impl AccessMap {
         };
         let (kind, extension) = match kind {
             "hash" => (Kind::Hash, ".db"),
+            "cdb" if path.ends_with(".db") => (Kind::Cdb, ".db"),
             "cdb" => (Kind::Cdb, ".cdb"),
             "text" => (Kind::Text, ""),
             _ => return error("names a kind of map that is not supported"),
@@ -208,6 +210,7 @@ mod tests {
         check("hash:/etc/mail/access.cdb", "/etc/mail/access.cdb.db");
         check("cdb:/etc/mail/access", "/etc/mail/access.cdb");
         check("cdb:/etc/mail/access.cdb", "/etc/mail/access.cdb");
+        check("cdb:/etc/mail/access.db", "/etc/mail/access.db");
         check("text:/etc/mail/access", "/etc/mail/access");
         check("text:/a:b c", "/a:b c");
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use support::configuration::{Configuration, Node};
 use support::director::{Director, Settings};
 use support::sendmail::{Cluster, feature, program, run};
-use support::{built, php, site};
+use support::{built, maps, php, site};
 use tempfile::TempDir;
 
 const DIRECTOR: &str = "Director";
@@ -77,7 +77,7 @@ impl Mailsite {
     }
 
     fn map(&self) -> PathBuf {
-        self.access().with_extension("db")
+        maps::file(self.access())
     }
 
     fn configure(&self) {
@@ -103,7 +103,7 @@ impl Mailsite {
             .map(|(number, node)| Node::numbered(number, "192.0.2").host(&format!("{node}.example.org")));
         self.site.configure(
             Configuration::of(nodes)
-                .access_map("hash", self.access())
+                .access_map(maps::kind(), maps::named(self.access()))
                 .set_path("access_map.makemap", program(&["makemap"], "sendmail-bin"))
                 .users(self.site.path("users"))
                 .sendmail(sendmail)
@@ -493,7 +493,10 @@ fn sendmail_has_another_map() {
     let other = format!("{access}-other");
     let makemap = program(&["makemap"], "sendmail-bin");
     let mut command = std::process::Command::new(makemap);
-    run(command.arg("hash").arg(&other), b"QGRP:other@\tnode1group\n");
+    run(
+        command.arg(maps::kind()).arg(&other),
+        b"QGRP:other@\tnode1group\n",
+    );
     mailsite.sendmail.reconfigure("node1", &[(&access, &other)]);
     mailsite
         .disagrees()

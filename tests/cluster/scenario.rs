@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use support::configuration::{Configuration, Node};
 use support::director::{Director, Lookup, Settings};
+use support::maps;
 use support::php;
 use support::sendmail::{Cluster, DOMAIN, program, run, run_well, wait_for};
 
@@ -66,7 +67,7 @@ fn configuration(folder: &Path, sendmail: &[String], tables: Tables<'_>) -> Stri
         .set_path("node_state", path("nodes.toml"))
         .set_path("status", path("status.json"))
         .set_path("syslog", path("no-log"))
-        .access_map("hash", path("access"))
+        .access_map(maps::kind(), maps::named(path("access")))
         .set_path("access_map.makemap", program(&["makemap"], "sendmail-bin"))
         .users(path("users"))
         .sendmail(sendmail.to_vec())
@@ -556,7 +557,7 @@ fn mail_follows_the_nodes(down_by: DownBy) {
 /// gives each a number of its own.
 fn map_entries(mail: &Mail) -> String {
     let mut makemap = Command::new(program(&["makemap"], "sendmail-bin"));
-    let output = run_well(makemap.args(["-u", "hash"]).arg(mail.path("access")), b"");
+    let output = run_well(makemap.args(["-u", maps::kind()]).arg(mail.path("access")), b"");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.lines().count() > USERS, "{text}");
     text

@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -13,6 +14,33 @@ use crate::sendmail::{program, run_well};
 pub use crate::sendmail::run;
 
 pub type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The kind of sendmail's maps in most tests, and the extension of their files. Where the
+/// sendmail that is first in `PATH` has no hash maps, `ACCESS_MAP` says it: `cdb.db`.
+static KIND: LazyLock<(String, String)> = LazyLock::new(|| {
+    let text = std::env::var("ACCESS_MAP").unwrap_or_else(|_| "hash.db".into());
+    let (kind, extension) = text
+        .split_once('.')
+        .expect("ACCESS_MAP is a kind and an extension");
+    (kind.to_owned(), extension.to_owned())
+});
+
+pub fn kind() -> &'static str {
+    &KIND.0
+}
+
+/// A map of that kind as a configuration names it: without the extension, if that is usual.
+pub fn named(map: impl AsRef<Path>) -> PathBuf {
+    match (kind(), &*KIND.1) {
+        ("cdb", "db") => file(map),
+        _ => map.as_ref().to_owned(),
+    }
+}
+
+/// Its file.
+pub fn file(map: impl AsRef<Path>) -> PathBuf {
+    map.as_ref().with_extension(&KIND.1)
+}
 
 /// A directory that is removed at the end of the test. It is not in the system's
 /// temporary directory, whose maps sendmail calls unsafe.

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::maps;
+
 /// Far more than anything here takes: reached only when something hangs.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -297,9 +299,12 @@ impl Cluster {
 
     /// Replaces the access map by rename.
     pub fn make_access_map(&self, source: &str) {
-        let (new, map) = (self.path("new-access.db"), self.path("access.db"));
+        let [new, map] = ["new-access", "access"].map(|name| maps::file(self.path(name)));
         let makemap = program(&["makemap"], "sendmail-bin");
-        run_well(Command::new(makemap).arg("hash").arg(&new), source.as_bytes());
+        run_well(
+            Command::new(makemap).arg(maps::kind()).arg(&new),
+            source.as_bytes(),
+        );
         fs::rename(new, map).expect("replace the map");
     }
 
@@ -586,7 +591,10 @@ impl Cluster {
             let line = line
                 .replace("FEATURE(`mailaffinity'", &format!("FEATURE(`{}'", feature()))
                 .replace("/mnt/gfs2/mqueue/", &format!("{folder}/queue/"))
-                .replace("/etc/mail/access", &format!("{folder}/access"));
+                .replace(
+                    "hash -T<TMPF> /etc/mail/access",
+                    &format!("{} -T<TMPF> {folder}/access", maps::kind()),
+                );
             text += &line;
             text.push('\n');
         }

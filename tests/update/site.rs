@@ -27,8 +27,9 @@ pub(crate) struct Site {
 }
 
 impl Site {
+    /// A site with the usual kind of map.
     pub(crate) fn hash() -> Site {
-        Site::with_map("hash")
+        Site::with_map(maps::kind())
     }
 
     /// A site with a configuration, users and an access source, in `etc`. What is
@@ -42,19 +43,22 @@ impl Site {
         };
         fs::create_dir(site.path("etc")).unwrap();
         fs::create_dir(site.path("lib")).unwrap();
-        site.configure(site.configuration().access_map(kind, site.path("etc/access")));
+        site.configure(match kind == maps::kind() {
+            true => site.configuration(),
+            false => site.configuration().access_map(kind, site.path("etc/access")),
+        });
         site.write("etc/access", ADMINISTRATORS);
         site.write("users", &user_list(0..500));
         site
     }
 
-    /// That of a map of the kind hash.
+    /// That of the usual kind of map.
     pub(crate) fn configuration(&self) -> Configuration {
         Configuration::of_three_nodes("192.0.2")
             .set_path("node_state", self.path("lib/nodes.toml"))
             .set_path("status", self.path("lib/status.json"))
             .set_path("syslog", self.path("no-log"))
-            .access_map("hash", self.path("etc/access"))
+            .access_map(maps::kind(), maps::named(self.path("etc/access")))
             .set("access_map.busy_timeout_ms", 60_000)
             .set_path(
                 "access_map.makemap",
@@ -171,7 +175,9 @@ impl Site {
 
     pub(crate) fn try_entries(&self) -> Result<Entries, String> {
         let output = maps::run(
-            maps::makemap().args(["-u", "hash"]).arg(self.path("etc/access")),
+            maps::makemap()
+                .args(["-u", maps::kind()])
+                .arg(self.path("etc/access")),
             b"",
         );
         if !output.status.success() {
@@ -204,7 +210,7 @@ impl Site {
             );
         }
         // makemap reads no map through a link.
-        if map.spec().starts_with("hash:") && !map.path().is_symlink() {
+        if map.kind() == maps::kind() && !map.path().is_symlink() {
             let mut entries = self.entries();
             assert!(entries.remove(&b"mailaffinity:source"[..]).is_some());
             assert_eq!(entries.remove(&b"connect:192.0.2"[..]).unwrap(), b"RELAY");
@@ -249,13 +255,14 @@ impl Site {
     /// Makes sure that no update left anything but what is in force.
     #[track_caller]
     pub(crate) fn assert_tidy(&self) {
+        let map = maps::file("access");
         let known = [
             ".access.lock",
             ".nodes.toml.last-good.lock",
             ".nodes.toml.lock",
             ".status.json.lock",
             "access",
-            "access.db",
+            map.to_str().unwrap(),
             "answers.cdb",
             "nodes.toml",
             "nodes.toml.last-good",

@@ -33,6 +33,8 @@ use mailaffinity::files::file_stamp::{FileStamp, SETTLE};
 
 /// More than a million entries take with the least cache.
 const MAKEMAP_TIMEOUT: Duration = Duration::from_secs(600);
+/// More than `makemap -l` takes.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// More than makemap adds to a large map in a second.
 const BYTES_A_SECOND: u64 = 20_000;
 /// makemap's default is 1 MB, with which it is slow from some 100,000 entries on.
@@ -290,7 +292,7 @@ fn makemap<'p>(
     let made = staging.folder();
     child::run_silent_in(&made, &command, input, timeout)
         .and_then(child::Finished::success)
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| failed(makes_no_such_map(map, build).unwrap_or_else(|| error.to_string())))?;
     // What we cannot read, PHP and C cannot read either.
     match map.in_file(made.join(staging.file_name())).get(DIGEST_KEY) {
         Ok(found) if found.as_deref() == source.digest().map(str::as_bytes) => {
@@ -305,6 +307,24 @@ fn makemap<'p>(
             build.makemap.display()
         ))),
     }
+}
+
+/// What to say of a makemap that failed since it makes no maps of this kind: those that it
+/// makes are the ones that sendmail was built with.
+fn makes_no_such_map(map: &AccessMap, build: &MapBuild) -> Option<String> {
+    let command = [OsString::from(&build.makemap), "-l".into()];
+    let listed = child::run(&command, b"", LIST_TIMEOUT).and_then(child::Finished::success);
+    let kinds = String::from_utf8(listed.ok()?).ok()?;
+    let kinds: Vec<&str> = kinds.split_whitespace().collect();
+    if kinds.is_empty() || kinds.contains(&map.kind()) {
+        return None;
+    }
+    Some(format!(
+        "{} makes no {} maps, only {} (makemap -l): choose one of sendmail's for [access_map] map",
+        build.makemap.display(),
+        map.kind(),
+        kinds.join(", ")
+    ))
 }
 
 /// Gives a file what its predecessor has besides its content, and waits until it is on
