@@ -18,7 +18,6 @@
 # make bench            the mapping beside OpenSSL and Dovecot, the update beside a script
 
 CARGO ?= cargo
-LUA ?= lua5.4
 PHP ?= php
 PHP_CONFIG ?= php-config
 PERL ?= perl
