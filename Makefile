@@ -19,7 +19,6 @@
 #                       and lookups in what is published beside those in the map
 
 CARGO ?= cargo
-LUA ?= lua5.4
 PHP ?= php
 PHP_CONFIG ?= php-config
 PERL ?= perl

@@ -101,11 +101,12 @@ fn computed_node(
     let node = str::from_utf8(tag)
         .ok()
         .and_then(|tag| in_force.computed_node(user, tag));
-    match (node, in_force.config.hash_of(user)) {
-        (Some(node), _) => Ok(Described::new(in_force, node)),
-        (None, Err(problem)) => Err(problem.to_string()),
-        (None, Ok(_)) => Err(NoNodeUp(String::from_utf8_lossy(tag).into()).to_string()),
-    }
+    let why_none = || match in_force.config.hash_of(user) {
+        Ok(_) => NoNodeUp(String::from_utf8_lossy(tag).into()).to_string(),
+        Err(problem) => problem.to_string(),
+    };
+    node.map(|node| Described::new(in_force, node))
+        .ok_or_else(why_none)
 }
 
 /// A string, or a number as Lua itself makes a string of it.
