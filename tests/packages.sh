@@ -162,7 +162,7 @@ needed=$(apt-get --simulate install /build/target/debian/*.deb |
     sed -n '/mailaffinity\|mail-affinity/d; s/^Inst \([^ ]*\).*/\1/p')
 [ -z "$needed" ] || apt-get install $needed
 # For doc/webmail.md, which installs them later; its nodes, and what it takes for granted.
-apt-get --download-only install acl apache2 libapache2-mod-php php-cli roundcube-core roundcube-sqlite3 \
+apt-get --download-only install apache2 libapache2-mod-php php-cli roundcube-core roundcube-sqlite3 \
     dovecot-imapd openssl curl make perl php-dev
 END
 # As in 8.2: packages and folders are named by it.
@@ -459,6 +459,9 @@ for step in /build/steps/*; do
     do_step $step
     case $(cat $step) in
     *'runuser -u www-data'*)
+        runuser -u www-data -- cat /var/lib/mailaffinity/answers.cdb >/dev/null
+        test "$(runuser -u www-data -- cat /etc/mail/access.db 2>&1 | grep -c 'Permission denied')" = 1
+        test "$(grep -c mailaffinity: /root/output)" = 0
         grep -x 'node[123].example.org' /root/output
         test "$(cut -s -f 3 /root/output)" = "$(sed -n '$p' /root/output)"
         ;;

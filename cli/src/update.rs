@@ -170,7 +170,7 @@ pub fn check_nodes(config: &Config, save: bool) -> Result<NodeChanges, UpdateErr
 pub enum Plan<'c> {
     /// The configuration has none.
     NoMap,
-    /// Source and map are in force, and made of the same as these would be.
+    /// Source and map are in force, made of the same as these would be, and published.
     Unchanged,
     /// It was worked out.
     Map(Box<MapPlan<'c>>),

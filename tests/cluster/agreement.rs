@@ -117,6 +117,15 @@ impl Mailsite {
         fs::write(self.site.config(), lines.to_owned() + &text).unwrap();
     }
 
+    /// Names a place where the map's answers are published, and says where.
+    fn publish(&self) -> PathBuf {
+        let published = self.public.path().join("answers.cdb");
+        let table = format!("[access_map]\npublished = {published:?}\n");
+        let text = fs::read_to_string(self.site.config()).unwrap();
+        fs::write(self.site.config(), text.replace("[access_map]\n", &table)).unwrap();
+        published
+    }
+
     fn php(&self, config: &Path) -> Vec<String> {
         vec![
             program(&["php"], "php-cli").to_str().unwrap().into(),
@@ -636,6 +645,43 @@ fn the_map_is_damaged_or_gone() {
     said.because(SENDMAIL, "it cannot read its map access");
 }
 
+#[test]
+fn what_is_published_is_not_of_the_map() {
+    let mut mailsite = Mailsite::start();
+    let published = mailsite.publish();
+    mailsite
+        .disagrees()
+        .only(&[ACCESS_MAP, WEBMAIL])
+        .because(
+            ACCESS_MAP,
+            "answers.cdb: No such file or directory (os error 2); run ",
+        )
+        .because(WEBMAIL, "; using the access map");
+    mailsite.site.must(&["update"]);
+    mailsite.site.must(&["agreement"]);
+    let old = fs::read(&published).unwrap();
+    mailsite.director.must(&["HOST-DOWN", "192.0.2.2"]);
+    mailsite.site.must(&["down", "node2"]);
+    mailsite.site.must(&["update"]);
+    mailsite.site.must(&["agreement"]);
+    fs::write(&published, &old).unwrap();
+    mailsite
+        .disagrees()
+        .only(&[ACCESS_MAP, WEBMAIL])
+        .because(
+            ACCESS_MAP,
+            "answers.cdb has another entry for user1 than the map: run \"mailaffinity update\"",
+        )
+        .because(WEBMAIL, "is down, but a user is mapped to it");
+    fs::write(&published, &old[..3000]).unwrap();
+    mailsite
+        .disagrees()
+        .only(&[ACCESS_MAP, WEBMAIL])
+        .because(ACCESS_MAP, "answers.cdb are damaged: ");
+    mailsite.site.must(&["update"]);
+    mailsite.site.must(&["agreement"]);
+}
+
 /// The web server's user cannot read what root can; the answers are right all the same,
 /// until the map says something else than the mapping.
 #[test]
@@ -660,11 +706,22 @@ fn a_file_cannot_be_read() {
     let said = mailsite.disagrees();
     said.because(WEBMAIL, "Permission denied");
     if is_root() {
-        said.only(&[WEBMAIL]);
+        said.only(&[WEBMAIL])
+            .because(WEBMAIL, "let the update publish its answers");
         assert_eq!(said.part(WEBMAIL)["differ"], 0);
+        // It need not, once its answers are published.
+        let published = mailsite.publish();
+        let public_config = mailsite.public.path().join("mailaffinity.toml");
+        fs::copy(mailsite.site.config(), &public_config).unwrap();
+        mailsite.site.must(&["update"]);
+        mailsite.site.must(&["agreement"]);
+        fs::set_permissions(&published, Permissions::from_mode(0o640)).unwrap();
+        mailsite
+            .disagrees()
+            .only(&[WEBMAIL])
+            .because(WEBMAIL, "setfacl -m u:www-data:r");
         // PHP cannot read its configuration.
-        let config = mailsite.public.path().join("mailaffinity.toml");
-        fs::set_permissions(config, Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(public_config, Permissions::from_mode(0o600)).unwrap();
         mailsite
             .disagrees()
             .only(&[PHP, WEBMAIL])

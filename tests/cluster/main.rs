@@ -2,5 +2,6 @@
 //! and the C library.
 
 mod agreement;
+mod locks;
 mod mail_names;
 mod scenario;

@@ -1,9 +1,7 @@
 //! A cluster of IMAP nodes with a live Director, and a site that follows it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::fs;
 
 use support::configuration::{Configuration, Node};
 use support::director::{Director, Lookup, Settings};
@@ -24,7 +22,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts it, with an access map that a web server can read.
+    /// Starts it, with an access map that a web server cannot read, and what is published of
+    /// it.
     pub(crate) fn start(users: Vec<String>) -> Cluster {
         Cluster::with_authentication(users, &[])
     }
@@ -55,7 +54,7 @@ impl Cluster {
         site.configure(
             configuration
                 .access_map("hash", site.path("access"))
-                .set("access_map.busy_timeout_ms", 60_000)
+                .set_path("access_map.published", site.path("answers.cdb"))
                 .users(site.path("users"))
                 .set_path("checks.director", director.admin_socket())
                 .set("checks.timeout_ms", 60_000),
@@ -69,17 +68,11 @@ impl Cluster {
             users,
         };
         cluster.update();
-        // Those who come after it keep the mode.
-        fs::set_permissions(cluster.map(), Permissions::from_mode(0o644)).unwrap();
         cluster
     }
 
     pub(crate) fn update(&self) {
         assert_eq!(self.site.must(&["update"]), "");
-    }
-
-    pub(crate) fn map(&self) -> PathBuf {
-        self.site.path("access.db")
     }
 
     /// The node of each user, by the Director's word. Nobody has logged in there.
