@@ -182,7 +182,7 @@ fn of_host(question: &Question<'_>, user: usize, host: &str) -> Answer {
 }
 
 fn with_remedy(message: String) -> String {
-    let remedy = match message.contains("access map") && !message.contains("published") {
+    let remedy = match message.starts_with("cannot read access map ") {
         _ if !message.contains("Permission denied") => return message,
         true => "let the update publish its answers: published in [access_map]",
         false => "let the web server's user read it, by setfacl -m u:www-data:r",
