@@ -15,6 +15,7 @@
 # make deny             licenses, duplicates, sources and advisories of what this depends on
 # make semver           what changed of the Rust API since SEMVER_BASELINE, the last release
 # make fuzz             each fuzz target for FUZZ_SECONDS
+# make faults           a fault at each system call of the commands that write
 # make bench            the mapping beside OpenSSL and Dovecot, the update beside a script,
 #                       and lookups in what is published beside those in the map
 
@@ -47,7 +48,7 @@ BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev perl
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
 	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util mandoc libffi-platypus-perl \
 	php-fpm php-cgi nginx apache2-bin libapache2-mod-php openssl roundcube-core roundcube-sqlite3 \
-	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs lua5.4 liblua5.4-dev
+	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs lua5.4 liblua5.4-dev strace
 PACKAGING_PACKAGES = build-essential debhelper dh-php
 # The Debian systems in which the packages are tried.
 SUITES ?= bookworm trixie
@@ -67,7 +68,7 @@ LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
 	director mail_servers node_state php username_hash users
 
-.PHONY: all demo test squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke bench build-packages test-packages library lua php \
+.PHONY: all demo test squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
 	install install-library install-command install-lua install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -304,6 +305,10 @@ fuzz: $(PHP_BUILT)
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/target/corpus/$$target fuzz/corpus/$$target \
 			-- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
+
+# By itself: it takes minutes. A sample of it is among the tests.
+faults: test-packages
+	$(CARGO) test --locked --test update -- --ignored --nocapture --test-threads=1 faults::all
 
 bench: library
 	dist/install-packages.sh gcc libc6-dev libssl-dev dovecot-core perl sendmail-bin

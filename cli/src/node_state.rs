@@ -9,7 +9,7 @@ use mailaffinity::node_state::{NodeState, NodeStateError};
 
 use crate::files::lock;
 use crate::files::place::Place;
-use crate::files::replace::{remove_leftovers, replace};
+use crate::files::replace::{has_leftovers, remove_leftovers, replace};
 
 const HEADING: &str = "# The state of the nodes. Written by mailaffinity; nodes not named here are up.\n\n";
 
@@ -55,6 +55,17 @@ pub fn change(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<No
         })?;
     }
     Ok(after)
+}
+
+/// Removes what a change left that was killed when the new state was in force already, so that
+/// nothing is to be changed.
+pub(crate) fn tidy(config: &Config) {
+    if let Ok(place) = Place::of(&config.node_state)
+        && has_leftovers(&place)
+        && let Ok(_lock) = lock::of(&place, LOCK_WAIT)
+    {
+        remove_leftovers(&place);
+    }
 }
 
 /// Replaces the file in one step: readers see the old state or the new one, whole,

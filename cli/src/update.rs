@@ -142,6 +142,9 @@ impl NodeChanges {
 /// When the state cannot be read or written. That they cannot be checked is no error
 /// here, but a part of the answer.
 pub fn check_nodes(config: &Config, save: bool) -> Result<NodeChanges, UpdateError> {
+    if save {
+        node_state::tidy(config);
+    }
     let before = NodeState::load(&config.node_state).map_err(UpdateError::State)?;
     let mut after = before.clone();
     let mut problem = None;

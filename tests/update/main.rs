@@ -4,6 +4,7 @@
 mod accounts;
 mod attacks;
 mod edits;
+mod faults;
 mod folders;
 mod full_disk;
 mod kills;

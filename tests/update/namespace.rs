@@ -18,7 +18,7 @@ pub(crate) fn run(test: &str, body: impl FnOnce()) {
     let output = command
         .arg("--mount")
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
         .env(INSIDE, "")
         .output()
         .expect("unshare, of util-linux, runs");

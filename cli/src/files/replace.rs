@@ -11,7 +11,7 @@ use std::sync::Arc;
 use mailaffinity::files::regular_file;
 use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, StatxAttributes, StatxFlags};
-use rustix::fs::{fstat, linkat, mkdirat, openat, renameat, renameat_with, statat, statx, unlinkat};
+use rustix::fs::{fstat, mkdirat, openat, renameat, renameat_with, statat, statx, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use xattr::FileExt as _;
@@ -195,8 +195,8 @@ impl<'p> Staged<'p> {
     }
 
     /// Takes the other's place, until [`take_back`](Staged::take_back). The other never has two
-    /// names, for which makemap would refuse to read it, unless its file system cannot exchange
-    /// files.
+    /// names, for which makemap would refuse to read it: where the file system cannot exchange
+    /// files, there is a copy of it.
     pub(crate) fn put_in_force_for_now(&self) -> io::Result<()> {
         self.check()?;
         match self.exchange() {
@@ -205,14 +205,12 @@ impl<'p> Staged<'p> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.put_in_force(),
             Err(error) => return Err(error),
         }
-        let Place { folder, name, .. } = self.place();
-        linkat(
-            folder,
-            name,
-            &self.staging.folder,
-            self.former(),
-            AtFlags::empty(),
-        )?;
+        let mut old = self.place().open()?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let mut copy = open_file(&self.staging.folder, &self.former(), flags)?;
+        io::copy(&mut old, &mut copy)?;
+        keep_attributes(&old, &copy)?;
+        copy.sync_all()?;
         self.put_in_force()
     }
 
@@ -243,39 +241,9 @@ impl<'p> Staged<'p> {
         }
     }
 
-    /// Gives the file another one's owner, mode and extended attributes, among which are
-    /// access control lists. It never runs with other rights than those of who runs it:
-    /// somebody may have put a program there for the old file.
+    /// Gives the file what another one has, as [`keep_attributes`].
     pub(crate) fn keep_attributes(&self, from: &File) -> io::Result<()> {
-        let (to, old) = (&self.file, from.metadata()?);
-        let new = to.metadata()?;
-        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-            fchown(to, Some(old.uid()), Some(old.gid()))?;
-        }
-        let named = |name: &OsStr, error: io::Error| {
-            let message = format!("cannot keep the attribute {}: {error}", name.display());
-            io::Error::new(error.kind(), message)
-        };
-        // The folder may give one to new files, with rights that the old file does not give.
-        let list = OsStr::new(ACCESS_CONTROL_LIST);
-        if to.get_xattr(list).is_ok_and(|value| value.is_some()) {
-            to.remove_xattr(list).map_err(|error| named(list, error))?;
-        }
-        self.set_mode(old.mode() & 0o777)?;
-        let attributes = match from.list_xattr() {
-            Ok(attributes) => attributes,
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for name in attributes {
-            let value = from.get_xattr(&name).map_err(|error| named(&name, error))?;
-            if let Some(value) = value
-                && to.get_xattr(&name).ok().flatten().as_ref() != Some(&value)
-            {
-                to.set_xattr(&name, &value).map_err(|error| named(&name, error))?;
-            }
-        }
-        Ok(())
+        keep_attributes(from, &self.file)
     }
 
     pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
@@ -291,6 +259,41 @@ impl<'p> Staged<'p> {
         name.push(".former");
         name
     }
+}
+
+/// Gives a file another one's owner, mode and extended attributes, among which are
+/// access control lists. It never runs with other rights than those of who runs it:
+/// somebody may have put a program there for the old file.
+fn keep_attributes(from: &File, to: &File) -> io::Result<()> {
+    let old = from.metadata()?;
+    let new = to.metadata()?;
+    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+        fchown(to, Some(old.uid()), Some(old.gid()))?;
+    }
+    let named = |name: &OsStr, error: io::Error| {
+        let message = format!("cannot keep the attribute {}: {error}", name.display());
+        io::Error::new(error.kind(), message)
+    };
+    // The folder may give one to new files, with rights that the old file does not give.
+    let list = OsStr::new(ACCESS_CONTROL_LIST);
+    if to.get_xattr(list).is_ok_and(|value| value.is_some()) {
+        to.remove_xattr(list).map_err(|error| named(list, error))?;
+    }
+    to.set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
+    let attributes = match from.list_xattr() {
+        Ok(attributes) => attributes,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for name in attributes {
+        let value = from.get_xattr(&name).map_err(|error| named(&name, error))?;
+        if let Some(value) = value
+            && to.get_xattr(&name).ok().flatten().as_ref() != Some(&value)
+        {
+            to.set_xattr(&name, &value).map_err(|error| named(&name, error))?;
+        }
+    }
+    Ok(())
 }
 
 /// Why nothing can take a file's place, if the system says so without an attempt (statx(2)).
