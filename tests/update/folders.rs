@@ -259,6 +259,7 @@ fn a_node_state_that_says_nonsense() {
     for (text, problem) in [
         (&b"[node.node2]\nsince = 1\n"[..], "not a node state: line 2: "),
         (b"[node", "not a node state: line 1: "),
+        (b"", "not a node state: it is empty; mend it, or remove it"),
         (b"[node.node2]\nreason = \"\xff\"\n", "line 2 is not UTF-8"),
         (
             b"[node.node1]\nvhost_count = 4000000000\n",
@@ -275,7 +276,7 @@ fn a_node_state_that_says_nonsense() {
     fs::create_dir(&state).unwrap();
     site.update_fails(&[], 78, "it is not a regular file");
     fs::remove_dir(&state).unwrap();
-    site.write("lib/nodes.toml", b"");
+    site.write("lib/nodes.toml", b"# all are up\n");
     set_mode(&state, 0);
     bound_update_fails(&site, 78, "cannot read the node state: Permission denied");
     set_mode(&state, 0o644);
