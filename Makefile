@@ -59,7 +59,7 @@ PHP_BUILT = $(PHP_TARGET)/.php-$(notdir $(shell $(PHP_CONFIG) --extension-dir 2>
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases config \
 	director mail_servers node_state username_hash users
 
-.PHONY: all demo test squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke bench build-packages test-packages library php \
+.PHONY: all demo test test-as-root squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke bench build-packages test-packages library php \
 	install install-library install-command install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -203,6 +203,7 @@ demo: build-packages
 test: test-packages
 	$(MAKE) lint
 	$(CARGO) test --locked
+	$(MAKE) test-as-root
 	$(MAKE) squirrelmail
 	php/run-tests.sh
 	$(MAKE) fuzz-smoke
@@ -211,6 +212,14 @@ test: test-packages
 	PATH=$(TARGET):$$PATH LD_LIBRARY_PATH=$(TARGET) prove -Iperl/lib perl/t
 	tests/install.sh
 	demo/run.sh $(TARGET) $(PHP_MODULE)
+
+# What only root can do, or be made to do: `cargo test` ignores it.
+test-as-root:
+	@if [ "$$(id -u)" = 0 ]; then \
+		$(CARGO) test --locked --test update --test cluster -- --ignored as_root; \
+	else \
+		echo "SKIPPED: the tests of what only root can do; root's make test-as-root runs them"; \
+	fi
 
 # SQUIRRELMAIL names a tree of it, which Debian does not have.
 squirrelmail:

@@ -175,23 +175,14 @@ fn that_become_mount_points_in_the_middle() {
 }
 
 #[test]
-fn that_are_immutable() {
+#[ignore = "as root"]
+fn that_are_immutable_as_root() {
     let chattr = |change: &str, path: &Path| {
         let output = Command::new("chattr").arg(change).arg(path).output().unwrap();
-        // To anybody else than root, it does not happen.
-        assert_eq!(
-            output.status.success(),
-            rustix::process::geteuid().is_root(),
-            "{output:?}"
-        );
-        output.status.success()
+        assert!(output.status.success(), "{output:?}");
     };
     let site = Site::hash();
     site.update();
-    if !chattr("+i", &site.path("etc/access")) {
-        return;
-    }
-    chattr("-i", &site.path("etc/access"));
     site.well(&["down", "node1"]);
     for name in ["etc/access", "etc/access.db"] {
         for (attribute, what) in [("i", "immutable"), ("a", "append-only")] {
