@@ -291,7 +291,7 @@ pub fn plan<'c>(
         &names,
         (&all_by_hand, &by_hand),
         &left_out,
-        source.content.mail_names(),
+        source.content.other_names(),
     );
     let new = source.content.with_entries(entries.iter(), others.iter());
     let (other_names, unplaced) = (others.len(), others.unplaced);
@@ -372,7 +372,7 @@ impl MapPlan<'_> {
 
     /// Those of other names, likewise.
     pub fn other_changes(&self) -> impl Iterator<Item = Change<'_>> {
-        changes(self.source.content.mail_names(), self.new.mail_names())
+        changes(self.source.content.other_names(), self.new.other_names())
     }
 
     /// Puts the map in force; the caller holds the [`lock`](lock_map). If `force`, it is
