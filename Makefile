@@ -68,7 +68,7 @@ LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
 	director mail_servers node_state php username_hash users
 
-.PHONY: all demo test squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
+.PHONY: all demo test test-as-root squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
 	install install-library install-command install-lua install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -222,6 +222,7 @@ demo: build-packages
 test: test-packages
 	$(MAKE) lint
 	$(CARGO) test --locked
+	$(MAKE) test-as-root
 	$(MAKE) squirrelmail
 	php/run-tests.sh
 	$(MAKE) fuzz-smoke
@@ -231,6 +232,14 @@ test: test-packages
 	PATH="$(abspath $(TARGET)):$$PATH" lua/run-tests.sh
 	tests/install.sh
 	demo/run.sh $(TARGET) $(PHP_MODULE)
+
+# What only root can do, or be made to do: `cargo test` ignores it.
+test-as-root:
+	@if [ "$$(id -u)" = 0 ]; then \
+		$(CARGO) test --locked --test update --test cluster -- --ignored as_root; \
+	else \
+		echo "SKIPPED: the tests of what only root can do; root's make test-as-root runs them"; \
+	fi
 
 # SQUIRRELMAIL names a tree of it, which Debian does not have.
 squirrelmail:

@@ -2,7 +2,9 @@
 //! Director's administrator changed while it runs.
 //!
 //! A small TOML file beside the configuration, which commands write and everything
-//! else reads. A node that it does not name is up, and so are all without the file.
+//! else reads. A node that it does not name is up, and so are all without the file. An empty
+//! one is none: commands write a comment at least, and a file that is being written in place
+//! is empty for a moment.
 //!
 //! ```toml
 //! [node.node1]                 # what the Director has otherwise than the configuration
@@ -285,6 +287,9 @@ impl NodeState {
     /// # Errors
     /// A sentence on what is wrong, with the line.
     pub fn parse(text: &str) -> Result<NodeState, String> {
+        if text.trim_ascii().is_empty() {
+            return Err("it is empty".into());
+        }
         toml::from_str(text).map_err(|error| {
             let (line, problem) = line_and_problem(&error, text);
             format!("line {}: {problem}", line.unwrap_or(1))
@@ -360,7 +365,10 @@ mod tests {
     fn without_a_file_all_are_up() {
         let state = NodeState::load(Path::new("/nonexistent/nodes.toml")).unwrap();
         assert!(!state.is_down("node1"));
-        assert_eq!(NodeState::parse("").unwrap(), NodeState::default());
+        assert_eq!(NodeState::parse("# all up").unwrap(), NodeState::default());
+        for empty in ["", "\n"] {
+            assert_eq!(NodeState::parse(empty).unwrap_err(), "it is empty");
+        }
     }
 
     #[test]
@@ -408,7 +416,8 @@ mod tests {
         #[test]
         fn any_state_survives(nodes in prop::collection::btree_map(any::<String>(), entry(), 0..4)) {
             let state = NodeState { nodes };
-            prop_assert_eq!(NodeState::parse(&toml::to_string(&state).unwrap()).unwrap(), state);
+            let text = format!("# written\n{}", toml::to_string(&state).unwrap());
+            prop_assert_eq!(NodeState::parse(&text).unwrap(), state);
         }
     }
 

@@ -336,7 +336,7 @@ host = "node2.example.org"
             let down = nodes
                 .iter()
                 .map(|node| format!("[node.{node}]\nstate = \"down\"\n"));
-            self.replace("nodes.toml", &down.collect::<String>());
+            self.replace("nodes.toml", &format!("# written\n{}", down.collect::<String>()));
         }
 
         /// The host of a user, and all that the administrator is told.
@@ -569,8 +569,7 @@ host = "node2.example.org"
         site.mark_down(&["node1"]);
         let node2 = Some("node2.example.org".to_owned());
         assert_eq!(site.host_of("user1").0, node2);
-        // As an editor begins: the file is empty, which would mean that all are up.
-        fs::write(site.path("nodes.toml"), "").unwrap();
+        fs::write(site.path("nodes.toml"), "# all are up\n").unwrap();
         let clock = StoppedClock::at_age(&site.path("nodes.toml"), SETTLE - Duration::from_millis(1));
         assert_eq!(site.host_of("user1").0, node2);
         drop(clock);

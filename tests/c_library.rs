@@ -237,7 +237,8 @@ address = "10.0.0.3"
     write("broken-state.toml", &(state("broken-nodes.toml") + NODES));
     write("broken-nodes.toml", "[node.node1");
     write("kept.toml", "[[node");
-    write("kept-nodes.toml", "[node.node1");
+    // As a program leaves it that begins to write in place.
+    write("kept-nodes.toml", "");
     for (name, text) in [
         ("kept.toml", state("kept-nodes.toml") + NODES),
         ("kept-nodes.toml", "[node.node2]\nstate = \"down\"\n".to_owned()),

@@ -169,11 +169,13 @@ fn addresses(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|address| !address.is_empty())
 }
 
-/// Whether a name is one word or address to sendmail as it stands: there is syntax for
-/// commas, blanks, quotes and more.
+/// Whether a name is one recipient to sendmail as it stands, in a local domain or with one:
+/// there is syntax for commas, blanks, quotes, brackets and more, a name that begins with `|`
+/// or `/` is a program or file, and newaliases takes no bytes from 0x80 to 0x9f.
 pub fn is_plain(name: &[u8]) -> bool {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-+=@'".contains(byte);
-    !name.is_empty() && name.len() < 200 && name.iter().all(plain)
+    let plain =
+        |byte: &u8| byte.is_ascii_alphanumeric() || *byte >= 0xa0 || b"._-+=@'#$&*/?^`{|}~".contains(byte);
+    !matches!(name, [] | [b'|' | b'/', ..]) && name.len() < 200 && name.iter().all(plain)
 }
 
 #[cfg(test)]
@@ -242,6 +244,8 @@ mod tests {
             ("anna (Anna, or so)", Target::Other),
             ("anna # why", Target::Other),
             ("\"a,b\"", Target::Other),
+            ("r&d/a|b", name("r&d/a|b")),
+            ("a!b", Target::Other),
         ] {
             assert_eq!(target(value.as_bytes()), expected, "{value}");
         }

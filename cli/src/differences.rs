@@ -1,5 +1,6 @@
 //! What an update would change, as lines for people or programs.
 
+use std::cell::OnceCell;
 use std::io::{self, Write};
 
 use serde::{Serialize, Serializer};
@@ -57,6 +58,8 @@ enum Difference<'a> {
     OutsideUids { outside_uids: OutsideUids },
     /// A service that may have users and lists none.
     SilentService { silent_service: &'a str },
+    /// What is wrong with the alias files, or could not be found out of them.
+    Aliases { aliases: &'a str },
     /// The map is not the one of the source, which stays as it is.
     Rebuild { rebuild: String },
     /// What is published is not of the map, which stays as it is.
@@ -118,6 +121,7 @@ impl Difference<'_> {
             Difference::SilentService { silent_service } => {
                 writeln!(out, "accounts\tleft out: {silent_service}")
             }
+            Difference::Aliases { aliases } => writeln!(out, "aliases\tleft out: {aliases}"),
             Difference::Rebuild { rebuild } => {
                 writeln!(out, "{rebuild}\tthe map is not the one of this source")
             }
@@ -142,7 +146,7 @@ fn write_change(
 /// Prints what an update would change, and returns whether that is anything.
 pub(crate) fn print_differences(config: &Config, accept_loss: bool, json: bool) -> Result<bool, Failure> {
     let nodes = update::check_nodes(config, false)?;
-    let plan = match update::plan(config, &nodes.after, accept_loss, None)? {
+    let plan = match update::plan_unlocked(config, &nodes.after, accept_loss, &OnceCell::new())? {
         Plan::Map(plan) => Some(plan),
         Plan::NoMap | Plan::Unchanged => None,
     };
@@ -243,6 +247,8 @@ fn plan_differences<'p>(plan: &'p MapPlan<'_>) -> Vec<Difference<'p>> {
     }
     let silent = plan.silent_services.iter();
     differences.extend(silent.map(|silent_service| Difference::SilentService { silent_service }));
+    let aliases = plan.missing_names.iter().chain(&plan.alias_problems);
+    differences.extend(aliases.map(|aliases| Difference::Aliases { aliases }));
     differences.extend(rebuild);
     differences.extend(unpublished.map(|path| Difference::Publish {
         publish: path.display().to_string(),

@@ -197,7 +197,8 @@ impl Queue<'_> {
             .map_or(self.path, PathBuf::as_path)
             .join("mailaffinity");
         let failed = |error| DrainError::Io(self.path.to_owned(), error);
-        let place = Place::of(&lock_of).map_err(failed)?;
+        // sendmail follows links to queue directories, whosever folder they are in (seen).
+        let place = Place::by_our_links(&lock_of).map_err(failed)?;
         let _lock = lock::of(&place, Duration::ZERO).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => match lock::held_for(&place) {
                 Some(since) if since > config.drain.limit.saturating_add(LAST_BATCH) => {

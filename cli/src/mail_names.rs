@@ -4,40 +4,31 @@
 //! sendmail asks the rule set `queuegroup` for a recipient of class w by the name without
 //! the domain, and for an alias with one target by the alias (seen with 8.17).
 
-use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 use crate::aliases::{self, Target, is_plain};
-use crate::child::ChildError;
+use crate::own_domains::OwnDomains;
+use crate::sendmail_cf;
 use crate::test_mode;
 use crate::users::UserList;
 use mailaffinity::config::Config;
 use mailaffinity::files::file_stamp::{FileStamp, SETTLE};
 use mailaffinity::files::regular_file;
 
-/// Where sendmail's configuration is unless its command names one by `-C`.
-const SENDMAIL_CF: &str = "/etc/mail/sendmail.cf";
 /// More than alias files and lists in them have.
 const LONGEST_FILE: u64 = 1 << 26;
-/// Failover waits for the answer, so that it does not wait as long as sendmail does where
-/// the host's name has no dot.
-const DOMAINS_TIMEOUT: Duration = Duration::from_secs(10);
 /// sendmail's option `MaxAliasRecursion`.
 const LONGEST_CHAIN: usize = 10;
-/// The kinds of alias databases that newaliases makes of a file.
-const KINDS: [&str; 5] = ["hash", "btree", "dbm", "cdb", "implicit"];
 
 /// sendmail's own domains and its aliases.
 #[derive(Debug, Default)]
 pub struct MailNames {
-    /// In lower case.
-    domains: HashSet<Vec<u8>>,
+    /// sendmail's own, in lower case.
+    domains: BTreeSet<Vec<u8>>,
     /// By their names in lower case, without a domain.
     aliases: BTreeMap<Vec<u8>, Target>,
     /// What is wrong with lines, by file and line.
@@ -56,10 +47,14 @@ pub struct Unplaced {
 }
 
 impl MailNames {
-    /// Reads the alias files that sendmail has by the configuration, and asks it for its
-    /// domains, if a user or an alias is a full address. What cannot be found out is a part
-    /// of the answer.
-    pub fn read(config: &Config, users: &UserList<'_>) -> MailNames {
+    /// Reads the alias files that sendmail has by the configuration. What cannot be found
+    /// out is a part of the answer; `None` where sendmail has to tell its domains first,
+    /// since a user or an alias is a full address.
+    pub fn read(
+        config: &Config,
+        users: &UserList<'_>,
+        own_domains: Option<&OwnDomains>,
+    ) -> Option<MailNames> {
         let mut names = MailNames::default();
         let mut found = Vec::new();
         for path in names.alias_files(config) {
@@ -68,43 +63,28 @@ impl MailNames {
             in_file.reverse();
             found.extend(in_file);
         }
-        let mut has_addresses = false;
-        // Whoever lists the users next says what is wrong with them.
-        let _ = users.for_each(|user| has_addresses |= user.contains(&b'@'));
-        let is_address = |(name, target): &(Vec<u8>, Target)| {
-            name.contains(&b'@')
-                || matches!(target, Target::Name(name) | Target::Final(name) if name.contains(&b'@'))
-        };
-        if has_addresses || found.iter().any(is_address) {
-            match own_domains(config) {
-                Ok(domains) => names.domains = domains,
-                Err(error) => names.missing.push(format!(
-                    "some names are full addresses, and sendmail does not tell which domains are its own \
-                     (local_domains in [sendmail] can name them): {error}"
-                )),
-            }
+        let error = own_domains.map(|own| own.error.as_ref());
+        if error != Some(None) && (has_addresses(users) || found.iter().any(is_address)) {
+            names.missing.push(format!(
+                "some names are full addresses, and sendmail does not tell which domains are its own \
+                 (local_domains in [sendmail] can name them): {}",
+                error??
+            ));
         }
+        let domains = own_domains.iter().flat_map(|own| &own.domains);
+        names.domains = domains.map(|domain| domain.clone().into_bytes()).collect();
         for (name, target) in found {
             let name = names.without_own_domain(&name).to_ascii_lowercase();
             if !name.contains(&b'@') {
                 names.aliases.entry(name).or_insert(target);
             }
         }
-        names
+        Some(names)
     }
 
     /// All that entries depend on, for a digest.
     pub fn described(&self) -> String {
-        let mut domains: Vec<_> = self
-            .domains
-            .iter()
-            .map(|domain| domain.escape_ascii().to_string())
-            .collect();
-        domains.sort();
-        format!(
-            "{domains:?} {:?} {:?} {:?}",
-            self.aliases, self.problems, self.missing
-        )
+        format!("{self:?}")
     }
 
     /// What sendmail asks for in place of an address in one of its domains: the part
@@ -176,10 +156,26 @@ impl MailNames {
         self.problems.extend(bad);
         let mut found = Vec::new();
         for alias in aliases {
-            if !is_plain(alias.name.strip_suffix(b"+*").unwrap_or(&alias.name)) {
+            if !is_plain(&alias.name) {
+                self.problems.push(format!(
+                    "{}:{}: the alias {} gets no entry: its name has quotes or other characters that sendmail reads \
+                     in a way of its own",
+                    path.display(),
+                    alias.line,
+                    alias.name.escape_ascii()
+                ));
                 continue;
             }
             let target = match aliases::target(&alias.value) {
+                Target::Include(list) if list.is_relative() => {
+                    let (path, list) = (path.display(), list.display());
+                    self.problems.push(format!(
+                        "{path}:{}: sendmail looks for the file {list} in its queue directory, where it may read \
+                         none: give its whole path",
+                        alias.line
+                    ));
+                    Target::Other
+                }
                 Target::Include(list) => match read_settled(&list) {
                     Ok(text) => aliases::included(&text),
                     Err(error) => {
@@ -200,10 +196,11 @@ impl MailNames {
         if let Some(files) = &config.sendmail.alias_files {
             return files.iter().map(|file| file.to_path_buf()).collect();
         }
-        let cf = configuration_file(&config.sendmail.command);
-        match regular_file::read(&cf, LONGEST_FILE) {
-            Ok(text) => {
-                let (files, others) = option_alias_file(&text);
+        let command = &config.sendmail.command;
+        let cf = sendmail_cf::path(command);
+        match sendmail_cf::Lines::read(command) {
+            Ok(lines) => {
+                let (files, others) = lines.alias_files();
                 self.problems.extend(others.iter().map(|other| {
                     format!(
                         "{}: AliasFile {other}: only aliases in files are read",
@@ -222,6 +219,20 @@ impl MailNames {
     }
 }
 
+fn has_addresses(users: &UserList<'_>) -> bool {
+    let mut has_addresses = false;
+    // Whoever lists the users next says what is wrong with them.
+    let mut find = || users.for_each(|user| has_addresses |= user.contains(&b'@'));
+    if users.text().contains(&b'@') {
+        let _ = find();
+    }
+    has_addresses
+}
+
+fn is_address((name, target): &(Vec<u8>, Target)) -> bool {
+    name.contains(&b'@') || matches!(target, Target::Name(name) | Target::Final(name) if name.contains(&b'@'))
+}
+
 /// Reads a file that nobody is writing: an editor may have emptied it to fill it again.
 fn read_settled(path: &Path) -> io::Result<Vec<u8>> {
     let age = |file: Metadata| FileStamp::of(&file).age().unwrap_or(SETTLE);
@@ -231,83 +242,9 @@ fn read_settled(path: &Path) -> io::Result<Vec<u8>> {
     regular_file::read(path, LONGEST_FILE)
 }
 
-fn configuration_file(command: &[String]) -> PathBuf {
-    let mut words = command.iter();
-    let after = words.find_map(|word| word.strip_prefix("-C"));
-    match after {
-        Some("") => words.next().map_or(SENDMAIL_CF, |word| word.as_str()),
-        Some(file) => file,
-        None => SENDMAIL_CF,
-    }
-    .into()
-}
-
-/// The files of sendmail's option `AliasFile`, and what else stands there.
-fn option_alias_file(cf: &[u8]) -> (Vec<PathBuf>, Vec<String>) {
-    let (mut files, mut others) = (Vec::new(), Vec::new());
-    let options = cf
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| line.strip_prefix(b"O AliasFile="));
-    for database in options.flat_map(|value| value.split(|byte| *byte == b',')) {
-        let database = database.trim_ascii();
-        let kind = database.iter().position(|byte| *byte == b':');
-        let (kind, rest) = kind
-            .and_then(|colon| database.split_at_checked(colon))
-            .unwrap_or((b"", database));
-        let rest = rest.strip_prefix(b":").unwrap_or(rest);
-        // Options come before the path.
-        let path = rest
-            .split(|byte| *byte == b' ')
-            .find(|word| !word.is_empty() && !word.starts_with(b"-"));
-        let is_file = kind.is_empty() || KINDS.iter().any(|known| known.as_bytes() == kind);
-        match path {
-            Some(path) if is_file && path.starts_with(b"/") => files.push(OsStr::from_bytes(path).into()),
-            _ if database.is_empty() => {}
-            _ => others.push(database.escape_ascii().to_string()),
-        }
-    }
-    (files, others)
-}
-
-/// The domains whose users sendmail asks for without the domain.
-fn own_domains(config: &Config) -> Result<HashSet<Vec<u8>>, String> {
-    let lower = |domain: &str| domain.to_ascii_lowercase().into_bytes();
-    if let Some(domains) = &config.sendmail.local_domains {
-        return Ok(domains.iter().map(|domain| lower(domain)).collect());
-    }
-    if test_mode::not_installed(config).is_some() {
-        return Ok(HashSet::new());
-    }
-    let session =
-        test_mode::ask(config, b"$=w\n", DOMAINS_TIMEOUT).map_err(|error: ChildError| error.to_string())?;
-    let domains: HashSet<Vec<u8>> = session.answers().map(lower).collect();
-    match domains.is_empty() {
-        // It always has a name of its own.
-        true => Err(session.complaint()),
-        false => Ok(domains),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn where_sendmail_has_its_aliases() {
-        let command = |words: &[&str]| {
-            configuration_file(&words.iter().map(|word| word.to_string()).collect::<Vec<_>>())
-        };
-        assert_eq!(command(&["/usr/sbin/sendmail"]), Path::new(SENDMAIL_CF));
-        assert_eq!(command(&["/s", "-C", "/a.cf", "-x"]), Path::new("/a.cf"));
-        assert_eq!(command(&["/s", "-C/a.cf"]), Path::new("/a.cf"));
-
-        let cf =
-            b"#O AliasFile=/no\nO AliasFile=/etc/aliases, hash:/a/b,cdb: -o /c,ldap:-k (x\nO AliasWait=10\n";
-        let (files, others) = option_alias_file(cf);
-        assert_eq!(files, ["/etc/aliases", "/a/b", "/c"].map(PathBuf::from));
-        assert_eq!(others, ["ldap:-k (x"]);
-        assert_eq!(option_alias_file(b"\xff\0"), Default::default());
-    }
 
     fn names(domains: &[&str], aliases: &[(&str, &str)]) -> MailNames {
         MailNames {

@@ -4,6 +4,7 @@
 //! The cron job of INFN-16-11/CCR (`construct_qgroups_all.pl`), so that it can be left
 //! alone: what cannot be found out changes nothing, and what changes does so in one step.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::io;
 use std::iter;
@@ -23,6 +24,7 @@ use crate::files::place::Place;
 use crate::files::replace::remove_leftovers;
 use crate::mail_names::{MailNames, Unplaced};
 use crate::node_state::{self, ChangeError};
+use crate::own_domains::OwnDomains;
 use crate::users::{self, OutsideUids, UserList, UsersError};
 use mailaffinity::access_map::{AccessMap, Entry, Published, key};
 use mailaffinity::config::{AccessMapConfig, Config, MapBuild, NoNodeUp};
@@ -91,6 +93,9 @@ pub enum UpdateError {
         /// How many there would be.
         after: usize,
     },
+    /// sendmail has to tell its own domains first.
+    #[error("sendmail was not asked for its domains")]
+    DomainsUnknown,
     /// The map or its source could not be read, built or replaced.
     #[error("{}{}", .0, consequence(.0))]
     Rebuild(#[from] RebuildError),
@@ -228,14 +233,17 @@ pub struct Change<'p> {
 ///
 /// `known` is the fingerprint of a map that was put in force earlier, if there is one;
 /// where the same would come of the same again, there is nothing to work out.
+/// `own_domains` are sendmail's, if it was asked for them.
 ///
 /// # Errors
-/// When the users or the source cannot be read or are not plausible.
+/// When the users or the source cannot be read or are not plausible; also
+/// [`DomainsUnknown`](UpdateError::DomainsUnknown) when sendmail must be asked first.
 pub fn plan<'c>(
     config: &'c Config,
     state: &NodeState,
     accept_loss: bool,
     known: Option<&str>,
+    own_domains: Option<&OwnDomains>,
 ) -> Result<Plan<'c>, UpdateError> {
     let Some(AccessMapConfig {
         map,
@@ -276,7 +284,7 @@ pub fn plan<'c>(
             .iter()
             .all(|published| published::is_current(published, source))
     };
-    let names = MailNames::read(config, &list);
+    let names = MailNames::read(config, &list, own_domains).ok_or(UpdateError::DomainsUnknown)?;
     let origin = digest_of_origin(config, state, &cluster, &list, &names);
     let fingerprint = |source: &AccessSource| format!("{origin} {}", source.digest().unwrap_or_default());
     if known.is_some_and(|known| known == fingerprint(&source.content))
@@ -308,7 +316,7 @@ pub fn plan<'c>(
         &names,
         (&all_by_hand, &by_hand),
         &left_out,
-        source.content.mail_names(),
+        source.content.other_names(),
     );
     let new = source.content.with_entries(entries.iter(), others.iter());
     let (other_names, unplaced) = (others.len(), others.unplaced);
@@ -332,6 +340,30 @@ pub fn plan<'c>(
         outside_uids: list.outside_uids(),
         silent_services: list.silent_services(),
     })))
+}
+
+/// The same, whatever is in force, for whoever holds no lock: sendmail is asked for its
+/// domains if need be, once for one `own_domains`.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_unlocked<'c>(
+    config: &'c Config,
+    state: &NodeState,
+    accept_loss: bool,
+    own_domains: &OnceCell<OwnDomains>,
+) -> Result<Plan<'c>, UpdateError> {
+    let now = || OwnDomains::now(config, OwnDomains::last(config));
+    match plan(config, state, accept_loss, None, own_domains.get()) {
+        Err(UpdateError::DomainsUnknown) => plan(
+            config,
+            state,
+            accept_loss,
+            None,
+            Some(own_domains.get_or_init(now)),
+        ),
+        plan => plan,
+    }
 }
 
 /// The block is a function of these alone, and of the rest of the source, which has a
@@ -401,7 +433,7 @@ impl MapPlan<'_> {
 
     /// Those of other names, likewise.
     pub fn other_changes(&self) -> impl Iterator<Item = Change<'_>> {
-        changes(self.source.content.mail_names(), self.new.mail_names())
+        changes(self.source.content.other_names(), self.new.other_names())
     }
 
     /// Puts the map in force and publishes its answers; the caller holds the

@@ -37,7 +37,7 @@ fuzz_target!(|text: &[u8]| {
     assert_eq!(again, filled);
     assert_eq!(again.with_entries([], []).text(), empty.text());
     assert_eq!(again.with_entries(entry, name), filled);
-    assert!(again.entries().eq(entry) && again.mail_names().eq(name));
+    assert!(again.entries().eq(entry) && again.other_names().eq(name));
 
     // makemap has nothing to complain about.
     let (parts, _) = filled.for_makemap();

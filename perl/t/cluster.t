@@ -34,7 +34,7 @@ my %users_of;
 $users_of{ $cluster->node("user$_")->name }++ for 1 .. 300;
 is_deeply([sort keys %users_of], [qw(node1 node3)], 'those that are up');
 
-write_file('nodes.toml', '');
+write_file('nodes.toml', '# all are up');
 is_deeply([map { $_->state } $cluster->nodes], [qw(up down up)], 'a cluster never changes');
 is_deeply([map { $_->state } Mail::Affinity->load($file)->nodes], [qw(up up up)]);
 

@@ -80,7 +80,7 @@ is_deeply([glob "$folder/.output*"], [], 'nothing is left behind');
 write_file('nodes.toml', join '', map {qq([node.node$_]\nstate = "down"\n)} 1 .. 3);
 like((construct_qgroups('--config', $config, "$folder/users"))[1], qr/^left out user1: no node is up$/m);
 like((construct_qgroups('--config', "$folder/missing", "$folder/users"))[1], qr{^\Q$folder\E/missing: cannot read});
-write_file('nodes.toml', '');
+write_file('nodes.toml', '# all are up');
 
 # The accounts of the system are those of getent.
 my %in_passwd = map { /^([^:]+):[^:]*:(\d+):/ ? ($1 => $2) : () } qx{getent passwd};

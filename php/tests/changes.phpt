@@ -29,8 +29,8 @@ configure();
 show('configuration replaced');
 mark_down('node3');
 show('state appears');
-file_put_contents(path('nodes.toml'), '');
-show_after('node2.example.org', 'state emptied');
+file_put_contents(path('nodes.toml'), "# all are up\n");
+show_after('node2.example.org', 'state written in place');
 mark_down('node3');
 show('state replaced');
 unlink(path('nodes.toml'));
@@ -60,7 +60,7 @@ computed: node3.example.org
 configuration written in place: moved.example.org
 configuration replaced: node3.example.org
 state appears: node2.example.org
-state emptied: node3.example.org
+state written in place: node3.example.org
 state replaced: node2.example.org
 state removed: node3.example.org
 a text map: node1.example.org

@@ -31,6 +31,8 @@ replace('nodes.toml', '[node');
 show('the node state too');
 configure();
 show('the node state alone');
+file_put_contents(path('nodes.toml'), '');
+show('the node state is emptied');
 unlink(path('nodes.toml'));
 show('no node state is not broken');
 
@@ -53,6 +55,8 @@ gone: node2.example.org
 the node state too: node2.example.org
   mailaffinity: FOLDER/nodes.toml: not a node state: line 1: %s; the last good copy FOLDER/nodes.toml.last-good of TIME is in force
 the node state alone: node2.example.org
+the node state is emptied: node2.example.org
+  mailaffinity: FOLDER/nodes.toml: not a node state: it is empty; %s; the last good copy FOLDER/nodes.toml.last-good of TIME is in force
 no node state is not broken: node3.example.org
 copies that anybody could have written: localhost
   mailaffinity: FOLDER/mailaffinity.toml:1: %s; its last good copy cannot be used: others than its owner may write it; there is no good configuration to use

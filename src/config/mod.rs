@@ -728,7 +728,7 @@ address = "2001:DB8::2"
             let cluster = config.cluster(&NodeState::parse(state).unwrap()).unwrap();
             cluster.node_of(b"user1", "").map(|node| node.name.clone())
         };
-        assert_eq!(node("").as_deref(), Some("b"));
+        assert_eq!(node("# all are up").as_deref(), Some("b"));
         assert_eq!(node("[node.b]\nstate = \"down\"\n").as_deref(), Some("a"));
         assert_eq!(node("[node.b]\nvhost_count = 0\n").as_deref(), Some("a"));
         assert_eq!(node("[node.b]\ntag = \"x\"\n").as_deref(), Some("a"));

@@ -230,6 +230,8 @@ impl Said {
 fn users() -> String {
     let mut users: Vec<String> = (1..=40).map(|number| format!("user{number}")).collect();
     users.extend((1..=10).map(|number| format!("anna.{number}@mail{number}.example.org")));
+    // Others than those: each has the entry that is found first.
+    users.extend((1..=10).map(|number| format!("anna.{number}")));
     users.extend(
         [
             "Bert",
@@ -268,14 +270,14 @@ fn all_agree() {
         let asked = usize::try_from(row["asked"].as_u64().unwrap()).unwrap();
         match row["part"].as_str().unwrap() {
             ACCESS_MAP | WEBMAIL => assert_eq!(asked, total - 1),
-            SENDMAIL => assert_eq!(asked, total - 3),
+            SENDMAIL => assert_eq!(asked, total - 2),
             _ => assert_eq!(asked, total),
         }
     }
     let table = mailsite.site.must(&["agreement"]);
     for line in [
         "access map: not asked for 1, such as \"a b\": the name can have no entry in the access map",
-        "sendmail: not asked for 2, such as \"naïve\": sendmail's test mode takes no such name",
+        "sendmail: not asked for 1, such as \"100%\": sendmail's test mode takes no such name",
     ] {
         assert!(table.contains(line), "{table}");
     }
@@ -750,6 +752,42 @@ fn php_does_not_load_the_extension() {
         .disagrees()
         .only(&[PHP, WEBMAIL])
         .because(PHP, "/nonexistent/php cannot be run");
+}
+
+/// The Director ends itself when it is asked for one, and drops who sends it the other.
+#[test]
+fn users_without_a_hash_are_counted_and_the_others_asked() {
+    let format = "%{if;%n;>;5;%u;%d}";
+    let long = "9".repeat(1024);
+    let mailsite = Mailsite::with_users(
+        Settings {
+            username_hash: format,
+            ..Settings::default()
+        },
+        &format!("6@a.example\nsix@a.example\n4@b.example\n{long}\n7@c.example\n"),
+    );
+    mailsite.prepend(&format!("username_hash = \"{format}\"\n"));
+    mailsite.site.must(&["update"]);
+    let output = mailsite.run();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = Said::of(&output);
+    said.only(&[]);
+    let number =
+        "no part has a node for it: username_hash compares what is no number as one in this user's name";
+    let length = "no part has a node for it: a user's name is longer than 1023 bytes";
+    for part in PARTS {
+        let row = said.part(part);
+        assert_eq!(row["asked"], 3, "{row:#}");
+        let reason = |reason, first| serde_json::json!({"reason": reason, "users": 1, "first": first});
+        assert_eq!(
+            row["not_asked"],
+            serde_json::json!([reason(length, &*long), reason(number, "six@a.example")])
+        );
+    }
+    let alone = mailsite.site.run(&["agreement", "--", "six@a.example"], b"");
+    assert_eq!(alone.status.code(), Some(69));
+    let said = String::from_utf8(alone.stderr).unwrap();
+    assert!(said.contains(&format!("six@a.example: {number}")), "{said}");
 }
 
 #[test]

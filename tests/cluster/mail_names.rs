@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,6 +52,8 @@ lists: /dev/null
 far: somebody@elsewhere.example.org
 broken line
 nobody: root
+Sales&Info: games
+\"press office\": games
 ";
 
 struct Site {
@@ -120,6 +123,7 @@ R$+ < @ elsewhere.example.org. > $*	$#elsewhere $@ elsewhere.example.org $: $1 <
 
     fn run(&self, node: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new(&*MAILAFFINITY);
+        command.current_dir(self.cluster.folder());
         command.arg("--config").arg(self.path(&format!("{node}.toml")));
         run(command.args(arguments), b"")
     }
@@ -142,6 +146,17 @@ R$+ < @ elsewhere.example.org. > $*	$#elsewhere $@ elsewhere.example.org $: $1 <
     fn status(&self) -> Value {
         let text = fs::read_to_string(self.path("status.json")).unwrap();
         serde_json::from_str::<Value>(&text).unwrap()["update"].clone()
+    }
+
+    /// Lets node1 start sendmail by a line of the shell, in which it is `"$@"`.
+    fn ask_through(&self, line: &str) {
+        let through = self.path("through");
+        fs::write(&through, format!("#!/bin/sh\n{line}\n")).unwrap();
+        fs::set_permissions(&through, fs::Permissions::from_mode(0o755)).unwrap();
+        let config = fs::read_to_string(self.path("node1.toml")).unwrap();
+        let through = format!("command = [{through:?}, ");
+        assert!(config.contains("command = ["), "{config}");
+        self.write("node1.toml", &config.replace("command = [", &through));
     }
 
     /// What agreement says of sendmail.
@@ -218,6 +233,7 @@ const MAIL: &[Sent] = &[
     sent("team", "node1", &[("news", "news@users.example.org")]),
     sent("det", "node1", &[("uucp", "uucp@other.example.org")]),
     sent("plus+x", "node2", &[("games", "games")]),
+    sent("sales&INFO", "node1", &[("games", "games")]),
     sent("many", "node1", &[("daemon", "daemon"), ("games", "games")]),
     // A .forward to one address: the node of who forwards. To one with a detail, or to
     // several: the nodes of those.
@@ -250,10 +266,16 @@ fn mail_is_delivered_by_the_node_of_its_user() {
     assert_eq!(status["users"], USERS.len());
     assert_eq!(status["entries"], USERS.len());
     assert_eq!(status["added"], USERS.len());
-    assert_eq!(status["other_names"], 4 + 7, "{status:#}");
+    assert_eq!(status["other_names"], 4 + 8, "{status:#}");
     assert_eq!(status["left_out"]["count"], 2);
     let broken = status["aliases"]["first"][0].as_str().unwrap();
     assert!(broken.ends_with("/aliases:13: it has no colon"), "{broken}");
+    let diff = site.must(&["diff"]);
+    assert!(
+        diff.contains("aliases:16: the alias \\\"press office\\\" gets no entry: its name has quotes"),
+        "{diff}"
+    );
+    assert_eq!(status["aliases"]["count"], 2);
 
     let mut expected: BTreeMap<String, Deliveries> = BTreeMap::new();
     for (round, down) in [("up", None), ("down", Some("node2")), ("back", None)] {
@@ -324,6 +346,23 @@ fn agreement_knows_what_sendmail_makes_of_names() {
     assert!(text.contains("esc\tnode1group -> - (other name)"), "{text}");
 }
 
+/// sendmail looks for it in its queue directory, wherever the update looks.
+#[test]
+fn a_list_without_its_whole_path_gives_no_entry() {
+    let site = Site::start(&["daemon", "news"], "near: :include:team\n");
+    let said = run(site.cluster.command("node1").args(["-bv", "near"]), b"");
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.contains("Cannot open team"), "{said}");
+    site.must(&["update"]);
+    let status = site.status();
+    assert_eq!(status["other_names"], 0, "{status:#}");
+    let problem = status["aliases"]["first"][0].as_str().unwrap();
+    assert!(
+        problem.contains("/aliases:1: sendmail looks for the file team in its queue directory"),
+        "{problem}"
+    );
+}
+
 /// With a format that keeps case, the Director may have nodes for both spellings; the
 /// mailbox is that of the account, in lower case.
 #[test]
@@ -350,6 +389,72 @@ fn of_names_that_differ_in_case_the_account_counts() {
         left_out.contains(other) && left_out.contains("differs in case only"),
         "{left_out}"
     );
+}
+
+/// What sendmail says is good until what it has it from is another, and nobody waits for it.
+#[test]
+fn sendmail_tells_its_domains_once() {
+    let site = Site::start(&USERS, ALIASES);
+    site.ask_through("tee -a \"$0.asked\" | \"$@\"");
+    let asked = || {
+        let lines = fs::read_to_string(site.path("through.asked")).unwrap_or_default();
+        lines.lines().filter(|line| *line == "$=w").count()
+    };
+    site.must(&["update"]);
+    assert_eq!((asked(), &site.status()["other_names"]), (1, &(4 + 8).into()));
+    site.must(&["update"]);
+    site.must(&["diff"]);
+    assert_eq!(asked(), 1);
+    assert_eq!(site.status()["result"], "unchanged");
+
+    site.write("local-host-names", DOMAIN);
+    site.must(&["update"]);
+    assert_eq!(asked(), 2);
+    assert_eq!(
+        site.status()["other_names"],
+        3 + 7,
+        "uucp, backup, det, and proxy's one more"
+    );
+    site.must(&["update"]);
+    assert_eq!(asked(), 2);
+
+    // Names of DNS are in no file.
+    let status = fs::read_to_string(site.path("status.json")).unwrap();
+    let mut status: Value = serde_json::from_str(&status).unwrap();
+    let last = &mut status["update"]["own_domains"]["asked"];
+    *last = (last.as_i64().unwrap() - 3600).into();
+    site.write("status.json", &status.to_string());
+    site.must(&["update"]);
+    assert_eq!(asked(), 3);
+
+    // Answers that differ are asked for twice, and a file like this is nowhere at first.
+    fs::remove_file(site.path("status.json")).unwrap();
+    site.write("users", &(USERS.join("\n") + "\nwww-data\n"));
+    assert_eq!(site.agreement("node1")["agrees"], false);
+    assert_eq!(asked(), 4);
+}
+
+#[test]
+fn nobody_waits_for_sendmails_domains() {
+    let site = Site::start(&USERS, ALIASES);
+    run_well(Command::new("mkfifo").arg(site.path("through.go")), b"");
+    site.ask_through("echo x > \"$0.waits\"; read -r _ < \"$0.go\"; exec \"$@\"");
+    thread::scope(|scope| {
+        let first = scope.spawn(|| site.run("node1", &["update"]));
+        wait_for("sendmail", || site.path("through.waits").exists());
+        let config = fs::read_to_string(site.path("node2.toml")).unwrap();
+        let table = "[sendmail]\nlocal_domains = [\"users.example.org\"]\n";
+        site.write("node2.toml", &config.replace("[sendmail]\n", table));
+        let second = site.run("node2", &["update", "--wait", "0"]);
+        // It may have given up.
+        let go = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(site.path("through.go"));
+        std::io::Write::write_all(&mut go.unwrap(), b"\n").unwrap();
+        first.join().unwrap();
+        assert!(second.status.success(), "{second:?}");
+    });
 }
 
 /// Bounces to users are delivered at once, by the node that makes them.

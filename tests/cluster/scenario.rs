@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{chown, lchown, symlink};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -914,6 +914,34 @@ fn all_directories_of_a_queue_group_are_drained() {
     for node in [drainer, other, drainer, other] {
         assert_silent(&mail.cluster.run_queue(node, &Cluster::group(node)));
     }
+    mail.assert_all_delivered_once();
+}
+
+/// As Debian's queue folder is smmta's. sendmail follows them.
+#[test]
+#[ignore = "as root"]
+fn queues_that_are_links_in_a_folder_of_others_are_drained_as_root() {
+    let (mail, users) = with_dead_node2(Tables::default(), 3);
+    let (drainer, _) = mail.drainer_and_other();
+    let (queues, elsewhere) = (mail.cluster.queues(), mail.path("elsewhere"));
+    let link = queues.join("node2");
+    fs::rename(&link, &elsewhere).unwrap();
+    symlink(&elsewhere, &link).unwrap();
+    chown(&queues, Some(65534), None).unwrap();
+    // Of a link of theirs, root does not know where it leads when it writes there.
+    lchown(&link, Some(65534), None).unwrap();
+    let output = run(&mut mail.drain(drainer, &[]), b"");
+    assert_eq!(output.status.code(), Some(74), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let refused = format!("the symbolic link {} is not followed", link.display());
+    assert!(said.contains(&refused), "{said}");
+    lchown(&link, Some(0), None).unwrap();
+    let result = mail.drained(drainer, &[]);
+    assert_eq!(
+        (&result["before"], &result["after"]),
+        (&json!(users.len()), &json!(0))
+    );
+    assert!(elsewhere.join(".mailaffinity.lock").exists());
     mail.assert_all_delivered_once();
 }
 

@@ -175,23 +175,14 @@ fn that_become_mount_points_in_the_middle() {
 }
 
 #[test]
-fn that_are_immutable() {
+#[ignore = "as root"]
+fn that_are_immutable_as_root() {
     let chattr = |change: &str, path: &Path| {
         let output = Command::new("chattr").arg(change).arg(path).output().unwrap();
-        // To anybody else than root, it does not happen.
-        assert_eq!(
-            output.status.success(),
-            rustix::process::geteuid().is_root(),
-            "{output:?}"
-        );
-        output.status.success()
+        assert!(output.status.success(), "{output:?}");
     };
     let site = Site::hash();
     site.update();
-    if !chattr("+i", &site.path("etc/access")) {
-        return;
-    }
-    chattr("-i", &site.path("etc/access"));
     site.well(&["down", "node1"]);
     for name in ["etc/access", "etc/access.db"] {
         for (attribute, what) in [("i", "immutable"), ("a", "append-only")] {
@@ -259,6 +250,7 @@ fn a_node_state_that_says_nonsense() {
     for (text, problem) in [
         (&b"[node.node2]\nsince = 1\n"[..], "not a node state: line 2: "),
         (b"[node", "not a node state: line 1: "),
+        (b"", "not a node state: it is empty; mend it, or remove it"),
         (b"[node.node2]\nreason = \"\xff\"\n", "line 2 is not UTF-8"),
         (
             b"[node.node1]\nvhost_count = 4000000000\n",
@@ -275,7 +267,7 @@ fn a_node_state_that_says_nonsense() {
     fs::create_dir(&state).unwrap();
     site.update_fails(&[], 78, "it is not a regular file");
     fs::remove_dir(&state).unwrap();
-    site.write("lib/nodes.toml", b"");
+    site.write("lib/nodes.toml", b"# all are up\n");
     set_mode(&state, 0);
     bound_update_fails(&site, 78, "cannot read the node state: Permission denied");
     set_mode(&state, 0o644);

@@ -9,10 +9,7 @@ use crate::site::{Site, assert_fails, script};
 /// An address, a user, and an alias for each.
 fn site() -> Site {
     let site = Site::hash();
-    script(
-        &site.path("sendmail"),
-        "echo 'Enter <ruleset> <address>'; echo '> example.org'",
-    );
+    let_sendmail(&site, &domain("example.org"));
     site.write("users", b"anna@example.org\nbert\n");
     site.write("aliases", b"info: anna@example.org\npost: bert\n");
     site.configure(configuration(&site));
@@ -20,11 +17,21 @@ fn site() -> Site {
     site
 }
 
+/// Lets sendmail do this from now on, as after a change of its configuration.
+fn let_sendmail(site: &Site, line: &str) {
+    script(&site.path("sendmail"), line);
+    site.write("sendmail.cf", line.as_bytes());
+}
+
+fn domain(domain: &str) -> String {
+    format!("echo 'Enter <ruleset> <address>'; echo '> {domain}'")
+}
+
 fn configuration(site: &Site) -> Configuration {
-    let list = |name: &str| vec![site.path(name).to_str().unwrap().to_owned()];
+    let path = |name: &str| site.path(name).to_str().unwrap().to_owned();
     site.configuration()
-        .sendmail(list("sendmail"))
-        .set("sendmail.alias_files", list("aliases"))
+        .sendmail(vec![path("sendmail"), "-C".into(), path("sendmail.cf")])
+        .set("sendmail.alias_files", vec![path("aliases")])
 }
 
 fn has(site: &Site, key: &[u8]) -> bool {
@@ -53,14 +60,11 @@ fn stay_as_they_are() {
     fs::rename(site.path("aliases"), site.path("away")).unwrap();
     stay("cannot read the aliases: No such file");
     fs::rename(site.path("away"), site.path("aliases")).unwrap();
-    script(&site.path("sendmail"), "exit 75");
+    let_sendmail(&site, "exit 75");
     stay("sendmail does not tell which domains are its own");
 
     // What is known to be gone is gone.
-    script(
-        &site.path("sendmail"),
-        "echo 'Enter <ruleset> <address>'; echo '> example.net'",
-    );
+    let_sendmail(&site, &domain("example.net"));
     site.write("aliases", b"post: bert\n");
     site.update();
     assert!(!has(&site, b"qgrp:anna@") && !has(&site, b"qgrp:info@") && has(&site, b"qgrp:post@"));

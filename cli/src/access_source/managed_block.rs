@@ -31,7 +31,7 @@ const END: &[u8] = b"# END mailaffinity";
 const HEADING: &[u8] =
     b"# BEGIN mailaffinity: \"mailaffinity update\" writes this block anew; edit outside of it\n";
 /// What stands before the entries that are no user's own.
-const MAIL_NAMES: &[u8] =
+const OTHER_NAMES: &[u8] =
     b"# other names that sendmail asks for: aliases, and addresses without their domain\n";
 const FOOTING: &[u8] = b"# END mailaffinity\n";
 /// The key under which a map has the digest of its source.
@@ -126,7 +126,7 @@ impl AccessSource {
     }
 
     /// Those of the other names that sendmail asks for, likewise.
-    pub fn mail_names(&self) -> Box<dyn Iterator<Item = Entry<&[u8]>> + '_> {
+    pub fn other_names(&self) -> Box<dyn Iterator<Item = Entry<&[u8]>> + '_> {
         self.entries_in(self.users_end..self.block.end)
     }
 
@@ -152,7 +152,7 @@ impl AccessSource {
     /// folded.
     pub fn queue_groups(&self) -> impl Iterator<Item = Entry<&[u8]>> {
         let by_hand = self.by_hand().into_iter().map(|own| own.entry);
-        by_hand.chain(self.entries()).chain(self.mail_names())
+        by_hand.chain(self.entries()).chain(self.other_names())
     }
 
     /// The source with these entries of users and of other names in its block, which must
@@ -162,7 +162,7 @@ impl AccessSource {
     pub fn with_entries<'e>(
         &self,
         users: impl IntoIterator<Item = Entry<&'e [u8]>>,
-        mail_names: impl IntoIterator<Item = Entry<&'e [u8]>>,
+        other_names: impl IntoIterator<Item = Entry<&'e [u8]>>,
     ) -> AccessSource {
         let [before, _, after] = self.parts();
         let mut text = Vec::with_capacity(self.text.len().saturating_add(256));
@@ -179,12 +179,12 @@ impl AccessSource {
         };
         users.into_iter().for_each(|entry| write(&mut text, entry));
         let after_users = text.len();
-        let mut mail_names = mail_names.into_iter().peekable();
-        let has_mail_names = mail_names.peek().is_some();
-        if has_mail_names {
-            text.extend_from_slice(MAIL_NAMES);
+        let mut other_names = other_names.into_iter().peekable();
+        let has_other_names = other_names.peek().is_some();
+        if has_other_names {
+            text.extend_from_slice(OTHER_NAMES);
         }
-        mail_names.for_each(|entry| write(&mut text, entry));
+        other_names.for_each(|entry| write(&mut text, entry));
         let digest = digest(&[&text, FOOTING, after]);
         for part in [DIGEST_KEY, b"\t", digest.as_bytes(), b"\n", FOOTING] {
             text.extend_from_slice(part);
@@ -194,7 +194,7 @@ impl AccessSource {
         AccessSource {
             text,
             block: start..end,
-            users_end: if has_mail_names { after_users } else { end },
+            users_end: if has_other_names { after_users } else { end },
             digest: Some(digest),
         }
     }
@@ -300,7 +300,7 @@ fn find_block(text: &[u8]) -> Result<(Range<usize>, usize), BlockError> {
                 (Some(_), None) => end = Some(next),
             }
         } else if begin.is_some() && end.is_none() {
-            if line == MAIL_NAMES {
+            if line == OTHER_NAMES {
                 users_end = users_end.or(Some(position));
             } else if !is_ours(line) {
                 foreign = foreign.or(Some(number));

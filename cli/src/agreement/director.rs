@@ -260,6 +260,8 @@ mod tests {
     use mailaffinity::config::Config;
     use mailaffinity::node_state::NodeState;
 
+    use std::cell::OnceCell;
+
     use super::*;
 
     #[test]
@@ -269,7 +271,9 @@ mod tests {
             [[node]]\nname = \"b\"\naddress = \"192.0.2.1\"\ntag = \"east\"\n";
         let config = Config::parse(text, Path::new("x")).unwrap();
         let state = NodeState::default();
-        let question = Question::new(Path::new("x"), &config, &state, &[], &[], |_| {}).unwrap();
+        let own_domains = OnceCell::new();
+        let question =
+            Question::new(Path::new("x"), &config, &state, &[], &[], |_| {}, &own_domains).unwrap();
         let differences = |answers: &str| {
             let snapshot = Snapshot::read(answers.as_bytes()).unwrap();
             host_differences(&question, &snapshot)

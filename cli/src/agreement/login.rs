@@ -193,6 +193,8 @@ mod tests {
     use mailaffinity::config::Config;
     use mailaffinity::node_state::NodeState;
 
+    use std::cell::OnceCell;
+
     use super::*;
 
     const HOSTS: &str = "192.0.2.1\t100\t0\t\tU\t0\n192.0.2.2\t100\t0\tfar\tU\t0\n\n";
@@ -204,7 +206,9 @@ mod tests {
             [agreement]\nlogin_user = \"anna\"\nlogin_password_file = \"/x\"\n";
         let config = Config::parse(text, Path::new("x")).unwrap();
         let state = NodeState::default();
-        let question = Question::new(Path::new("x"), &config, &state, &[], &[], |_| ()).unwrap();
+        let own_domains = OnceCell::new();
+        let question =
+            Question::new(Path::new("x"), &config, &state, &[], &[], |_| (), &own_domains).unwrap();
         let login = Login {
             user: typed.into(),
             ..config.agreement.login.clone().unwrap()

@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::entries::{self, NoEntry};
+use crate::own_domains::OwnDomains;
 use crate::update::{self, Plan, UpdateError};
 use mailaffinity::config::{Config, NoHash, NoNodeUp, NodeConfig};
 use mailaffinity::mapping::{Cluster, ClusterError};
@@ -35,8 +36,8 @@ pub struct Question<'q> {
     config: &'q Config,
     state: &'q NodeState,
     cluster: Cluster,
-    /// As they are typed.
-    typed: &'q [Vec<u8>],
+    /// Those who have a hash, as they are typed.
+    typed: Vec<&'q [u8]>,
     /// The same, as authentication leaves them.
     users: Vec<Vec<u8>>,
     c_library_command: &'q [OsString],
@@ -46,6 +47,9 @@ pub struct Question<'q> {
     expected: Vec<usize>,
     /// Why a user has no entry in the access map; `None` for one who has.
     without_entry: Vec<Option<&'static str>>,
+    /// The others, for whom no part is asked: the Director ends itself, or drops who asks.
+    without_hash: Vec<(&'q [u8], NoHash)>,
+    own_domains: &'q OnceCell<OwnDomains>,
     /// What an update would do, once that was worked out.
     plan: OnceCell<Result<Plan<'q>, UpdateError>>,
 }
@@ -60,14 +64,6 @@ pub enum QuestionError {
     /// No node with the tag of the configuration is up.
     #[error("{0}: there is no answer to compare with")]
     NobodyUp(NoNodeUp),
-    /// No part has a node for this user: the Director ends itself when it is asked.
-    #[error("user \"{}\": {problem}", user.escape_ascii())]
-    NoHash {
-        /// The user.
-        user: Vec<u8>,
-        /// Why.
-        problem: NoHash,
-    },
 }
 
 /// What a part says of a user.
@@ -116,7 +112,8 @@ impl<'q> Question<'q> {
     /// is its node state. `c_library_command` asks a C library: a program and its
     /// arguments, to which the library is added. It is given the users, a line each, and
     /// prints [`Facts`], then an object with the `node` of each user, as lines of JSON. `tell`
-    /// takes a sentence where an answer takes its time.
+    /// takes a sentence where an answer takes its time. `own_domains` are sendmail's, once it
+    /// was asked for them.
     ///
     /// # Errors
     /// When the configuration and node state have no answer themselves.
@@ -127,21 +124,24 @@ impl<'q> Question<'q> {
         typed: &'q [Vec<u8>],
         c_library_command: &'q [OsString],
         tell: fn(&str),
+        own_domains: &'q OnceCell<OwnDomains>,
     ) -> Result<Question<'q>, QuestionError> {
         let cluster = config.cluster(state).map_err(QuestionError::Cluster)?;
-        let names = typed.iter().map(|typed| {
-            let no_hash = |problem| QuestionError::NoHash {
-                user: typed.clone(),
-                problem,
-            };
-            let user = config.authenticated(typed).map_err(no_hash)?;
-            let hash = config.username_hash.hash(&user);
-            let hash = hash.map_err(|problem| no_hash(problem.into()))?;
-            let node = cluster.index_of_hash(hash, &config.tag);
-            let node = node.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp(config.tag.clone())))?;
-            Ok((user.into_owned(), node))
-        });
-        let (users, expected): (Vec<Vec<u8>>, Vec<usize>) = names.collect::<Result<_, _>>()?;
+        let (mut with_hash, mut users, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+        let mut without_hash = Vec::new();
+        for name in typed {
+            let user = config.authenticated(name);
+            match user.and_then(|user| Ok((config.username_hash.hash(&user)?, user))) {
+                Ok((hash, user)) => {
+                    let node = cluster.index_of_hash(hash, &config.tag);
+                    expected.push(node.ok_or_else(|| QuestionError::NobodyUp(NoNodeUp(config.tag.clone())))?);
+                    users.push(user.into_owned());
+                    with_hash.push(name.as_slice());
+                }
+                Err(problem) => without_hash.push((name.as_slice(), problem)),
+            }
+        }
+        let typed = with_hash;
         let mut key = Vec::new();
         let without_entry = typed.iter().map(|typed| {
             key.clear();
@@ -153,6 +153,7 @@ impl<'q> Question<'q> {
         });
         Ok(Question {
             without_entry: without_entry.collect(),
+            without_hash,
             config_path,
             config,
             state,
@@ -162,6 +163,7 @@ impl<'q> Question<'q> {
             users,
             c_library_command,
             tell,
+            own_domains,
             plan: OnceCell::new(),
         })
     }
@@ -169,7 +171,7 @@ impl<'q> Question<'q> {
     /// What an update would do about the access map.
     fn plan(&self) -> &Result<Plan<'q>, UpdateError> {
         self.plan
-            .get_or_init(|| update::plan(self.config, self.state, true, None))
+            .get_or_init(|| update::plan_unlocked(self.config, self.state, true, self.own_domains))
     }
 
     /// Asks every part, one after the other. Each has the time that the configuration gives
@@ -206,12 +208,17 @@ impl<'q> Question<'q> {
     }
 
     /// Why an opinion lacks users: each reason, how many they are, and one of them.
-    pub fn not_asked(&self, opinion: &Opinion) -> BTreeMap<&'static str, (usize, &'q [u8])> {
+    pub fn not_asked(&self, opinion: &Opinion) -> BTreeMap<String, (usize, &'q [u8])> {
         let mut reasons = BTreeMap::new();
+        let mut add = |why: String, user| reasons.entry(why).or_insert((0, user)).0 += 1;
         for (user, answer) in self.typed.iter().zip(&opinion.answers) {
             if let Answer::NotAsked(why) = answer {
-                reasons.entry(*why).or_insert((0, user.as_slice())).0 += 1;
+                add((*why).into(), *user);
             }
+        }
+        if opinion.absent.is_none() {
+            let without_hash = self.without_hash.iter();
+            without_hash.for_each(|(user, why)| add(format!("no part has a node for it: {why}"), *user));
         }
         reasons
     }

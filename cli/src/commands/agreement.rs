@@ -1,5 +1,6 @@
 //! `mailaffinity agreement`: asks all parts, and prints who differs and why.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -85,6 +86,7 @@ impl Agreement {
             "c-library".into(),
             "--".into(),
         ];
+        let own_domains = OnceCell::new();
         for attempt in 1..=ATTEMPTS {
             let before = Files::read(config)?;
             let tell = if self.quiet {
@@ -92,8 +94,16 @@ impl Agreement {
             } else {
                 |what: &str| say(NAME, what)
             };
-            let question = Question::new(&path, config, &before.state, &users, &ask_library, tell)
-                .map_err(|error| Failure::new(Status::TempFail, error))?;
+            let question = Question::new(
+                &path,
+                config,
+                &before.state,
+                &users,
+                &ask_library,
+                tell,
+                &own_domains,
+            )
+            .map_err(|error| Failure::new(Status::TempFail, error))?;
             let mut opinions = question.ask();
             let agree = opinions.iter().all(|opinion| agrees(&question, opinion));
             // What changes meanwhile has several right answers, and an update that is at
@@ -107,7 +117,14 @@ impl Agreement {
                 continue;
             }
             if agree && opinions.iter().all(|opinion| opinion.asked() == 0) {
-                let message = "no part on this machine can be asked for these users; see [agreement] of the configuration";
+                let reasons = opinions.iter().flat_map(|opinion| question.not_asked(opinion));
+                let reason = reasons
+                    .map(|(why, (_, user))| format!(", such as {}: {why}", user.escape_ascii()))
+                    .next();
+                let message = format!(
+                    "no part on this machine can be asked for these users{}; see [agreement] of the configuration",
+                    reason.unwrap_or_default()
+                );
                 return Err(Failure::new(Status::Unavailable, message));
             }
             opinions.extend(Opinion::of_list(silent_services));

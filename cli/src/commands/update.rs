@@ -17,6 +17,7 @@ use crate::differences::print_differences;
 use crate::exit::{Failure, NAME, say};
 use crate::last_good;
 use crate::nodes::doubtful_marks;
+use crate::own_domains::OwnDomains;
 use crate::report::{Log, last_status, write_status};
 use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError};
 use crate::users::OutsideUids;
@@ -90,7 +91,27 @@ impl Update {
         }
     }
 
+    /// sendmail, which may take its time, is not asked for its domains while others wait
+    /// for the lock: before, where the last update needed them, else between.
     fn update(
+        &self,
+        path: &Path,
+        config: &Config,
+        log: &mut Log,
+        report: &mut Report,
+    ) -> Result<(), UpdateError> {
+        let last = report.own_domains.take();
+        report.own_domains = last.map(|last| OwnDomains::now(config, Some(last)));
+        match self.update_locked(path, config, log, report) {
+            Err(UpdateError::DomainsUnknown) => {
+                report.own_domains = Some(OwnDomains::now(config, None));
+                self.update_locked(path, config, log, report)
+            }
+            result => result,
+        }
+    }
+
+    fn update_locked(
         &self,
         path: &Path,
         config: &Config,
@@ -107,7 +128,7 @@ impl Update {
             let colon = if reason.is_empty() { "" } else { ": " };
             log.warning(&format!("node {node} is {state}{colon}{}", reason.escape_debug()));
         }
-        report.wrote = nodes.before != nodes.after;
+        report.wrote |= nodes.before != nodes.after;
         for doubt in doubtful_marks(config, &nodes.after) {
             log.warning(&doubt);
         }
@@ -140,6 +161,7 @@ impl Update {
             &nodes.after,
             self.accept_loss,
             report.fingerprint.as_deref().filter(|_| !self.force),
+            report.own_domains.as_ref(),
         )? {
             Plan::NoMap | Plan::Unchanged => return Ok(()),
             Plan::Map(plan) => plan,
@@ -195,6 +217,7 @@ struct Report {
     #[serde(skip)]
     hides_names: bool,
     fingerprint: Option<String>,
+    own_domains: Option<OwnDomains>,
     nodes_down: Vec<String>,
     users: usize,
     outside_uids: OutsideUids,

@@ -39,6 +39,7 @@ enum Way {
     Links,
     LinksAndNewFolders,
     LinksToTheFolder,
+    OurLinksToTheFolder,
 }
 
 impl Place {
@@ -64,7 +65,14 @@ impl Place {
         Place::find(path, Way::LinksToTheFolder)
     }
 
+    /// As [`itself`](Place::itself), but a link of root's or ours is followed in whoever's
+    /// folder it is: its owner can move it there, and make none that leads elsewhere.
+    pub(crate) fn by_our_links(path: &Path) -> io::Result<Place> {
+        Place::find(path, Way::OurLinksToTheFolder)
+    }
+
     fn find(path: &Path, way: Way) -> io::Result<Place> {
+        let is_to_folder = matches!(way, Way::LinksToTheFolder | Way::OurLinksToTheFolder);
         let root = || open("/", LOOK, Mode::empty());
         let mut to_go = names(&std::path::absolute(path)?);
         let (mut folder, mut here) = (root()?, PathBuf::from("/"));
@@ -89,12 +97,13 @@ impl Place {
                 found => Some(found.map_err(reach)?),
             };
             match found {
-                Some(link) if is_link(&link)? && !(is_last && way == Way::LinksToTheFolder) => {
+                Some(link) if is_link(&link)? && !(is_last && is_to_folder) => {
                     links += 1;
                     if links > MOST_LINKS {
                         return Err(reach(Errno::LOOP));
                     }
-                    if !is_trusted(&link)? || !is_trusted(&folder)? {
+                    let is_in_any_folder = way == Way::OurLinksToTheFolder;
+                    if !is_trusted(&link)? || !is_in_any_folder && !is_trusted(&folder)? {
                         return Err(not_followed(&full));
                     }
                     let target = OsString::from_vec(readlinkat(&link, "", [])?.into_bytes());
