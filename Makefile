@@ -1,6 +1,8 @@
 # make demo             build all; users mapped by PHP, the C library and the command
 # make test             all tests
-# make test-zts         the PHP module in threads, with a thread-safe PHP that it builds
+# make test-phps        the PHP module in each PHP from 8.1 to 8.5 that can be had (PHP_SOURCES)
+# make test-zts         the same in this PHP's version, thread-safe
+# make test-cdb         the whole scenario, with sendmails that it builds, whose only maps are cdb
 # make install          all of the following below PREFIX; DESTDIR is put before each path
 # make install-library  the C library
 # make install-command  the commands, their manual pages, timers, and sendmail's feature
@@ -60,15 +62,16 @@ TARGET = $(TARGET_DIR)/release
 PHP_TARGET_DIR = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/php,php/target)
 PHP_TARGET = $(PHP_TARGET_DIR)/release
 PHP_MODULE = $(PHP_TARGET)/libmailaffinity_php.so
-# By the name of its extensions' folder, which tells apart all that a module is built for.
-PHP_BUILT = $(PHP_TARGET)/.php-$(notdir $(shell $(PHP_CONFIG) --extension-dir 2>/dev/null))
+# By the names of its interface and of its extensions' folder, which tell apart all that a
+# module is built for.
+PHP_BUILT = $(PHP_TARGET)/.php-$(shell $(PHP_CONFIG) --phpapi 2>/dev/null)$(subst /,-,$(shell $(PHP_CONFIG) --extension-dir 2>/dev/null))
 # Likewise.
 LUA_TARGET_DIR = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/lua,lua/target)
 LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
 	director mail_servers node_state php username_hash users
 
-.PHONY: all demo test test-as-root squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
+.PHONY: all demo test test-as-root squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
 	install install-library install-command install-lua install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -249,10 +252,27 @@ squirrelmail:
 		echo "SKIPPED: the real SquirrelMail; SQUIRRELMAIL=/path/of/its/tree runs it"; \
 	fi
 
-# By itself: it takes minutes to build PHP.
+# By themselves: it takes minutes to build PHP, and sendmail.
+test-phps: test-packages
+	dist/install-packages.sh xz-utils debootstrap iproute2
+	php/test-phps.sh
+
 test-zts: test-packages
 	dist/install-packages.sh xz-utils
-	php/test-zts.sh
+	php/test-phps.sh $$($(PHP) -r 'echo PHP_MAJOR_VERSION, ".", PHP_MINOR_VERSION;')-zts
+
+# Both extensions that a cdb map's file can have are what a sendmail is built for.
+test-cdb: test-packages
+	dist/install-packages.sh make dpkg-dev libcdb-dev
+	tests/sendmail/build-cdb.sh $(TARGET_DIR)/sendmail-cdb
+	for extension in cdb db; do \
+		PATH=$(TARGET_DIR)/sendmail-cdb/$$extension:$$PATH ACCESS_MAP=cdb.$$extension \
+			$(CARGO) test --locked --test cluster --test sendmail --test update -- $(CDB_TESTS) || exit 1; \
+	done
+
+# By parts of their names.
+CDB_TESTS = scenario:: agreement::all_agree agreement::the_map_is kills:: of_a_hash of_the_other_kind mail_lands \
+	--skip nul_bytes
 
 # The package is built offline: what it needs was there for clippy.
 lint:

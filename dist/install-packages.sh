@@ -3,8 +3,17 @@
 #
 # Installs the Debian packages that are missing. Never removes one that is there:
 # where apt-get would have to (another mail server in place of sendmail, say), it
-# stops and names them.
+# stops and names them. Where there is no apt-get it names what is needed, and
+# HAVE_PACKAGES=1 says that it is there.
 set -eu
+
+[ -z "${HAVE_PACKAGES:-}" ] || exit 0
+if ! command -v apt-get >/dev/null; then
+    echo "There is no apt-get here. Needed is what Debian has in these packages:" >&2
+    echo "$*" >&2
+    echo "Install this system's packages of it, and run the same again with HAVE_PACKAGES=1." >&2
+    exit 1
+fi
 
 missing=
 for package; do

@@ -2,8 +2,8 @@
 # Usage: run-tests.sh [TEST.phpt...]
 #
 # Builds the module and runs its tests, all unless some are named, with PHP's own
-# run-tests.php. Prints what a failed test wanted and got. Fails if a test fails, is
-# skipped, or none ran.
+# run-tests.php. Prints what a failed test wanted and got, and at the end how many passed.
+# Fails if a test fails, is skipped, or none ran.
 #
 # PHP and PHP_CONFIG name another PHP.
 set -eu
@@ -52,6 +52,7 @@ if [ ! -s "$results" ]; then
     echo "No test ran" >&2
     exit 1
 fi
+echo "phpt: $(grep -c '^PASSED' "$results") passed, $(grep -vc '^PASSED' "$results") failed"
 if grep -v '^PASSED' "$results" >&2; then
     exit 1
 fi

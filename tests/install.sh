@@ -54,6 +54,10 @@ perl_library=$("${PERL:-perl}" -MConfig -e 'print $Config{sitelib}')
 # shellcheck disable=SC2016
 perl_below_prefix=${perl_library#"$("${PERL:-perl}" -MConfig -e 'print $Config{siteprefix}')"}
 
+# What Red Hat's world has otherwise.
+lib=/lib
+cf=/usr/share/sendmail/cf
+
 # What is expected with a PREFIX.
 expected() {
     for page in "$folder"/man1/*.1; do
@@ -69,12 +73,12 @@ expected() {
 -rwxr-xr-x $1/bin/hash_user_group
 -rwxr-xr-x $1/bin/mailaffinity
 -rw-r--r-- $1/include/mailaffinity.h
--rw-r--r-- $1/lib/libmailaffinity.a
-lrwxrwxrwx $1/lib/libmailaffinity.so libmailaffinity.so.0
-lrwxrwxrwx $1/lib/libmailaffinity.so.0 libmailaffinity.so.$version
--rw-r--r-- $1/lib/libmailaffinity.so.$version
--rw-r--r-- $1/lib/lua/5.4/mailaffinity.so
--rw-r--r-- $1/lib/pkgconfig/mailaffinity.pc
+-rw-r--r-- $1$lib/libmailaffinity.a
+lrwxrwxrwx $1$lib/libmailaffinity.so libmailaffinity.so.0
+lrwxrwxrwx $1$lib/libmailaffinity.so.0 libmailaffinity.so.$version
+-rw-r--r-- $1$lib/libmailaffinity.so.$version
+-rw-r--r-- $1$lib/lua/5.4/mailaffinity.so
+-rw-r--r-- $1$lib/pkgconfig/mailaffinity.pc
 -rw-r--r-- $1/lib/systemd/system/mailaffinity-drain.service
 -rw-r--r-- $1/lib/systemd/system/mailaffinity-drain.timer
 -rw-r--r-- $1/lib/systemd/system/mailaffinity-update.service
@@ -90,7 +94,7 @@ lrwxrwxrwx $1/lib/libmailaffinity.so.0 libmailaffinity.so.$version
 -rw-r--r-- $1/share/doc/mailaffinity/examples/mailaffinity.toml.example
 -rw-r--r-- $1/share/man/man3/Mail::Affinity.3pm
 -rw-r--r-- $1$perl_below_prefix/Mail/Affinity.pm
--rw-r--r-- /usr/share/sendmail/cf/feature/mailaffinity.m4
+-rw-r--r-- $cf/feature/mailaffinity.m4
 -rw-r--r-- $extensions/mailaffinity.so
 -rw-r--r-- $ini/mailaffinity.ini
 END
@@ -202,5 +206,36 @@ sort "$folder/parts" >"$folder/found"
 run_make install DESTDIR="$folder/part"
 (cd "$folder/part" && find . ! -type d) | sort >"$folder/expected"
 same "$folder/expected" "$folder/found" "the parts are not all"
+
+# The folders of Red Hat's world, where PHP reads all ini files of one.
+cat >"$folder/php-config" <<END
+#!/bin/sh
+case \$1 in
+--ini-path) echo /etc ;;
+--ini-dir) echo /etc/php.d ;;
+*) exec ${PHP_CONFIG:-php-config} "\$@" ;;
+esac
+END
+chmod 755 "$folder/php-config"
+lib=/lib64 cf=/usr/share/sendmail-cf ini=/etc/php.d extensions=/usr/lib64/php/modules
+# shellcheck disable=SC2016
+perl_below_prefix=$("${PERL:-perl}" -MConfig -e 'print $Config{vendorlib}')
+perl_below_prefix=${perl_below_prefix#/usr}
+set -- DESTDIR="$folder/red-hat" PREFIX=/usr LIBDIR=/usr/lib64 CFDIR=$cf \
+    PHP_CONFIG="$folder/php-config" PHP_EXTENSIONDIR=$extensions
+run_make install "$@"
+expect /usr "$folder/red-hat"
+grep -qx 'libdir=/usr/lib64' "$folder/red-hat/usr/lib64/pkgconfig/mailaffinity.pc" || fail "pkg-config names another libdir"
+PHP_INI_SCAN_DIR=$folder/red-hat$ini "${PHP:-php}" -d extension_dir="$folder/red-hat$extensions" \
+    -r 'exit(extension_loaded("mailaffinity") ? 0 : 1);' || fail "PHP does not load the module from there"
+run_make uninstall "$@"
+[ -z "$(files "$folder/red-hat")" ] || fail "uninstalling leaves $(files "$folder/red-hat")"
+
+# Without apt-get, what is needed is named.
+if PATH=$folder/nothing /bin/sh dist/install-packages.sh gcc php-dev 2>"$folder/needs"; then
+    fail "install-packages.sh is content without apt-get"
+fi
+grep -qx 'gcc php-dev' "$folder/needs" || fail "install-packages.sh does not name what is needed"
+HAVE_PACKAGES=1 PATH=$folder/nothing /bin/sh dist/install-packages.sh gcc php-dev || fail "HAVE_PACKAGES does not count"
 
 echo "make install and make uninstall: all as expected"

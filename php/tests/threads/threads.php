@@ -4,7 +4,7 @@
 // Runs PROGRAM (threads.c), by COMMAND (Valgrind) if one is named, and rewrites
 // configurations, node state and access map meanwhile. Each answer must be one that is
 // right in some state of the files, and at the end, in the last one. Prints FAILED where
-// it is not. To be run with the module, as ../../test-zts.sh does.
+// it is not. To be run with the module, as ../../test-phps.sh does.
 
 require __DIR__ . '/../helpers.inc';
 
