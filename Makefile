@@ -1,5 +1,6 @@
 # make demo             build all; users mapped by PHP, the C library and the command
 # make test             all tests
+# make director         a Dovecot that has a Director, beside one that has none, for the tests
 # make test-zts         the PHP module in threads, with a thread-safe PHP that it builds
 # make install          all of the following below PREFIX; DESTDIR is put before each path
 # make install-library  the C library
@@ -60,7 +61,7 @@ PHP_BUILT = $(PHP_TARGET)/.php-$(notdir $(shell $(PHP_CONFIG) --extension-dir 2>
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases config \
 	director mail_servers node_state username_hash users
 
-.PHONY: all demo test squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke bench build-packages test-packages library php \
+.PHONY: all demo test director squirrelmail test-zts lint deny semver committed fuzz fuzz-smoke bench build-packages test-packages library php \
 	install install-library install-command install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -202,6 +203,7 @@ demo: build-packages
 	demo/run.sh $(TARGET) $(PHP_MODULE)
 
 test: test-packages
+	$(MAKE) director
 	$(MAKE) lint
 	$(CARGO) test --locked
 	$(MAKE) squirrelmail
@@ -212,6 +214,10 @@ test: test-packages
 	PATH="$(abspath $(TARGET)):$$PATH" LD_LIBRARY_PATH="$(abspath $(TARGET))" prove -Iperl/lib perl/t
 	tests/install.sh
 	demo/run.sh $(TARGET) $(PHP_MODULE)
+
+# Where Debian has Dovecot 2.4, which has no Director.
+director:
+	tests/director/fetch.sh "$(abspath $(TARGET_DIR))/dovecot-2.3"
 
 # SQUIRRELMAIL names a tree of it, which Debian does not have.
 squirrelmail:
