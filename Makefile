@@ -1,5 +1,6 @@
 # make demo             build all; users mapped by PHP, the C library and the command
 # make test             all tests
+# make director         a Dovecot that has a Director, beside one that has none, for the tests
 # make test-phps        the PHP module in each PHP from 8.1 to 8.5 that can be had (PHP_SOURCES)
 # make test-zts         the same in this PHP's version, thread-safe
 # make test-cdb         the whole scenario, with sendmails that it builds, whose only maps are cdb
@@ -71,7 +72,7 @@ LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
 	director mail_servers node_state php username_hash users
 
-.PHONY: all demo test test-as-root squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
+.PHONY: all demo test test-as-root director squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
 	install install-library install-command install-lua install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -223,6 +224,7 @@ demo: build-packages
 	demo/run.sh $(TARGET) $(PHP_MODULE)
 
 test: test-packages
+	$(MAKE) director
 	$(MAKE) lint
 	$(CARGO) test --locked
 	$(MAKE) test-as-root
@@ -243,6 +245,10 @@ test-as-root:
 	else \
 		echo "SKIPPED: the tests of what only root can do; root's make test-as-root runs them"; \
 	fi
+
+# Where Debian has Dovecot 2.4, which has no Director.
+director:
+	tests/director/fetch.sh "$(abspath $(TARGET_DIR))/dovecot-2.3"
 
 # SQUIRRELMAIL names a tree of it, which Debian does not have.
 squirrelmail:

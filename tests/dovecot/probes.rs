@@ -1,18 +1,14 @@
 //! Probes of a real Dovecot, and of services that misbehave.
 
-use std::env;
-use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mailaffinity::config::Probe;
 use mailaffinity_cli::probe::probe;
-use tempfile::TempDir;
+use support::dovecot::{Dovecot, Syntax};
 
 /// Far more than anything here takes: reached only when something hangs.
 const LONG: Duration = Duration::from_secs(60);
@@ -22,24 +18,24 @@ const SHORT: Duration = Duration::from_millis(300);
 
 #[test]
 fn a_real_dovecot_is_up() {
-    let dovecot = Dovecot::start();
+    let services = Services::start();
     for kind in [Probe::Tcp, Probe::Imap] {
-        assert_eq!(probe(dovecot.imap, kind, LONG), Ok(()), "{kind:?}");
+        assert_eq!(probe(services.imap, kind, LONG), Ok(()), "{kind:?}");
     }
     for kind in [Probe::Tcp, Probe::Lmtp] {
-        assert_eq!(probe(dovecot.lmtp, kind, LONG), Ok(()), "{kind:?}");
+        assert_eq!(probe(services.lmtp, kind, LONG), Ok(()), "{kind:?}");
     }
     // One for the other.
-    let error = probe(dovecot.lmtp, Probe::Imap, LONG).unwrap_err();
+    let error = probe(services.lmtp, Probe::Imap, LONG).unwrap_err();
     assert!(
-        error.starts_with(&format!("{} does not greet as IMAP does: \"220 ", dovecot.lmtp)),
+        error.starts_with(&format!("{} does not greet as IMAP does: \"220 ", services.lmtp)),
         "{error}"
     );
-    let error = probe(dovecot.imap, Probe::Lmtp, LONG).unwrap_err();
+    let error = probe(services.imap, Probe::Lmtp, LONG).unwrap_err();
     assert!(
         error.starts_with(&format!(
             "{} does not greet as LMTP does: \"* OK [CAPABILITY ",
-            dovecot.imap
+            services.imap
         )),
         "{error}"
     );
@@ -47,16 +43,19 @@ fn a_real_dovecot_is_up() {
 
 #[test]
 fn a_dovecot_notices_the_goodbye() {
-    let dovecot = Dovecot::start();
-    assert_eq!(probe(dovecot.imap, Probe::Imap, LONG), Ok(()));
-    assert_eq!(probe(dovecot.lmtp, Probe::Lmtp, LONG), Ok(()));
+    let services = Services::start();
+    assert_eq!(probe(services.imap, Probe::Imap, LONG), Ok(()));
+    assert_eq!(probe(services.lmtp, Probe::Lmtp, LONG), Ok(()));
+    let left = [
+        match Syntax::installed() {
+            Syntax::V2_3 => "imap-login: Info: Disconnected: Aborted login by logging out",
+            Syntax::V2_4 => "imap-login: Info: Login aborted: Logged out",
+        },
+        "Disconnect from 127.0.0.1: Logged out",
+    ];
     let begun = Instant::now();
     let log = loop {
-        let log = dovecot.log();
-        let left = [
-            "imap-login: Info: Disconnected: Aborted login by logging out",
-            "Disconnect from 127.0.0.1: Logged out",
-        ];
+        let log = services.dovecot.log();
         if left.iter().all(|line| log.contains(line)) {
             break log;
         }
@@ -222,107 +221,57 @@ fn free_addresses() -> [SocketAddr; 2] {
     [listen(), listen()].map(|listener| listener.local_addr().expect("its address"))
 }
 
-/// A running dovecot with a configuration, state and sockets of its own.
-struct Dovecot {
+/// A dovecot that serves IMAP and LMTP.
+struct Services {
     imap: SocketAddr,
     lmtp: SocketAddr,
-    master: Child,
-    files: TempDir,
-    /// `base_dir`: short, as the paths of sockets must be.
-    _run: TempDir,
+    dovecot: Dovecot,
 }
 
-impl Dovecot {
+impl Services {
     /// Starts it, and waits until it listens.
-    fn start() -> Dovecot {
+    fn start() -> Services {
         // Somebody else may take a free port before dovecot does.
         let mut log = String::new();
         for _ in 0..5 {
             let [imap, lmtp] = free_addresses();
-            let mut dovecot = Dovecot::spawn(imap, lmtp);
-            let begun = Instant::now();
-            while dovecot.master.try_wait().expect("wait for dovecot").is_none() {
-                if [imap, lmtp]
+            let mut dovecot = Dovecot::start(|syntax, files| settings(syntax, files, imap, lmtp));
+            let listen = || {
+                [imap, lmtp]
                     .iter()
                     .all(|address| TcpStream::connect(address).is_ok())
-                {
-                    return dovecot;
-                }
-                assert!(
-                    begun.elapsed() < LONG,
-                    "dovecot does not listen:\n{}",
-                    dovecot.log()
-                );
-                thread::sleep(Duration::from_millis(5));
+                    .then_some(())
+            };
+            if dovecot.wait_for(listen).is_some() && !dovecot.has_ended() {
+                return Services { imap, lmtp, dovecot };
             }
             log = dovecot.log();
         }
-        panic!(
-            "dovecot does not start. This test needs Debian's packages dovecot-imapd and dovecot-lmtpd:\n{log}"
-        );
-    }
-
-    fn spawn(imap: SocketAddr, lmtp: SocketAddr) -> Dovecot {
-        let run = TempDir::with_prefix("probes").expect("a temporary directory");
-        let files =
-            TempDir::with_prefix_in("probes", support::built::tmp()).expect("a directory under target/");
-        let config = files.path().join("dovecot.conf");
-        fs::write(&config, configuration(run.path(), files.path(), imap, lmtp))
-            .expect("write the configuration");
-        let output = File::create(files.path().join("output")).expect("create a file for dovecot's output");
-        let mut path = env::var_os("PATH").unwrap_or_default();
-        path.push(":/usr/sbin:/sbin");
-        let master = Command::new("dovecot")
-            .env("PATH", path)
-            .args(["-F", "-c"])
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().expect("share the file"))
-            .stderr(output)
-            .spawn()
-            .unwrap_or_else(|error| panic!("dovecot: {error}. Install Debian's package dovecot-core"));
-        Dovecot {
-            imap,
-            lmtp,
-            master,
-            files,
-            _run: run,
-        }
-    }
-
-    /// What it printed and logged so far.
-    fn log(&self) -> String {
-        ["output", "dovecot.log"]
-            .iter()
-            .filter_map(|name| fs::read(self.files.path().join(name)).ok())
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .collect()
+        panic!("dovecot does not start (Debian's packages dovecot-imapd and dovecot-lmtpd):\n{log}");
     }
 }
 
-impl Drop for Dovecot {
-    /// Ends at once. Without their master, the other processes end themselves.
-    fn drop(&mut self) {
-        let _ = self.master.kill();
-        let _ = self.master.wait();
-    }
-}
-
-fn configuration(run: &Path, files: &Path, imap: SocketAddr, lmtp: SocketAddr) -> String {
-    let mut text = format!(
-        "base_dir = \"{run}/base\"
-state_dir = \"{files}/state\"
-log_path = \"{files}/dovecot.log\"
-protocols = imap lmtp
+fn settings(syntax: Syntax, files: &Path, imap: SocketAddr, lmtp: SocketAddr) -> String {
+    let (mail, passdb, listen) = match syntax {
+        Syntax::V2_3 => (
+            format!("mail_location = maildir:{}/mail", files.display()),
+            "passdb {\n  driver = static\n  args = nopassword=y\n}",
+            "address",
+        ),
+        Syntax::V2_4 => (
+            format!("mail_driver = maildir\nmail_path = {}/mail", files.display()),
+            "passdb static {\n  fields {\n    nopassword = yes\n  }\n}",
+            "listen",
+        ),
+    };
+    format!(
+        "protocols = imap lmtp
 ssl = no
-mail_location = maildir:{files}/mail
-passdb {{
-  driver = static
-  args = nopassword=y
-}}
+{mail}
+{passdb}
 service imap-login {{
   inet_listener imap {{
-    address = {imap_ip}
+    {listen} = {imap_ip}
     port = {imap_port}
   }}
   inet_listener imaps {{
@@ -331,39 +280,14 @@ service imap-login {{
 }}
 service lmtp {{
   inet_listener lmtp {{
-    address = {lmtp_ip}
+    {listen} = {lmtp_ip}
     port = {lmtp_port}
   }}
 }}
 ",
-        run = run.display(),
-        files = files.display(),
         imap_ip = imap.ip(),
         imap_port = imap.port(),
         lmtp_ip = lmtp.ip(),
         lmtp_port = lmtp.port(),
-    );
-    // Only root can change the user or the root directory.
-    if fs::metadata(files).expect("a directory just made").uid() != 0 {
-        for (setting, option) in [
-            ("default_internal_user", "-un"),
-            ("default_login_user", "-un"),
-            ("default_internal_group", "-gn"),
-        ] {
-            text += &format!("{setting} = \"{}\"\n", id(option));
-        }
-        for service in ["anvil", "stats", "imap-login"] {
-            text += &format!("service {service} {{\n  chroot =\n}}\n");
-        }
-    }
-    text
-}
-
-/// The name of the user or group that runs the test.
-fn id(option: &str) -> String {
-    let output = Command::new("id").arg(option).output().expect("run id");
-    String::from_utf8(output.stdout)
-        .expect("a name in UTF-8")
-        .trim_end()
-        .to_owned()
+    )
 }

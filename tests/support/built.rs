@@ -71,7 +71,7 @@ pub fn root() -> &'static Path {
 /// else one that is gone when this process is.
 pub fn tmp() -> PathBuf {
     static ELSEWHERE: LazyLock<(PathBuf, Child)> = LazyLock::new(elsewhere);
-    let tmp = profile_folder().with_file_name("tmp");
+    let tmp = beside("tmp");
     if !peers_take(&tmp) {
         return ELSEWHERE.0.clone();
     }
@@ -123,6 +123,11 @@ fn elsewhere() -> (PathBuf, Child) {
 
 pub(crate) fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// A folder beside those of Cargo's profiles.
+pub(crate) fn beside(name: &str) -> PathBuf {
+    profile_folder().with_file_name(name)
 }
 
 /// Where Cargo puts what it builds: the test itself is in `deps/` there.

@@ -1,23 +1,15 @@
 //! A real Dovecot Director for a test to ask.
 //!
-//! [`Director::start`] runs the installed dovecot, as root or as an ordinary
-//! user, with a configuration, state and sockets of its own; any number may run
-//! at once. It is stopped when it is dropped. Questions go through the
-//! `director-admin` socket, as those of `doveadm director` do.
+//! Questions go through the `director-admin` socket, as those of `doveadm director` do.
 
-use std::env;
-use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
+use crate::dovecot::{Dovecot, quoted};
 
 /// Far more than anything here takes: reached only when something hangs.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -110,8 +102,8 @@ impl Director {
 
     /// As [`start`](Director::start), for settings that the Director may refuse.
     pub fn try_start(settings: Settings<'_>) -> Result<Director, NoAnswer> {
-        let mut dovecot = Dovecot::spawn(|run, files| configuration(settings, run, files));
-        let admin = dovecot.connect()?;
+        let mut dovecot = Dovecot::start_with_director(|_| configuration(settings));
+        let admin = connect(&mut dovecot)?;
         Ok(Director { admin, dovecot })
     }
 
@@ -136,7 +128,7 @@ impl Director {
 
     /// A new connection, for after a command that made the Director end this one.
     pub fn reconnect(&mut self) {
-        self.admin = match self.dovecot.connect() {
+        self.admin = match connect(&mut self.dovecot) {
             Ok(admin) => admin,
             Err(NoAnswer { log }) => panic!("the Director does not accept:\n{log}"),
         };
@@ -256,7 +248,7 @@ impl Director {
 
     /// A socket of dovecot.
     pub fn socket(&self, name: &str) -> PathBuf {
-        self.dovecot.run.path().join("base").join(name)
+        self.dovecot.base_dir().join(name)
     }
 
     /// What dovecot printed and logged so far.
@@ -280,7 +272,26 @@ impl Director {
     }
 
     fn answer<T>(&self, answer: io::Result<T>) -> Result<T, NoAnswer> {
-        answer.map_err(|error| self.dovecot.no_answer(&error))
+        answer.map_err(|error| no_answer(&self.dovecot, &error))
+    }
+}
+
+/// Connects to the Director as soon as dovecot listens for it.
+fn connect(dovecot: &mut Dovecot) -> Result<AdminConnection, NoAnswer> {
+    let path = dovecot.base_dir().join(ADMIN_SOCKET);
+    let mut connection = Err(io::ErrorKind::NotFound.into());
+    dovecot.wait_for(|| {
+        connection = UnixStream::connect(&path);
+        connection.is_ok().then_some(())
+    });
+    connection
+        .and_then(AdminConnection::open)
+        .map_err(|error| no_answer(dovecot, &error))
+}
+
+fn no_answer(dovecot: &Dovecot, error: &io::Error) -> NoAnswer {
+    NoAnswer {
+        log: format!("{error}\n{}", dovecot.log()),
     }
 }
 
@@ -352,93 +363,6 @@ pub fn fits(user: &[u8], tag: &str) -> bool {
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The process, and where it lives.
-pub struct Dovecot {
-    pub master: Child,
-    /// `base_dir`. The paths of sockets must be short, so this is not under the
-    /// target directory.
-    run: TempDir,
-    /// Configuration, log and state.
-    files: TempDir,
-}
-
-impl Dovecot {
-    /// Starts it with a configuration, which is given the folders for `base_dir` and for
-    /// files. It logs to [`LOG`] in the latter.
-    pub fn spawn(configuration: impl FnOnce(&Path, &Path) -> String) -> Dovecot {
-        let run = TempDir::with_prefix("director").expect("a temporary directory");
-        let files =
-            TempDir::with_prefix_in("director", crate::built::tmp()).expect("a directory under target/");
-        let config = files.path().join(CONFIG);
-        fs::write(&config, configuration(run.path(), files.path())).expect("write the configuration");
-        let output = File::create(files.path().join(OUTPUT)).expect("create a file for dovecot's output");
-        let master = dovecot()
-            .arg("-F")
-            .arg("-c")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().expect("share the file"))
-            .stderr(output)
-            .spawn()
-            .expect("run dovecot");
-        Dovecot { master, run, files }
-    }
-
-    /// Connects to the Director as soon as dovecot listens for it.
-    fn connect(&mut self) -> Result<AdminConnection, NoAnswer> {
-        let begun = Instant::now();
-        let path = self.run.path().join("base").join(ADMIN_SOCKET);
-        let connection = loop {
-            match UnixStream::connect(&path) {
-                Ok(socket) => break AdminConnection::open(socket),
-                Err(error) => {
-                    let ended = self.master.try_wait().expect("wait for dovecot").is_some();
-                    if ended || begun.elapsed() > DEADLINE {
-                        break Err(error);
-                    }
-                }
-            }
-            thread::sleep(POLL_INTERVAL);
-        };
-        connection.map_err(|error| self.no_answer(&error))
-    }
-
-    fn no_answer(&self, error: &io::Error) -> NoAnswer {
-        NoAnswer {
-            log: format!("{error}\n{}", self.log()),
-        }
-    }
-
-    /// Lets it die, waits until it is gone, and returns its log.
-    pub fn end(mut self, is_gone: impl Fn() -> bool) -> String {
-        self.master.kill().expect("kill dovecot");
-        let begun = Instant::now();
-        while !is_gone() {
-            assert!(begun.elapsed() < DEADLINE, "dovecot does not end");
-            thread::sleep(POLL_INTERVAL);
-        }
-        self.log()
-    }
-
-    /// What it printed and logged so far.
-    pub fn log(&self) -> String {
-        [OUTPUT, LOG]
-            .iter()
-            .filter_map(|name| fs::read(self.files.path().join(name)).ok())
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .collect()
-    }
-}
-
-impl Drop for Dovecot {
-    /// Ends at once. Without their master, the other processes end themselves;
-    /// asked to stop them, it would take a second.
-    fn drop(&mut self) {
-        let _ = self.master.kill();
-        let _ = self.master.wait();
-    }
-}
-
 struct AdminConnection {
     socket: BufReader<UnixStream>,
 }
@@ -475,39 +399,14 @@ impl AdminConnection {
     }
 }
 
-/// The program, which must be of a version that has a Director.
-fn dovecot() -> Command {
-    static VERSION: LazyLock<String> = LazyLock::new(|| match program("dovecot").arg("--version").output() {
-        Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        Err(error) => error.to_string(),
-    });
-    assert!(
-        VERSION.starts_with("2.2.") || VERSION.starts_with("2.3."),
-        "dovecot: {}. This test asks a live Director: install Debian 12's packages dovecot-core, \
-         dovecot-imapd and dovecot-lmtpd of Dovecot 2.3 (2.4 has no Director)",
-        *VERSION
-    );
-    program("dovecot")
-}
-
-const CONFIG: &str = "dovecot.conf";
-/// Dovecot's log, in the folder for files.
-pub const LOG: &str = "dovecot.log";
-const OUTPUT: &str = "output";
 const ADMIN_SOCKET: &str = "director-admin";
 const IMAP_SOCKET: &str = "imap";
 
 /// A dovecot of one Director and no others: without `director_servers` it needs
 /// no port.
-fn configuration(settings: Settings<'_>, run: &Path, files: &Path) -> String {
-    let base_dir = run.join("base");
-    let state_dir = files.join("state");
-    let log_path = files.join(LOG);
+fn configuration(settings: Settings<'_>) -> String {
     let mut text = String::new();
     for (name, value) in [
-        ("base_dir", path_text(&base_dir)),
-        ("state_dir", path_text(&state_dir)),
-        ("log_path", path_text(&log_path)),
         ("protocols", if settings.imap { "imap" } else { "" }),
         ("ssl", "no"),
         ("director_mail_servers", settings.mail_servers),
@@ -560,54 +459,7 @@ passdb {{
             settings.imap_port, settings.passdb
         );
     }
-    text += &for_an_ordinary_user(files, &["director", "anvil", "stats", "ipc", "imap-login"]);
     text
-}
-
-/// What dovecot needs where root does not run it: only root can change the user or the
-/// root directory.
-pub fn for_an_ordinary_user(files: &Path, services: &[&str]) -> String {
-    let mut text = String::new();
-    if fs::metadata(files).expect("a directory just made").uid() != 0 {
-        for (setting, option) in [
-            ("default_internal_user", "-un"),
-            ("default_login_user", "-un"),
-            ("default_internal_group", "-gn"),
-        ] {
-            text += &format!("{setting} = {}\n", quoted(&id(option)));
-        }
-        for service in services {
-            text += &format!("service {service} {{\n  chroot =\n}}\n");
-        }
-    }
-    text
-}
-
-/// A value of the configuration, taken as it is.
-pub fn quoted(value: &str) -> String {
-    format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-pub fn path_text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
-}
-
-/// The name of the user or group that runs the test.
-pub fn id(option: &str) -> String {
-    let output = Command::new("id").arg(option).output().expect("run id");
-    String::from_utf8(output.stdout)
-        .expect("a name in UTF-8")
-        .trim_end()
-        .to_owned()
-}
-
-/// A program that may be where only root's `PATH` leads.
-fn program(name: &str) -> Command {
-    let mut path = env::var_os("PATH").unwrap_or_default();
-    path.push(":/usr/sbin:/sbin");
-    let mut command = Command::new(name);
-    command.env("PATH", path);
-    command
 }
 
 fn lookup_line(user: &[u8], tag: &str) -> Vec<u8> {

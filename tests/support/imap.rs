@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::director::{Dovecot, LOG, for_an_ordinary_user, id, path_text, quoted};
+use super::dovecot::{Dovecot, Syntax, id, is_roots, quoted};
 use super::sendmail::run_well;
 
 /// Far more than anything here takes: reached only when something hangs.
@@ -65,7 +65,7 @@ impl ImapNodes {
     /// When they do not, and when dovecot is not installed.
     pub fn start(count: usize) -> ImapNodes {
         let mail = TempDir::with_prefix("mail").expect("a temporary directory");
-        if mail.path().metadata().expect("a directory").uid() == 0 {
+        if is_roots(mail.path()) {
             let (_, _, uid, gid) = MAIL_USER;
             chown(mail.path(), Some(uid), Some(gid)).expect("give the mail away");
         }
@@ -93,27 +93,20 @@ impl ImapNodes {
                 Err(error) => log = error,
             }
         }
-        panic!("dovecot does not start. Install Debian's package dovecot-imapd:\n{log}");
+        panic!("dovecot does not start (Debian's package dovecot-imapd):\n{log}");
     }
 
     fn spawn(&self, number: usize) -> Result<Node, String> {
-        let mut dovecot = Dovecot::spawn(|run, files| self.configuration(number, run, files));
-        let begun = Instant::now();
-        while TcpStream::connect(self.socket_address(number)).is_err() {
-            let ended = dovecot.master.try_wait().expect("wait for dovecot").is_some();
-            if ended || begun.elapsed() > DEADLINE {
-                return Err(dovecot.log());
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
+        let mut dovecot = Dovecot::start(|syntax, files| self.settings(number, syntax, files));
+        let accepts = dovecot.wait_for(|| TcpStream::connect(self.socket_address(number)).ok());
         // It may be another program that accepts.
-        match dovecot.master.try_wait().expect("wait for dovecot") {
-            None => Ok(Node {
+        match accepts.is_some() && !dovecot.has_ended() {
+            true => Ok(Node {
                 dovecot: Some(dovecot),
                 past: String::new(),
                 told: 0,
             }),
-            Some(_) => Err(dovecot.log()),
+            false => Err(dovecot.log()),
         }
     }
 
@@ -217,25 +210,19 @@ impl ImapNodes {
         self.nodes.iter().map(Node::log).collect()
     }
 
-    fn configuration(&self, number: usize, run: &Path, files: &Path) -> String {
+    fn settings(&self, number: usize, syntax: Syntax, files: &Path) -> String {
         let mut text = String::new();
-        let root = files.metadata().expect("a directory").uid() == 0;
-        let (mail_user, mail_group, ..) = MAIL_USER;
-        let mail_location = format!("maildir:{}/%Mu", self.mail.path().display());
+        let (mail_user, mail_group) = match is_roots(files) {
+            true => (MAIL_USER.0.to_owned(), MAIL_USER.1.to_owned()),
+            false => (id("-un"), id("-gn")),
+        };
         for (name, value) in [
-            ("base_dir", path_text(&run.join("base"))),
-            ("state_dir", path_text(&files.join("state"))),
-            ("log_path", path_text(&files.join(LOG))),
             ("protocols", "imap"),
             ("ssl", "yes"),
-            ("disable_plaintext_auth", "no"),
-            ("mail_location", &mail_location),
-            ("mail_uid", &if root { mail_user.to_owned() } else { id("-un") }),
-            ("mail_gid", &if root { mail_group.to_owned() } else { id("-gn") }),
+            ("mail_uid", &mail_user),
+            ("mail_gid", &mail_group),
             ("first_valid_uid", "1"),
             ("login_greeting", &format!("this is node {number}")),
-            ("login_log_format", "%$: %s"),
-            ("login_log_format_elements", "user=<%u>"),
             // So that all names come through as they are.
             ("auth_username_chars", ""),
             ("auth_username_format", ""),
@@ -243,14 +230,22 @@ impl ImapNodes {
         ] {
             text += &format!("{name} = {}\n", quoted(value));
         }
-        // A value in quotes would not be read from the file.
-        text += &format!(
-            "ssl_cert = <{}\nssl_key = <{}\n",
-            self.certificate().display(),
-            self.tls.path().join(KEY).display()
-        );
-        text += &format!(
-            "passdb {{
+        text += &match syntax {
+            Syntax::V2_3 => self.settings_2_3(number),
+            Syntax::V2_4 => self.settings_2_4(number),
+        };
+        text + "userdb static {\n  driver = static\n}\n"
+    }
+
+    fn settings_2_3(&self, number: usize) -> String {
+        // (The files of values in quotes would not be read.)
+        format!(
+            "ssl_cert = <{certificate}
+ssl_key = <{key}
+disable_plaintext_auth = no
+mail_location = maildir:{mail}/%Mu
+login_log_format_elements = user=<%u>
+passdb {{
   driver = static
   args = password={PASSWORD}
   master = yes
@@ -259,9 +254,6 @@ impl ImapNodes {
 passdb {{
   driver = static
   args = password={PASSWORD}
-}}
-userdb {{
-  driver = static
 }}
 service imap-login {{
   service_count = 0
@@ -280,12 +272,56 @@ service imap {{
   process_limit = 100
 }}
 ",
+            certificate = self.certificate().display(),
+            key = self.tls.path().join(KEY).display(),
+            mail = self.mail.path().display(),
             address = ImapNodes::address(number),
             port = self.port,
             tls_port = self.tls_port,
-        );
-        text += &for_an_ordinary_user(files, &["anvil", "stats", "imap-login"]);
-        text
+        )
+    }
+
+    fn settings_2_4(&self, number: usize) -> String {
+        format!(
+            "ssl_server_cert_file = {certificate}
+ssl_server_key_file = {key}
+auth_allow_cleartext = yes
+mail_driver = maildir
+mail_path = {mail}/%{{user | md5 | hexlify}}
+login_log_format_elements = user=<%{{user}}>
+passdb master {{
+  driver = static
+  passdb_static_password = {PASSWORD}
+  master = yes
+  result_success = continue
+}}
+passdb static {{
+  password = {PASSWORD}
+}}
+service imap-login {{
+  restart_request_count = unlimited
+  process_min_avail = 1
+  inet_listener imap {{
+    listen = {address}
+    port = {port}
+  }}
+  inet_listener imaps {{
+    listen = {address}
+    port = {tls_port}
+  }}
+}}
+service imap {{
+  restart_request_count = 100
+  process_limit = 100
+}}
+",
+            certificate = self.certificate().display(),
+            key = self.tls.path().join(KEY).display(),
+            mail = self.mail.path().display(),
+            address = ImapNodes::address(number),
+            port = self.port,
+            tls_port = self.tls_port,
+        )
     }
 }
 
@@ -297,8 +333,10 @@ impl Node {
 
     /// The users of all logins, in order.
     fn logins(&self) -> Vec<String> {
+        // Dovecot 2.3's word, and that of 2.4.
         let user = |line: &str| {
-            let (_, user) = line.split_once(" Login: user=<")?;
+            let login = |word| line.split_once(word);
+            let (_, user) = login(" Login: user=<").or_else(|| login(" Logged in: user=<"))?;
             Some(user.rsplit_once('>')?.0.to_owned())
         };
         self.log().lines().filter_map(user).collect()

@@ -9,6 +9,7 @@ pub mod built;
 pub mod captures;
 pub mod configuration;
 pub mod director;
+pub mod dovecot;
 pub mod imap;
 pub mod maps;
 pub mod php;
