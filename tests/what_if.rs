@@ -53,7 +53,8 @@ fn mark_down(site: &Site, nodes: &[&str]) {
     let marks = nodes
         .iter()
         .map(|node| format!("[node.{}]\nstate = \"down\"\n", Value::from(*node)));
-    fs::write(site.path("nodes.toml"), marks.collect::<String>()).unwrap();
+    let text = format!("# written\n{}", marks.collect::<String>());
+    fs::write(site.path("nodes.toml"), text).unwrap();
 }
 
 const THREE: [(&str, u32); 3] = [("node1", 100), ("node2", 100), ("node3", 50)];

@@ -224,7 +224,11 @@ fn users_without_a_hash_have_no_node_and_no_entry() {
     let diff = String::from_utf8(site.run(&["diff"], b"").stdout).unwrap();
     assert!(diff.contains(&format!("anna\tleft out: {no_number}\n")), "{diff}");
     let agreement = site.run(&["agreement", "--", "anna"], b"");
-    assert_fails(&agreement, 75, &format!("user \"anna\": {no_number}"));
+    assert_fails(
+        &agreement,
+        69,
+        &format!("anna: no part has a node for it: {no_number}"),
+    );
 }
 
 #[test]
@@ -250,7 +254,11 @@ fn names_that_are_too_long_have_no_node_and_no_entry() {
         assert!(diff.contains(&format!("{user}\tleft out: {reason}")), "{diff}");
     }
     let agreement = site.run(&["agreement", "--", &too_long], b"");
-    assert_fails(&agreement, 75, &format!("{too_long}\": {problem}"));
+    assert_fails(
+        &agreement,
+        69,
+        &format!("{too_long}: no part has a node for it: {problem}"),
+    );
 }
 
 #[test]

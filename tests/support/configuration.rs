@@ -1,6 +1,7 @@
 //! The configuration of a cluster, written key by key.
 
 use std::fmt;
+use std::iter;
 use std::path::Path;
 
 use toml::{Table, Value};
@@ -95,9 +96,11 @@ impl Configuration {
 
 /// A node state file in which these nodes are down, and nothing else is said.
 pub fn node_state(down: &[&str]) -> String {
-    down.iter()
-        .map(|node| format!("[node.{}]\nstate = \"down\"\n", Value::from(*node)))
-        .collect()
+    let down = down
+        .iter()
+        .map(|node| format!("[node.{}]\nstate = \"down\"\n", Value::from(*node)));
+    // An empty one is none.
+    iter::once("# written\n".to_owned()).chain(down).collect()
 }
 
 impl fmt::Display for Configuration {
