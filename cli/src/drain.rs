@@ -216,23 +216,24 @@ impl Queue<'_> {
             ended_early: None,
             problems: Vec::new(),
         });
+        let work = || {
+            while let Some(batch) = next_batch(&run, || self.reason_to_end(config, this_node, deadline)) {
+                let problem = self.run_sendmail(config, batch).err();
+                let mut run = locked(&run);
+                run.tried += batch.len();
+                progress(run.tried, ids.len());
+                if let Some(problem) = problem
+                    && !run.problems.contains(&problem)
+                {
+                    run.problems.push(problem);
+                }
+            }
+        };
         thread::scope(|scope| {
-            for _ in 0..*config.drain.runners {
-                scope.spawn(|| {
-                    while let Some(batch) =
-                        next_batch(&run, || self.reason_to_end(config, this_node, deadline))
-                    {
-                        let problem = self.run_sendmail(config, batch).err();
-                        let mut run = locked(&run);
-                        run.tried += batch.len();
-                        progress(run.tried, ids.len());
-                        if let Some(problem) = problem
-                            && !run.problems.contains(&problem)
-                        {
-                            run.problems.push(problem);
-                        }
-                    }
-                });
+            let begins = || thread::Builder::new().spawn_scoped(scope, work).is_ok();
+            // Where the system has no thread left, it is done here.
+            if (0..*config.drain.runners).filter(|_| begins()).count() == 0 {
+                work();
             }
         });
         let run = run.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
