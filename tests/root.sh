@@ -41,6 +41,7 @@ make_root() {
     [ -z "$archives" ] || echo "$archives" >"$root/etc/apt/sources.list"
     apt-config dump Acquire | grep -v '^Acquire::\(IndexTargets\|Changelogs\)' >"$root/etc/apt/apt.conf.d/90host"
     cat >>"$root/etc/apt/apt.conf.d/90host" <<'END'
+Acquire::Retries "3";
 APT::Get::Assume-Yes "true";
 APT::Install-Recommends "false";
 Dpkg::Use-Pty "false";
@@ -61,12 +62,13 @@ END
 }
 
 run_root() {
-    # The first sh is in the new namespaces, the second in the new root.
+    # The first sh is in the new namespaces, the second in the new root too.
     # shellcheck disable=SC2016,SC2086
     unshare --mount --pid --uts --ipc ${network:-} --fork --kill-child sh -euc '
         root=$1
         hostname node1
         ip link set lo up
+        mount --bind "$root" "$root"
         mount -t proc proc "$root/proc"
         mount --rbind /sys "$root/sys"
         shift
@@ -82,10 +84,17 @@ run_root() {
         mount -t devpts -o ptmxmode=666,newinstance devpts "$root/dev/pts"
         ln -s pts/ptmx "$root/dev/ptmx"
         ln -s /proc/self/fd "$root/dev/fd"
+        ln -s fd/0 "$root/dev/stdin"
+        ln -s fd/1 "$root/dev/stdout"
+        ln -s fd/2 "$root/dev/stderr"
+        # In a root that is changed to by chroot, programs could have no namespaces.
+        cd "$root"
+        pivot_root . .
+        umount -l .
         exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
             DEBIAN_FRONTEND=noninteractive SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
             ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
-            chroot "$root" sh -eu -s
+            sh -eu -s
     ' sh "$@"
 }
 
