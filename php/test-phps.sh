@@ -168,7 +168,12 @@ test_php() {
     if [ "$(cat "$folder/.made" 2>/dev/null)" != "$made" ]; then
         # It is meant to be split into words.
         # shellcheck disable=SC2086
-        quietly "$folder/make.log" $make || { row "$1" - "$from" "FAILED: see $folder/make.log"; return 1; }
+        if ! quietly "$folder/make.log" $make; then
+            case $make in
+            install_php*) row "$1" - "$from" "could not be had: it cannot be installed" && return 2 ;;
+            *) row "$1" - "$from" "FAILED: it cannot be built" && return 1 ;;
+            esac
+        fi
         echo "$made" >"$folder/.made"
     fi
     is=$("$folder/bin/php" -n -r 'echo PHP_VERSION, PHP_ZTS ? "-zts" : "-nts";')
