@@ -29,75 +29,21 @@ say() {
     echo "--- $*"
 }
 
-[ "$(id -u)" -eq 0 ] || fail "run this as root: it makes a system to change the root to"
-
-# The new systems, with this machine's way to Debian's archive: mirror, proxies, CAs, names.
-
 say "new Debian systems: $suite"
-this=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
-# The names between parentheses are apt's.
-# shellcheck disable=SC2016
-archives=$(apt-get indextargets --format 'deb $(SITE) $(RELEASE) $(COMPONENT)' \
-    'Created-By: Packages' 'Origin: Debian' | sed -n -E "s/ $this(-updates|-security)? main$/ $suite\1 main/p" | sort -u)
-mirror=$(echo "$archives" | sed -n "s/^deb \(.*\) $suite main$/\1/p")
 mkdir -p "$folder"
-rm -rf --one-file-system "$root" "$maker"
-# Without a mirror it takes Debian's.
-# shellcheck disable=SC2086
-debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" $mirror >"$folder/debootstrap.log" || {
-    tail "$folder/debootstrap.log" >&2
-    fail "debootstrap failed"
-}
-[ -z "$archives" ] || echo "$archives" >"$root/etc/apt/sources.list"
-apt-config dump Acquire | grep -v '^Acquire::\(IndexTargets\|Changelogs\)' >"$root/etc/apt/apt.conf.d/90host"
-cat >>"$root/etc/apt/apt.conf.d/90host" <<'END'
-APT::Get::Assume-Yes "true";
-APT::Install-Recommends "false";
-Dpkg::Use-Pty "false";
-END
-cp /etc/resolv.conf "$root/etc/resolv.conf"
-# A name with a dot, as the walk-through asks for, and the users' domain, which DNS would know.
-{
-    cat /etc/hosts
-    echo '127.0.1.1 node1.example.org node1'
-    echo '192.0.2.1 example.org'
-} >"$root/etc/hosts"
-if [ -d /usr/local/share/ca-certificates ]; then
-    cp -r /usr/local/share/ca-certificates "$root/usr/local/share/"
-fi
-printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
-chmod 755 "$root/usr/sbin/policy-rc.d"
+rm -rf --one-file-system "$maker"
+"$here/tests/root.sh" make "$suite" "$root" || fail "no new system"
+# The users' domain, which DNS would know.
+echo '192.0.2.1 example.org' >>"$root/etc/hosts"
 cp -a "$root" "$maker"
 
 # Runs a script (standard input) in a system, which has these folders of this one.
 # Usage: in_system SYSTEM [FOLDER...]
 in_system() {
-    # The first sh is in the new namespaces, the second in the new root.
-    # shellcheck disable=SC2016,SC2086
-    unshare --mount --pid --uts --ipc ${network:-} --fork --kill-child sh -euc '
-        root=$1
-        hostname node1
-        ip link set lo up
-        mount -t proc proc "$root/proc"
-        mount --rbind /sys "$root/sys"
-        shift
-        for tree; do
-            mkdir -p "$root$tree"
-            mount --bind -o ro "$tree" "$root$tree"
-        done
-        mount -t tmpfs dev "$root/dev"
-        for device in null zero full random urandom tty; do
-            mknod -m 666 "$root/dev/$device" "c" $(stat -c "0x%t 0x%T" "/dev/$device")
-        done
-        mkdir "$root/dev/pts" "$root/dev/shm"
-        mount -t devpts -o ptmxmode=666,newinstance devpts "$root/dev/pts"
-        ln -s pts/ptmx "$root/dev/ptmx"
-        ln -s /proc/self/fd "$root/dev/fd"
-        exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
-            DEBIAN_FRONTEND=noninteractive SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
-            ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
-            ${php:+php="$php"} CARGO_HOME=/build/cargo CARGO_TARGET_DIR=/build/target chroot "$root" sh -eu -s
-    ' sh "$@"
+    {
+        echo "export CARGO_HOME=/build/cargo CARGO_TARGET_DIR=/build/target php=${php:-}"
+        cat
+    } | network=${network:-} "$here/tests/root.sh" run "$@"
 }
 
 in_root() {
@@ -125,17 +71,17 @@ snapshot() {
 # version is this one by another name, to upgrade to.
 say "making the packages"
 rust=$(cd "$here" && rustc --print sysroot)
-mkdir -p "$maker/build/cargo" "$root/build"
-(cd "$here" && "$rust/bin/cargo" vendor --quiet --locked "$maker/build/vendor") >"$folder/vendor.log"
-sed "s|$maker||" "$folder/vendor.log" >"$maker/build/cargo/config.toml"
-echo "$here" >"$maker/build/source"
+mkdir -p "$maker/build/cargo" "$maker/build/source" "$root/build"
+(cd "$here" && "$rust/bin/cargo" vendor --locked "$maker/build/vendor") >"$folder/vendor.toml" 2>"$folder/vendor.log" ||
+    { tail "$folder/vendor.log" >&2; fail "cargo vendor failed"; }
+sed "s|$maker||" "$folder/vendor.toml" >"$maker/build/cargo/config.toml"
+tar -C "$here" --exclude=./target --exclude=./lua/target --exclude=./php/target --exclude=./fuzz/target --exclude=./.git -c . |
+    tar -C "$maker/build/source" -x
 echo "$rust" >"$maker/build/rust"
-in_system "$maker" "$here" "$rust" <<'END' >"$folder/make.log" 2>&1 || { tail -n 40 "$folder/make.log" >&2; fail "make packages failed"; }
-update-ca-certificates
-apt-get update
+in_system "$maker" "$rust" <<'END' >"$folder/make.log" 2>&1 || { tail -n 40 "$folder/make.log" >&2; fail "make packages failed"; }
 apt-get install make lintian
 PATH=$(cat /build/rust)/bin:$PATH
-cd "$(cat /build/source)"
+cd /build/source
 make packages
 make packages VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml).1" DEBIAN=/build/target/next
 END
@@ -154,8 +100,6 @@ say "packages of Debian that these need, and those that the checks need"
 mv "$maker/build/target" "$root/build/target"
 cp "$here/demo/map.c" "$here/demo/users" "$root/root"
 in_root <<'END' >"$folder/apt.log" 2>&1 || { tail -n 40 "$folder/apt.log" >&2; fail "apt-get failed"; }
-update-ca-certificates
-apt-get update
 apt-get install gcc libc6-dev lua5.4 pkg-config php-cli sendmail-bin sendmail-cf sensible-mda systemd apt-utils
 # apt's own word on the dependencies.
 needed=$(apt-get --simulate install /build/target/debian/*.deb |
@@ -170,7 +114,6 @@ php=$(in_root <<'END'
 php -r 'echo PHP_MAJOR_VERSION, ".", PHP_MINOR_VERSION;'
 END
 )
-export php
 snapshot "$folder/before"
 # From here on nothing may come from elsewhere, and no port is taken from this machine.
 network=--net
