@@ -2,11 +2,12 @@
 # Usage: packages.sh SUITE [FOLDER]
 #
 # Makes the Debian packages of this version, and of a next one, in a new Debian system of
-# SUITE (bookworm is Debian 12, trixie 13), and tries them in another: lintian's opinion,
-# installing with what Debian has, what each package is for, upgrades, purging,
-# doc/walk-through.md, and doc/webmail.md with what `make` built. The systems are made in
-# FOLDER, or in a temporary folder that is removed. Needs root, a Debian archive, and Rust
-# as rustup installs it, which builds in the new system as it does here.
+# SUITE (bookworm is Debian 12, trixie 13), runs the tests there that the versions of PHP
+# and Dovecot matter to, and tries the packages in another: lintian's opinion, installing
+# with what Debian has, what each package is for, upgrades, purging, doc/walk-through.md,
+# and doc/webmail.md with what `make` built. The systems are made in FOLDER, or in a
+# temporary folder that is removed. Needs root, a Debian archive, and Rust as rustup
+# installs it, which builds in the new system as it does here.
 set -eu
 
 suite=$1
@@ -94,6 +95,16 @@ lintian --version
 lintian --allow-root --info --fail-on error,warning,info --suppress-tags \
     bogus-mail-host,bogus-mail-host-in-debian-changelog,initial-upload-closes-no-bugs,hardening-no-fortify-functions \
     /build/target/debian/*.changes
+END
+
+# What else the system's versions matter to.
+say "PHP's tests, Dovecot's, and webmail, C and Perl programs"
+in_system "$maker" "$rust" <<'END'
+PATH=$(cat /build/rust)/bin:$PATH
+cd /build/source
+make test-packages director >/build/packages.log 2>&1 || { tail -n 40 /build/packages.log; exit 1; }
+php/run-tests.sh
+cargo test --locked --test dovecot --test webmail
 END
 
 say "packages of Debian that these need, and those that the checks need"
