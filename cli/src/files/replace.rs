@@ -378,12 +378,24 @@ fn open_staging(place: &Place, name: &OsStr) -> io::Result<Option<OwnedFd>> {
 }
 
 /// Removes a staging folder, and from it what is made in one: another folder
-/// that was given its name keeps what it has.
+/// that was given its name keeps what it has. Where a signal has this done, what is in the
+/// folder may come and go meanwhile.
 fn remove_staging(place: &Place, name: &OsStr, folder: &OwnedFd) -> io::Result<()> {
-    for file in names_that_start(folder, &place.given)? {
-        unlinkat(folder, file, AtFlags::empty())?;
+    let gone = |result| match result {
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
+    };
+    let mut attempts = 3;
+    loop {
+        for file in names_that_start(folder, &place.given)? {
+            gone(unlinkat(folder, file, AtFlags::empty()))?;
+        }
+        attempts -= 1;
+        match gone(unlinkat(&place.folder, name, AtFlags::REMOVEDIR)) {
+            Err(Errno::NOTEMPTY) if attempts > 0 => {}
+            result => return Ok(result?),
+        }
     }
-    Ok(unlinkat(&place.folder, name, AtFlags::REMOVEDIR)?)
 }
 
 fn names_that_start(folder: &OwnedFd, start: &OsStr) -> io::Result<Vec<OsString>> {
