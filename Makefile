@@ -272,7 +272,7 @@ test-cdb: test-packages
 	dist/install-packages.sh make dpkg-dev libcdb-dev
 	tests/sendmail/build-cdb.sh $(TARGET_DIR)/sendmail-cdb
 	for extension in cdb db; do \
-		PATH=$(TARGET_DIR)/sendmail-cdb/$$extension:$$PATH ACCESS_MAP=cdb.$$extension \
+		PATH="$(abspath $(TARGET_DIR))/sendmail-cdb/$$extension:$$PATH" ACCESS_MAP=cdb.$$extension \
 			$(CARGO) test --locked --test cluster --test sendmail --test update -- $(CDB_TESTS) || exit 1; \
 	done
 
