@@ -87,15 +87,15 @@ build_php() {
 install_php() {
     base=$2
     case $2 in forky | experimental) base=trixie ;; esac
-    "$here/../tests/root.sh" make "$base" "$3/root" gcc libc6-dev binutils valgrind libc6-dbg mandoc sendmail-bin &&
-        "$here/../tests/root.sh" run "$3/root" <<END || return 1
+    "$here/../tests/root.sh" make "$base" "$3/system" gcc libc6-dev binutils valgrind libc6-dbg mandoc sendmail-bin &&
+        "$here/../tests/root.sh" run "$3/system" <<END || return 1
 [ $base = $2 ] || sed -n 's/ $base main$/ forky main/p; s/ forky main$/ $2 main/p' /etc/apt/sources.list >/etc/apt/sources.list.d/more.list
 apt-get update
 apt-get install --target-release $2 php$1-cli php$1-dev php$1-fpm php$1-cgi
 END
     mkdir -p "$3/bin"
-    printf '#!/bin/sh\nexec chroot "%s" php%s "$@"\n' "$3/root" "$1" >"$3/bin/php"
-    printf '#!/bin/sh\nchroot "%s" php-config%s "$@" | sed "s|-I/|-I%s/|g"\n' "$3/root" "$1" "$3/root" >"$3/bin/php-config"
+    printf '#!/bin/sh\nexec chroot "%s" php%s "$@"\n' "$3/system" "$1" >"$3/bin/php"
+    printf '#!/bin/sh\nchroot "%s" php-config%s "$@" | sed "s|-I/|-I%s/|g"\n' "$3/system" "$1" "$3/system" >"$3/bin/php-config"
     chmod 755 "$3/bin/php" "$3/bin/php-config"
 }
 
@@ -108,11 +108,11 @@ run_phpt() {
 run_phpt_in_root() {
     PHP=$2/bin/php PHP_CONFIG=$2/bin/php-config \
         "${CARGO:-cargo}" build --locked --release --manifest-path "$here/Cargo.toml" --target-dir "$2/cargo/php" || return 1
-    rm -rf "$2/root/build"
-    mkdir -p "$2/root/build/cargo/php/release"
-    cp "$2/cargo/php/release/libmailaffinity_php.so" "$2/root/build/cargo/php/release"
-    tar -C "$here/.." --exclude=target --exclude=./fuzz --exclude=./.git -c . | tar -C "$2/root/build" -x
-    "$here/../tests/root.sh" run "$2/root" <<END
+    rm -rf "$2/system/build"
+    mkdir -p "$2/system/build/cargo/php/release"
+    cp "$2/cargo/php/release/libmailaffinity_php.so" "$2/system/build/cargo/php/release"
+    tar -C "$here/.." --exclude=target --exclude=./fuzz --exclude=./.git -c . | tar -C "$2/system/build" -x
+    "$here/../tests/root.sh" run "$2/system" <<END
 PHP=php$1 PHP_CONFIG=php-config$1 CARGO=true CARGO_TARGET_DIR=/build/cargo /build/php/run-tests.sh
 END
 }
