@@ -108,10 +108,11 @@ run_phpt() {
 run_phpt_in_root() {
     PHP=$2/bin/php PHP_CONFIG=$2/bin/php-config \
         "${CARGO:-cargo}" build --locked --release --manifest-path "$here/Cargo.toml" --target-dir "$2/cargo/php" || return 1
-    rm -rf "$2/system/build"
-    mkdir -p "$2/system/build/cargo/php/release"
-    cp "$2/cargo/php/release/libmailaffinity_php.so" "$2/system/build/cargo/php/release"
-    tar -C "$here/.." --exclude=target --exclude=./fuzz --exclude=./.git -c . | tar -C "$2/system/build" -x
+    rm -rf "$2/system/build" &&
+        mkdir -p "$2/system/build/cargo/php/release" &&
+        cp "$2/cargo/php/release/libmailaffinity_php.so" "$2/system/build/cargo/php/release" &&
+        tar -C "$here/.." --exclude=target --exclude=./fuzz --exclude=./.git -cf "$2/checkout.tar" . &&
+        tar -C "$2/system/build" -xf "$2/checkout.tar" || return 1
     "$here/../tests/root.sh" run "$2/system" <<END
 PHP=php$1 PHP_CONFIG=php-config$1 CARGO=true CARGO_TARGET_DIR=/build/cargo /build/php/run-tests.sh
 END

@@ -142,6 +142,15 @@ pub(crate) fn run_silent(command: &[impl AsRef<OsStr>], timeout: Duration) -> Re
     run_bounded(command, |_| (), write_all(b""), timeout, None)
 }
 
+/// As [`run_silent`], for a program that goes on where a signal ends us: what it does must not
+/// be left half done.
+///
+/// # Errors
+/// As [`run_silent`].
+pub(crate) fn run_on(command: &[impl AsRef<OsStr>], timeout: Duration) -> Result<Finished, ChildError> {
+    run_with(command, |_| (), write_all(b""), timeout, None, |_| ())
+}
+
 /// As [`run_silent`], in a folder, with what `write` writes as its input. One below `/proc/self/fd` is the one that this process
 /// has open.
 ///
@@ -164,6 +173,18 @@ fn run_bounded(
     timeout: Duration,
     longest_stdout: Option<u64>,
 ) -> Result<Finished, ChildError> {
+    run_with(command, prepare, write, timeout, longest_stdout, end)
+}
+
+/// `at_signal` is what happens to its process group where a signal ends us.
+fn run_with(
+    command: &[impl AsRef<OsStr>],
+    prepare: impl FnOnce(&mut Command),
+    write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
+    timeout: Duration,
+    longest_stdout: Option<u64>,
+    at_signal: fn(Pid),
+) -> Result<Finished, ChildError> {
     let deadline = Deadline::after(timeout);
     let name = name(command);
     let error = |problem: String| ChildError {
@@ -183,7 +204,7 @@ fn run_bounded(
     let start = || {
         let child = in_own_session(&mut child).spawn()?;
         let group = Pid::from_child(&child);
-        Ok((child, move || end(group)))
+        Ok((child, move || at_signal(group)))
     };
     let (mut child, begun) =
         undo::begin(start).map_err(|problem: io::Error| error(format!("cannot be run: {problem}")))?;

@@ -270,7 +270,7 @@ impl Queue<'_> {
         let name = child::name(&command);
         command.extend(ids.iter().map(|id| format!("-qI{id}")));
         // It succeeds also where it could do nothing, as for an unknown queue group.
-        child::run_silent(&command, SENDMAIL_TIMEOUT)
+        child::run_on(&command, SENDMAIL_TIMEOUT)
             .and_then(child::Finished::silent_success)
             .map_err(|error| format!("{name} {}", error.problem))
     }

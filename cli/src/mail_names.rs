@@ -63,13 +63,16 @@ impl MailNames {
             in_file.reverse();
             found.extend(in_file);
         }
-        let error = own_domains.map(|own| own.error.as_ref());
-        if error != Some(None) && (has_addresses(users) || found.iter().any(is_address)) {
-            names.missing.push(format!(
+        let is_needed = has_addresses(users) || found.iter().any(is_address);
+        match own_domains {
+            None if is_needed => return None,
+            Some(OwnDomains {
+                error: Some(error), ..
+            }) if is_needed => names.missing.push(format!(
                 "some names are full addresses, and sendmail does not tell which domains are its own \
-                 (local_domains in [sendmail] can name them): {}",
-                error??
-            ));
+                 (local_domains in [sendmail] can name them): {error}"
+            )),
+            _ => {}
         }
         let domains = own_domains.iter().flat_map(|own| &own.domains);
         names.domains = domains.map(|domain| domain.clone().into_bytes()).collect();

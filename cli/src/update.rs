@@ -6,6 +6,7 @@
 
 use std::cell::OnceCell;
 use std::cmp::Ordering;
+use std::fs;
 use std::io;
 use std::iter;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use crate::node_state::{self, ChangeError};
 use crate::own_domains::OwnDomains;
 use crate::users::{self, OutsideUids, UserList, UsersError};
 use mailaffinity::access_map::{AccessMap, Entry, Published, key};
-use mailaffinity::config::{AccessMapConfig, Config, MapBuild, NoNodeUp};
+use mailaffinity::config::{AccessMapConfig, Config, MapBuild, NoNodeUp, UserSource};
 use mailaffinity::mapping::{Cluster, ClusterError};
 use mailaffinity::node_state::{Mark, NodeState, NodeStateError};
 
@@ -92,6 +93,17 @@ pub enum UpdateError {
         before: usize,
         /// How many there would be.
         after: usize,
+    },
+    /// Publishing would overwrite something else.
+    #[error(
+        "published in [access_map] must be a file of its own, and {} is {}; the access map stays as it is",
+        published.display(), other.display()
+    )]
+    PublishedElsewhere {
+        /// As the configuration has it.
+        published: PathBuf,
+        /// The other file.
+        other: PathBuf,
     },
     /// sendmail has to tell its own domains first.
     #[error("sendmail was not asked for its domains")]
@@ -227,6 +239,85 @@ pub struct Change<'p> {
     pub before: Option<&'p [u8]>,
     /// The queue group from now on; `None` for an entry that goes.
     pub after: Option<&'p [u8]>,
+}
+
+/// Makes sure that what is published takes no other file's place, by whatever path; `path` is
+/// the configuration's.
+///
+/// # Errors
+/// [`PublishedElsewhere`](UpdateError::PublishedElsewhere).
+pub fn check_published(path: &Path, config: &Config) -> Result<(), UpdateError> {
+    let Some(AccessMapConfig {
+        map,
+        build,
+        published: Some(published),
+        ..
+    }) = &config.access_map
+    else {
+        return Ok(());
+    };
+    let users = match &config.users.source {
+        UserSource::File(file) => Some(&**file),
+        _ => None,
+    };
+    let others = [
+        path,
+        map.path(),
+        &build.source,
+        &config.node_state,
+        &config.status,
+    ];
+    let found = resolved(published);
+    match others
+        .into_iter()
+        .chain(users)
+        .find(|other| resolved(other) == found)
+    {
+        None => Ok(()),
+        Some(other) => Err(UpdateError::PublishedElsewhere {
+            published: published.to_path_buf(),
+            other: other.to_owned(),
+        }),
+    }
+}
+
+/// Where a path leads, to a file that need not be there.
+fn resolved(path: &Path) -> PathBuf {
+    let in_folder = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
+    fs::canonicalize(path)
+        .ok()
+        .or_else(in_folder)
+        .unwrap_or_else(|| path.to_owned())
+}
+
+/// Publishes the answers of the map in force where those of another are published: whatever
+/// comes of the update, as where another node has made the map and the users cannot be listed
+/// here. The caller holds the [`lock`](lock_map). Says whether it did.
+///
+/// # Errors
+/// When the map's source cannot be read, or nothing can be published.
+pub fn publish_in_force(config: &Config) -> Result<bool, UpdateError> {
+    let Some(AccessMapConfig {
+        map,
+        build,
+        published: Some(published),
+        ..
+    }) = &config.access_map
+    else {
+        return Ok(false);
+    };
+    let built_of = map.get(DIGEST_KEY).unwrap_or_default();
+    let of_published = Published::new(&**published).get(DIGEST_KEY).ok().flatten();
+    if !map.is_built() || built_of.is_none() || built_of == of_published {
+        return Ok(false);
+    }
+    let source = SourceFile::read(&build.source)?.content;
+    // Else the source has changed since, and the map is to follow.
+    let is_in_force = built_of.as_deref() == source.digest().map(str::as_bytes);
+    if is_in_force {
+        published::publish(published, &source)?;
+    }
+    Ok(is_in_force)
 }
 
 /// Works out the access map for a node state.

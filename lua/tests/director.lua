@@ -14,7 +14,7 @@ local function site_of(header, hosts, format)
   local quoted = format:gsub('[\\"]', "\\%0"):gsub("%c", function(c) return ("\\u%04x"):format(c:byte()) end)
   -- A hash needs no node, and a configuration does.
   if header.value == "hash" then hosts = { "10.0.0.1 100 - up" } end
-  local state = ""
+  local state = "# written\n"
   local config = ('node_state = "%s"\nauth_username_format = "%%u"\nstrategy = "%s"\nusername_hash = "%s"\n')
     :format(t.path("nodes.toml"), STRATEGY[header.strategy], quoted)
   for i, host in ipairs(hosts) do

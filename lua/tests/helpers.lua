@@ -85,7 +85,7 @@ end
 
 --- Writes the node state: these nodes are down.
 function helpers.mark_down(...)
-  local text = ""
+  local text = "# written\n"
   for _, node in ipairs { ... } do
     text = text .. ('[node.%s]\nstate = "down"\nsince = "2026-11-23T20:45:00Z"\nreason = "new disks"\n'):format(node)
   end

@@ -43,7 +43,7 @@ pub enum PublishedError {
         source: io::Error,
     },
     /// The file's contents contradict its format.
-    #[error("the published answers {} are damaged: {detail}; run \"mailaffinity update\"", path.display())]
+    #[error("the published answers {} are damaged: {detail}; run \"mailaffinity update --force\"", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

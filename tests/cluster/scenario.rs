@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 
 use mailaffinity::site::Site;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use support::configuration::{Configuration, Node};
@@ -857,6 +858,16 @@ fn a_drain_that_finds_another_at_work_names_it() {
 /// delivered and not yet written down.
 #[test]
 fn a_drain_that_is_killed_is_taken_up_by_the_next() {
+    a_drain_is_taken_up_after(Signal::KILL);
+}
+
+/// As systemctl stop does it.
+#[test]
+fn a_drain_that_is_stopped_is_taken_up_by_the_next() {
+    a_drain_is_taken_up_after(Signal::TERM);
+}
+
+fn a_drain_is_taken_up_after(signal: Signal) {
     let tables = Tables {
         drain: "runners = 2",
         ..Tables::default()
@@ -866,8 +877,8 @@ fn a_drain_that_is_killed_is_taken_up_by_the_next() {
     mail.cluster.hold(drainer, true);
     let mut drain = spawn(&mut mail.drain(drainer, &[]));
     mail.cluster.wait_until_held(drainer);
-    drain.kill().unwrap();
-    assert_eq!(drain.wait().unwrap().signal(), Some(9));
+    kill_process(Pid::from_child(&drain), signal).unwrap();
+    assert_eq!(drain.wait().unwrap().signal(), Some(signal.as_raw()));
     assert_eq!(mail.cluster.delivered(), []);
 
     let next = spawn(&mut mail.drain(drainer, &[]));

@@ -326,6 +326,7 @@ const SWAP_NAMES: &str = r#"
 fn who_may_read_and_write_is_the_same_whatever_the_umask() {
     for umask in ["000", "077"] {
         let site = Site::hash();
+        fs::remove_dir_all(site.path("lib")).unwrap();
         for command in [&["down", "node1"][..], &["update"]] {
             let run = site.command(command);
             let status = Command::new("sh")
@@ -337,6 +338,7 @@ fn who_may_read_and_write_is_the_same_whatever_the_umask() {
             assert!(status.success());
         }
         for (name, mode) in [
+            ("lib", 0o755),
             ("lib/nodes.toml", 0o644),
             ("lib/nodes.toml.last-good", 0o644),
             ("mailaffinity.toml.last-good", 0o644),

@@ -695,8 +695,9 @@ impl Stage for Drains {
         command
     }
 
-    fn judge(&self, _: bool) -> InForce {
+    fn judge(&self, is_done: bool) -> InForce {
         let (delivered, queued) = self.messages();
+        assert!(!is_done || queued.is_empty(), "it ended with 0: {queued:?}");
         let mut all = [&delivered[..], &queued].concat();
         all.sort();
         assert_eq!(all, MESSAGES, "each is there once");

@@ -157,6 +157,52 @@ fn who_may_read_it_is_the_administrators_to_say() {
     assert_published(&site);
 }
 
+#[test]
+fn nothing_else_is_overwritten_whatever_its_path() {
+    for name in [
+        "etc/access",
+        "lib/nodes.toml",
+        "lib/status.json",
+        "mailaffinity.toml",
+        "users",
+    ] {
+        let site = site("hash");
+        site.well(&["down", "node2"]);
+        site.update();
+        let configuration = site.configuration().access_map("hash", site.path("etc/access"));
+        let published = site.path("etc/..").join(name);
+        site.configure(configuration.set_path("access_map.published", published));
+        let before = site.read(name);
+        let said = "published in [access_map] must be a file of its own";
+        assert_fails(&site.run(&["update", "--force"]), 78, said);
+        if name != "lib/status.json" {
+            assert_eq!(site.read(name), before, "{name}");
+        }
+        assert_eq!(site.status()["result"], "failed");
+    }
+}
+
+/// Another node made the map, and this one cannot list the users.
+#[test]
+fn answers_follow_the_map_where_the_update_fails() {
+    let site = site("hash");
+    site.update();
+    let old = site.read(PUBLISHED);
+    site.well(&["down", "node2"]);
+    site.update();
+    let new = site.read(PUBLISHED);
+    for before in [Some(old), None] {
+        match &before {
+            Some(old) => site.write(PUBLISHED, old),
+            None => fs::remove_file(site.path(PUBLISHED)).unwrap(),
+        }
+        fs::rename(site.path("users"), site.path("aside")).unwrap();
+        assert_fails(&site.run(&["update"]), 74, "the access map stays as it is");
+        assert!(site.read(PUBLISHED) == new);
+        fs::rename(site.path("aside"), site.path("users")).unwrap();
+    }
+}
+
 /// Mail is worth more than webmail's entries by hand.
 #[test]
 fn the_map_changes_where_nothing_can_be_published() {

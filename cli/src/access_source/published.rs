@@ -24,9 +24,12 @@ pub(crate) fn is_current(published: &Published, source: &AccessSource) -> bool {
 /// ones, of which the digest tells.
 ///
 /// # Errors
-/// The old answers are then still there, and the map in force stays.
+/// The old answers, which no longer hold, are then gone if that can be done, and the map in
+/// force stays.
 pub(crate) fn publish(path: &Path, source: &AccessSource) -> Result<(), RebuildError> {
     replace(path, source).map_err(|error| {
+        // Who finds none asks the map, or the mapping, and says so.
+        let _ = Place::of(path).and_then(|place| place.remove());
         at(path)(error).after(
             "the access map is up to date, but not what is published of it; the next update tries again",
         )

@@ -117,7 +117,10 @@ impl From<UpdateError> for Failure {
         let status = match &error {
             UpdateError::Change(error) => status_of(error),
             UpdateError::Users(error) => error.status(),
-            UpdateError::State(_) | UpdateError::Cluster { .. } | UpdateError::TextMap(_) => Status::Config,
+            UpdateError::State(_)
+            | UpdateError::Cluster { .. }
+            | UpdateError::TextMap(_)
+            | UpdateError::PublishedElsewhere { .. } => Status::Config,
             UpdateError::EmptySource(_)
             | UpdateError::NoUsers { .. }
             | UpdateError::TooFewUsers { .. }

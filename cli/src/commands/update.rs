@@ -118,7 +118,12 @@ impl Update {
         log: &mut Log,
         report: &mut Report,
     ) -> Result<(), UpdateError> {
+        update::check_published(path, config)?;
         let _lock = update::lock_map(config, Duration::from_secs(self.wait))?;
+        match update::publish_in_force(config) {
+            Ok(wrote) => report.wrote |= wrote,
+            Err(error) => log.warning(&error.to_string()),
+        }
         let nodes = update::check_nodes(config, true);
         for problem in last_good::keep(path, config) {
             log.warning(&problem);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use mailaffinity::files::regular_file;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::fs::{fstat, fsync, mkdirat, open, openat, readlinkat, statat, unlinkat};
+use rustix::fs::{fchmod, fstat, fsync, mkdirat, open, openat, readlinkat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -90,7 +90,8 @@ impl Place {
                 Err(Errno::NOENT) if is_last => None,
                 Err(Errno::NOENT) if way == Way::LinksAndNewFolders => {
                     match mkdirat(&folder, &name, Mode::from_raw_mode(0o777)) {
-                        Ok(()) | Err(Errno::EXIST) => Some(look().map_err(reach)?),
+                        Ok(()) => Some(for_all(&folder, &name).and_then(|()| look()).map_err(reach)?),
+                        Err(Errno::EXIST) => Some(look().map_err(reach)?),
                         Err(error) => return Err(reach(error)),
                     }
                 }
@@ -224,6 +225,18 @@ fn names(path: &Path) -> Vec<OsString> {
         .filter(|name| matches!(name, Component::Normal(_) | Component::ParentDir))
         .map(|name| name.as_os_str().to_owned())
         .collect()
+}
+
+/// Lets everybody into a folder that was just made, whatever the umask: what is in it has modes
+/// of its own.
+fn for_all(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = openat(folder, name, flags, Mode::empty())?;
+    // By now, it may be another one.
+    match fstat(&made)?.st_uid == geteuid().as_raw() {
+        true => fchmod(&made, Mode::from_raw_mode(0o755)),
+        false => Ok(()),
+    }
 }
 
 fn is_link(file: &OwnedFd) -> io::Result<bool> {
