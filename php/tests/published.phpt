@@ -85,7 +85,7 @@ locked: node1.example.org
 the node is down: node3.example.org
   mailaffinity: FOLDER/answers.cdb: node "node1" is down, but a user is mapped to it; using the computed node
 damaged: node2.example.org
-  mailaffinity: the published answers FOLDER/answers.cdb are damaged: %s; run "mailaffinity update"; using the access map
+  mailaffinity: the published answers FOLDER/answers.cdb are damaged: %s; run "mailaffinity update --force"; using the access map
 all is gone: node3.example.org
   mailaffinity: cannot read access map FOLDER/access.db: No such file or directory %s; using the computed node
 published anew: node1.example.org
