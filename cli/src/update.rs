@@ -247,13 +247,7 @@ pub struct Change<'p> {
 /// # Errors
 /// [`PublishedElsewhere`](UpdateError::PublishedElsewhere).
 pub fn check_published(path: &Path, config: &Config) -> Result<(), UpdateError> {
-    let Some(AccessMapConfig {
-        map,
-        build,
-        published: Some(published),
-        ..
-    }) = &config.access_map
-    else {
+    let Some((AccessMapConfig { map, build, .. }, published)) = published_by(config) else {
         return Ok(());
     };
     let users = match &config.users.source {
@@ -281,6 +275,12 @@ pub fn check_published(path: &Path, config: &Config) -> Result<(), UpdateError> 
     }
 }
 
+/// The access map whose answers are published, and where.
+fn published_by(config: &Config) -> Option<(&AccessMapConfig, &Path)> {
+    let access_map = config.access_map.as_ref()?;
+    Some((access_map, access_map.published.as_deref()?))
+}
+
 /// Where a path leads, to a file that need not be there.
 fn resolved(path: &Path) -> PathBuf {
     let in_folder = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
@@ -297,17 +297,11 @@ fn resolved(path: &Path) -> PathBuf {
 /// # Errors
 /// When the map's source cannot be read, or nothing can be published.
 pub fn publish_in_force(config: &Config) -> Result<bool, UpdateError> {
-    let Some(AccessMapConfig {
-        map,
-        build,
-        published: Some(published),
-        ..
-    }) = &config.access_map
-    else {
+    let Some((AccessMapConfig { map, build, .. }, published)) = published_by(config) else {
         return Ok(false);
     };
     let built_of = map.get(DIGEST_KEY).unwrap_or_default();
-    let of_published = Published::new(&**published).get(DIGEST_KEY).ok().flatten();
+    let of_published = Published::new(published).get(DIGEST_KEY).ok().flatten();
     if !map.is_built() || built_of.is_none() || built_of == of_published {
         return Ok(false);
     }
