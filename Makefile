@@ -352,7 +352,7 @@ bench: library
 	$(TARGET)/bench
 	$(CC) -std=gnu99 -O2 -Wall -Wextra -Werror -o $(TARGET)/bench-update benches/update.c
 	rm -rf $(TARGET)/bench-update.d && mkdir $(TARGET)/bench-update.d
-	$(TARGET)/bench-update $(TARGET)/mailaffinity benches/plain_update.pl $(TARGET)/bench-update.d
+	$(TARGET)/bench-update $(TARGET)/mailaffinity benches/plain_update.pl "$(abspath $(TARGET))/bench-update.d"
 	$(CARGO) bench --locked --bench lookup
 
 clean:
