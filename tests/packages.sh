@@ -2,12 +2,12 @@
 # Usage: packages.sh SUITE [FOLDER]
 #
 # Makes the Debian packages of this version, and of a next one, in a new Debian system of
-# SUITE (bookworm is Debian 12, trixie 13), runs the tests there that the versions of PHP
-# and Dovecot matter to, and tries the packages in another: lintian's opinion, installing
-# with what Debian has, what each package is for, upgrades, purging, doc/walk-through.md,
-# and doc/webmail.md with what `make` built. The systems are made in FOLDER, or in a
-# temporary folder that is removed. Needs root, a Debian archive, and Rust as rustup
-# installs it, which builds in the new system as it does here.
+# SUITE (bookworm is Debian 12, trixie 13), runs the tests there that the versions of PHP,
+# Lua, Perl and Dovecot matter to, and tries the packages in another: lintian's opinion,
+# installing with what Debian has, what each package is for, upgrades, purging,
+# doc/walk-through.md, and doc/webmail.md with what `make` built. The systems are made in
+# FOLDER, or in a temporary folder that is removed. Needs root, a Debian archive, and Rust as
+# rustup installs it, which builds in the new system as it does here.
 set -eu
 
 suite=$1
@@ -98,12 +98,15 @@ lintian --allow-root --info --fail-on error,warning,info --suppress-tags \
 END
 
 # What else the system's versions matter to.
-say "PHP's tests, Dovecot's, and webmail, C and Perl programs"
+say "PHP's tests, Lua's, Perl's, Dovecot's, and webmail and C programs"
 in_system "$maker" "$rust" <<'END'
 PATH=$(cat /build/rust)/bin:$PATH
 cd /build/source
 make test-packages director >/build/packages.log 2>&1 || { tail -n 40 /build/packages.log; exit 1; }
 php/run-tests.sh
+built=/build/target/release
+PATH=$built:$PATH lua/run-tests.sh
+PATH=$built:$PATH LD_LIBRARY_PATH=$built prove -Iperl/lib perl/t
 cargo test --locked --test dovecot --test webmail
 END
 

@@ -85,6 +85,7 @@ os.remove(t.path("mailaffinity.toml.last-good"))
 t.configure()
 t.mark_down()
 site = mailaffinity.open(config)
+t.configure()
 setenv("TEST_CLOCK_FAILS", "1")
 local bug = "^internal error at [%w/._-]+:%d+; please report it$"
 for _, name in ipairs { "node", "nodes", "username_hash" } do

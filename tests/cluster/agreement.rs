@@ -567,10 +567,14 @@ fn a_node_goes_down_and_up_meanwhile() {
             "echo >>{asked:?}; asked=$(wc -l <{asked:?})\n\
              if [ $asked -le {times} ]; then\n\
              if [ $((asked % 2)) = 1 ]; then mark=down; else mark=up; fi\n\
-             {program} --config {config:?} $mark node2 && {program} --config {config:?} update\n\
+             {program:?} --config {config:?} $mark node2 && {program:?} --config {config:?} update\n\
              fi\nexec {php} \"$@\"\n",
             program = &*support::built::MAILAFFINITY,
-            php = php.join(" "),
+            php = php
+                .iter()
+                .map(|word| format!("{word:?}"))
+                .collect::<Vec<_>>()
+                .join(" "),
         );
         fs::write(&script, text).unwrap();
         let output = mailsite.run();

@@ -81,13 +81,16 @@ pub fn tmp() -> PathBuf {
 
 /// sendmail calls all files unsafe that are below a folder in which others can write
 /// (`safedirpath()`), in configurations a blank ends a path, and a socket's has 107 bytes.
+/// Peers that root runs become other users, who cannot enter root's own folder.
 fn peers_take(folder: &Path) -> bool {
     let text = folder.to_string_lossy();
-    let others_write = |folder: &Path| {
-        let mode = fs::metadata(folder).map_or(0, |metadata| metadata.mode());
-        mode & 0o022 != 0
+    let is_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    let wanted = if is_root { 0o001 } else { 0 };
+    let takes = |folder: &Path| {
+        let mode = fs::metadata(folder).map_or(wanted, |metadata| metadata.mode());
+        mode & (0o022 | wanted) == wanted
     };
-    text.len() <= 70 && !text.contains(char::is_whitespace) && !folder.ancestors().any(others_write)
+    text.len() <= 70 && !text.contains(char::is_whitespace) && folder.ancestors().all(takes)
 }
 
 /// Below /var/lib or, for an ordinary user, at home. It is removed by somebody who waits
@@ -105,8 +108,9 @@ fn elsewhere() -> (PathBuf, Child) {
         .find_map(|base| builder.tempdir_in(base).ok())
         .unwrap_or_else(|| {
             panic!(
-                "{:?} has a blank, is too long, or is below a folder in which others can write, and neither in \
-                 /var/lib nor in $HOME can be one for tests: use another checkout or CARGO_TARGET_DIR",
+                "{:?} has a blank, is too long, or is below a folder in which others can write or that only root can \
+                 enter, and neither in /var/lib nor in $HOME can be one for tests: use another checkout or \
+                 CARGO_TARGET_DIR",
                 profile_folder()
             )
         })

@@ -496,10 +496,9 @@ fn what_runs_as_another_user_has_nothing_of_its_parent_as_root() {
     site.update();
     // On a terminal of its own, and with a file open.
     let script = format!(
-        "exec 7<{}; SECRET=1 {} --config {} agreement",
-        secret.display(),
+        "exec 7<{secret:?}; SECRET=1 {:?} --config {:?} agreement",
         *support::built::MAILAFFINITY,
-        site.path("mailaffinity.toml").display()
+        site.config()
     );
     let output = Command::new("script")
         .args(["--quiet", "--command", &script, "/dev/null"])
