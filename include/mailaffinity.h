@@ -12,6 +12,10 @@
  *         puts(mailaffinity_node_host(cluster, node));
  *     mailaffinity_cluster_free(cluster);
  *
+ * A program that runs for long opens a site in place of a cluster, by
+ * mailaffinity_site_open(). Each mailaffinity_site_lookup() finds what is true then, and gives
+ * the cluster that its answer is from.
+ *
  * These rules hold for every function.
  *
  * Errors. A mailaffinity_ function that can fail returns MAILAFFINITY_OK or one of the
@@ -21,9 +25,10 @@
  * or `detail_size` 0 asks for none.
  * Output parameters (..._out) must not be NULL, and are written on success only.
  *
- * Ownership. The caller frees clusters and builders, once, by their own _free function,
- * which takes NULL too. All else that is returned is borrowed: a string of a cluster is
- * valid until that cluster is freed. Arguments are read during the call and never kept.
+ * Ownership. The caller frees clusters and builders, and closes sites, once, by their own
+ * _free or _close function, which takes NULL too. All else that is returned is borrowed: a
+ * string of a cluster is valid until that cluster is freed, whatever becomes of the site that
+ * gave it. Arguments are read during the call and never kept.
  *
  * Strings. A username is bytes with a length: NULs and bytes above 127 are part of it, and
  * (NULL, 0) is the empty one; NULL with another length is MAILAFFINITY_ERROR_NULL. All
@@ -31,10 +36,11 @@
  * must not be NULL unless its function says what NULL stands for.
  *
  * Threads. A cluster never changes: any number of threads may use it at once, and none
- * once it is freed. A builder belongs to one thread at a time. The library keeps no state
- * outside of these two, and leaves signals, locale and environment alone. A bug in it is
- * reported on stderr and by MAILAFFINITY_ERROR_PANIC; running out of memory alone ends
- * the process.
+ * once it is freed. So may they a site, until it is closed; a process that was forked while
+ * other threads looked up needs its own. A builder belongs to one thread at a time. The
+ * library keeps no state outside of these three, and leaves signals, locale and environment
+ * alone. A bug in it is reported on stderr and by MAILAFFINITY_ERROR_PANIC; running out of
+ * memory alone ends the process.
  *
  * ABI. Functions, constants and numbers are added, never changed, removed or reused. Should
  * that have to happen after all, MAILAFFINITY_ABI_VERSION changes, and with it the SONAME
@@ -74,6 +80,12 @@ typedef struct mailaffinity_builder mailaffinity_builder;
  * It never changes.
  */
 typedef struct mailaffinity_cluster mailaffinity_cluster;
+
+/**
+ * A configuration, the node state and the access map or published answers that it names,
+ * followed while they change.
+ */
+typedef struct mailaffinity_site mailaffinity_site;
 
 #ifdef __cplusplus
 extern "C" {
@@ -218,6 +230,59 @@ uint32_t mailaffinity_node_vhost_count(const mailaffinity_cluster *cluster, size
 
 /** The state of a node, "up" or "down". NULL if there is no such node. */
 const char *mailaffinity_node_state(const mailaffinity_cluster *cluster, size_t node);
+
+/**
+ * Opens a site, for a program that runs for long: each lookup finds what its files say
+ * then, and what breaks does not count.
+ *
+ * `config_path` must be absolute; NULL stands for "/etc/mailaffinity.toml". On success the
+ * site is in `*site_out`; close it with `mailaffinity_site_close`. A configuration that
+ * cannot be used, and has no last good copy, is no error here: `detail` says so, and lookups
+ * fail until it is mended.
+ */
+int mailaffinity_site_open(const char *config_path,
+                           mailaffinity_site **site_out,
+                           char *detail,
+                           size_t detail_size);
+
+/**
+ * Finds the node that serves a user now: the one that the access map names, by its published
+ * answers if there are any, unless it is down; else the one that the mapping gives among those
+ * that are up and have the configuration's default tag.
+ *
+ * On success, `*cluster_out` is a cluster of what is in force, which the caller frees with
+ * `mailaffinity_cluster_free`, at any time, and `*node_out` the number of the node there.
+ * `detail` has what the administrator should know all the same, at most once a minute, and
+ * is mostly empty: which file is broken and what is in force instead, or why the node is
+ * not the one of the map. It names no user.
+ *
+ * Costs two `stat` calls while no file has changed, and three with published answers. An
+ * access map that is not published is read each time, and waited for as the configuration
+ * says while others rebuild it. What another thread is reading then is not waited for, once
+ * anything good was read: what was in force before counts.
+ */
+int mailaffinity_site_lookup(const mailaffinity_site *site,
+                             const char *user,
+                             size_t user_len,
+                             mailaffinity_cluster **cluster_out,
+                             size_t *node_out,
+                             char *detail,
+                             size_t detail_size);
+
+/**
+ * The cluster that is in force at a site now, as `mailaffinity_cluster_load` has it, for all
+ * that can be asked of one: its nodes, and the mapping's own answers, with any tag.
+ *
+ * On success it is in `*cluster_out`; the caller frees it with `mailaffinity_cluster_free`, at
+ * any time. `detail` and the cost are those of `mailaffinity_site_lookup`, without a map.
+ */
+int mailaffinity_site_cluster(const mailaffinity_site *site,
+                              mailaffinity_cluster **cluster_out,
+                              char *detail,
+                              size_t detail_size);
+
+/** Closes a site, but frees no cluster that it gave. NULL is allowed. */
+void mailaffinity_site_close(mailaffinity_site *site);
 
 /**
  * The 32-bit hash of a user, never 0, as the Director computes it.

@@ -40,5 +40,6 @@ pub mod files;
 pub mod mapping;
 pub mod node_state;
 pub mod panic;
+pub mod rate_limit;
 pub mod site;
 mod toml_error;

@@ -2,9 +2,10 @@
 //! published of it, followed while they change, and the host that a user's webmail connects to.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::access_map::{Entry, Published};
-use crate::config::{AccessMapConfig, Config, ConfigError, NoNodeUp, NodeConfig};
+use crate::config::{AccessMapConfig, Config, ConfigError, NoHash, NoNodeUp, NodeConfig};
 use crate::files::followed::Followed;
 use crate::mapping::Cluster;
 use crate::node_state::{NodeState, State};
@@ -14,11 +15,24 @@ use crate::node_state::{NodeState, State};
 /// A broken configuration or node state never replaces a good one: the last good one stays
 /// in force, be it one that was read before or the [copy](crate::files::last_good) that the
 /// commands kept, whichever is newer; and each [`refresh`](Site::refresh) says so.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Site {
     path: PathBuf,
     file: Followed,
-    in_force: Option<InForce>,
+    state_file: Followed,
+    in_force: Option<Arc<InForce>>,
+}
+
+/// A copy has nothing in common with the first: it opens files by itself.
+impl Clone for Site {
+    fn clone(&self) -> Site {
+        Site {
+            path: self.path.clone(),
+            file: self.file.clone(),
+            state_file: self.state_file.clone(),
+            in_force: self.in_force.as_deref().cloned().map(Arc::new),
+        }
+    }
 }
 
 /// The configuration and node state in force, and the cluster they make.
@@ -31,7 +45,17 @@ pub struct InForce {
     /// The mapping among the nodes that are up.
     pub cluster: Cluster,
     published: Option<Published>,
-    state_file: Followed,
+}
+
+/// Why there is no node for a user.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoNode {
+    /// The name has no hash.
+    #[error(transparent)]
+    NoHash(#[from] NoHash),
+    /// None of the nodes can take a user.
+    #[error(transparent)]
+    NoNodeUp(#[from] NoNodeUp),
 }
 
 impl Site {
@@ -41,6 +65,7 @@ impl Site {
         Site {
             path: path.into(),
             file: Followed::default(),
+            state_file: Followed::default(),
             in_force: None,
         }
     }
@@ -54,7 +79,7 @@ impl Site {
     /// now, the same at each call until it is mended. They name the file and the cause,
     /// never a user.
     pub fn refresh(&mut self) -> Vec<String> {
-        let (path, earlier) = (&self.path, self.in_force.as_ref());
+        let (path, earlier) = (&self.path, self.in_force.as_deref());
         let make = |config: Result<Config, ConfigError>| {
             InForce::new(config.map_err(|error| error.to_string())?, earlier)
         };
@@ -63,14 +88,19 @@ impl Site {
             || make(Config::load(path)),
             |text, copy| make(Config::parse(text, copy)),
         );
-        if loaded.is_some() {
-            self.in_force = loaded;
+        if let Some(loaded) = loaded {
+            let has_same_file = |earlier: &InForce| earlier.config.node_state == loaded.config.node_state;
+            if !earlier.is_some_and(has_same_file) {
+                self.state_file = Followed::default();
+            }
+            self.in_force = Some(Arc::new(loaded));
         }
         if let Some(in_force) = &mut self.in_force {
-            in_force.refresh_state();
+            InForce::refresh_state(in_force, &mut self.state_file);
         }
         let mut notices = self.broken();
-        notices.extend(self.in_force.iter().flat_map(InForce::unknown_nodes));
+        let in_force = self.in_force.iter();
+        notices.extend(in_force.flat_map(|in_force| in_force.unknown_nodes()));
         notices
     }
 
@@ -80,22 +110,21 @@ impl Site {
             "the last good configuration stays in force",
             "there is no good configuration to use",
         );
-        let state = self.in_force.as_ref().and_then(|in_force| {
-            in_force
-                .state_file
-                .notice("the last good node state stays in force", "all nodes count as up")
-        });
+        let state = self
+            .state_file
+            .notice("the last good node state stays in force", "all nodes count as up");
         config.into_iter().chain(state).collect()
     }
 
-    /// What is in force; `None` before a good configuration was read.
-    pub fn in_force(&self) -> Option<&InForce> {
+    /// What is in force; `None` before a good configuration was read. Others may keep it:
+    /// the next [`refresh`](Site::refresh) puts another in its place, and changes nothing of it.
+    pub fn in_force(&self) -> Option<&Arc<InForce>> {
         self.in_force.as_ref()
     }
 
     /// A site for whoever reads it once: what is in force, and notices of what is broken.
     #[cfg(feature = "capi")]
-    pub(crate) fn once(path: &Path) -> Result<(InForce, Vec<String>), Unusable> {
+    pub(crate) fn once(path: &Path) -> Result<(Arc<InForce>, Vec<String>), Unusable> {
         let mut site = Site::new(path);
         site.refresh();
         if let Some(problem) = site.file.unusable() {
@@ -105,7 +134,7 @@ impl Site {
         let in_force = site
             .in_force
             .ok_or_else(|| Unusable::Config(notices.join("; ")))?;
-        match in_force.state_file.unusable() {
+        match site.state_file.unusable() {
             Some(problem) => Err(Unusable::State(problem.to_owned())),
             None => Ok((in_force, notices)),
         }
@@ -120,15 +149,10 @@ pub(crate) enum Unusable {
 }
 
 impl InForce {
-    /// The earlier node state holds until [`refresh_state`](InForce::refresh_state)
-    /// reads it again.
+    /// The earlier node state holds until it is [read again](InForce::refresh_state).
     fn new(config: Config, earlier: Option<&InForce>) -> Result<InForce, String> {
         let state = earlier.map(|earlier| earlier.state.clone()).unwrap_or_default();
         let cluster = config.cluster(&state).map_err(|error| error.to_string())?;
-        let state_file = earlier
-            .filter(|earlier| earlier.config.node_state == config.node_state)
-            .map(|earlier| earlier.state_file.clone())
-            .unwrap_or_default();
         let published = config
             .access_map
             .as_ref()
@@ -138,21 +162,20 @@ impl InForce {
             config,
             state,
             cluster,
-            state_file,
         })
     }
 
-    fn refresh_state(&mut self) {
-        let path = &self.config.node_state;
+    fn refresh_state(in_force: &mut Arc<InForce>, file: &mut Followed) {
+        let path = &in_force.config.node_state;
         let make = |state: NodeState, path: &Path| {
-            if state == self.state {
+            if state == in_force.state {
                 return Ok(None);
             }
-            let cluster = self.config.cluster(&state);
+            let cluster = in_force.config.cluster(&state);
             let cluster = cluster.map_err(|error| format!("{}: {error}", path.display()))?;
             Ok(Some((state, cluster)))
         };
-        let loaded = self.state_file.refresh(
+        let loaded = file.refresh(
             path,
             || make(NodeState::load(path).map_err(|error| error.to_string())?, path),
             |text, copy| {
@@ -164,8 +187,9 @@ impl InForce {
             },
         );
         if let Some(Some((state, cluster))) = loaded {
-            self.state = state;
-            self.cluster = cluster;
+            let in_force = Arc::make_mut(in_force);
+            in_force.state = state;
+            in_force.cluster = cluster;
         }
     }
 
@@ -185,25 +209,24 @@ impl InForce {
     /// The node that serves a user: the one the access map names, by its published answers
     /// if there are any, unless it is down; else the computed one among those that are up.
     ///
-    /// Notices go to `notify`. `None` when no node is up, and for a user who has no hash
-    /// ([`NoHash`](crate::config::NoHash)).
-    pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(String)) -> Option<&NodeConfig> {
-        let user = match self.config.authenticated(user) {
-            Ok(user) => user,
-            Err(problem) => {
-                notify(problem.to_string());
-                return None;
-            }
-        };
+    /// Notices go to `notify`: why it is not the one of the map.
+    ///
+    /// # Errors
+    /// When no node is up, and for a user who has no hash.
+    pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(String)) -> Result<&NodeConfig, NoNode> {
+        let user = self.config.authenticated(user)?;
         let hash = self.config.username_hash.hash(&user);
         let computed = hash
-            .ok()
+            .map_err(|problem| NoHash::from(problem).into())
             .and_then(|hash| self.node_of_hash(hash, &self.config.tag));
         match self.mapped_node(&user, &mut notify) {
             Ok(None) => {}
-            Ok(Some((_, node))) if !self.state.is_down(&node.node.name) => return Some(node),
+            Ok(Some((_, node))) if !self.state.is_down(&node.node.name) => return Ok(node),
             // Users whom the Director has on a node that is down belong there.
-            Ok(Some((_, node))) if computed.is_some_and(|computed| std::ptr::eq(computed, node)) => {}
+            Ok(Some((_, node)))
+                if computed
+                    .as_ref()
+                    .is_ok_and(|computed| std::ptr::eq(*computed, node)) => {}
             Ok(Some((path, node))) => notify(format!(
                 "{}: node \"{}\" is down, but a user is mapped to it; using the computed node",
                 path.display(),
@@ -211,28 +234,25 @@ impl InForce {
             )),
             Err(problem) => notify(format!("{problem}; using the computed node")),
         }
-        if computed.is_none() {
-            notify(match hash {
-                Ok(_) => NoNodeUp(self.config.tag.clone()).to_string(),
-                Err(problem) => problem.to_string(),
-            });
-        }
         computed
     }
 
-    /// The node that the mapping alone gives to a user; `None` when none with the
-    /// tag is up.
-    pub fn computed_node(&self, user: &[u8], tag: &str) -> Option<&NodeConfig> {
-        self.node_of_hash(self.config.hash_of(user).ok()?, tag)
+    /// The node that the mapping alone gives to a user.
+    ///
+    /// # Errors
+    /// When no node with the tag is up, and for a user who has no hash.
+    pub fn computed_node(&self, user: &[u8], tag: &str) -> Result<&NodeConfig, NoNode> {
+        self.node_of_hash(self.config.hash_of(user)?, tag)
     }
 
-    fn node_of_hash(&self, hash: u32, tag: &str) -> Option<&NodeConfig> {
-        let index = self.cluster.index_of_hash(hash, tag)?;
+    fn node_of_hash(&self, hash: u32, tag: &str) -> Result<&NodeConfig, NoNode> {
+        let index = self.cluster.index_of_hash(hash, tag);
+        let index = index.ok_or_else(|| NoNodeUp(tag.to_owned()))?;
         #[expect(
             clippy::indexing_slicing,
             reason = "the cluster has the nodes of the configuration, in its order"
         )]
-        Some(&self.config.nodes[index])
+        Ok(&self.config.nodes[index])
     }
 
     /// The node that the map gives to a user, by the name that authentication leaves, and
@@ -343,9 +363,9 @@ host = "node2.example.org"
         fn host_of(&mut self, user: &str) -> (Option<String>, Vec<String>) {
             let mut notices = self.site.refresh();
             let host = self.site.in_force().and_then(|in_force| {
-                in_force
-                    .node_of(user.as_bytes(), |notice| notices.push(notice))
-                    .map(|node| node.host.clone())
+                let node = in_force.node_of(user.as_bytes(), |notice| notices.push(notice));
+                let host = node.map(|node| node.host.clone());
+                host.map_err(|problem| notices.push(problem.to_string())).ok()
             });
             (host, notices)
         }

@@ -124,7 +124,7 @@ fn the_soname_has_the_number_of_the_abi() {
 
 #[test]
 fn every_function_of_the_header_is_called_by_a_program() {
-    let programs: String = ["hashes.c", "clusters.c", "configuration.c"]
+    let programs: String = ["hashes.c", "clusters.c", "configuration.c", "site.c"]
         .map(|program| fs::read_to_string(Path::new("tests/c").join(program)).unwrap())
         .concat();
     for function in declared_functions() {
@@ -149,6 +149,14 @@ fn configurations() {
     let program = SHARED.build("configuration.c");
     run(Command::new(&program).arg(configuration_folder()));
     run(valgrind(&program).arg(configuration_folder()));
+}
+
+#[test]
+fn sites() {
+    let program = SHARED.build("site.c");
+    for mut command in [Command::new(&program), valgrind(&program)] {
+        run(command.arg(fresh_folder("site")));
+    }
 }
 
 #[test]

@@ -73,6 +73,28 @@ unsafe extern "C" {
     fn mailaffinity_node_queue_group(cluster: *const c_void, node: usize) -> *const c_char;
     fn mailaffinity_node_vhost_count(cluster: *const c_void, node: usize) -> u32;
     fn mailaffinity_node_state(cluster: *const c_void, node: usize) -> *const c_char;
+    fn mailaffinity_site_open(
+        config_path: *const c_char,
+        site_out: *mut *mut c_void,
+        detail: *mut c_char,
+        detail_size: usize,
+    ) -> c_int;
+    fn mailaffinity_site_lookup(
+        site: *const c_void,
+        user: *const c_char,
+        user_len: usize,
+        cluster_out: *mut *mut c_void,
+        node_out: *mut usize,
+        detail: *mut c_char,
+        detail_size: usize,
+    ) -> c_int;
+    fn mailaffinity_site_cluster(
+        site: *const c_void,
+        cluster_out: *mut *mut c_void,
+        detail: *mut c_char,
+        detail_size: usize,
+    ) -> c_int;
+    fn mailaffinity_site_close(site: *mut c_void);
     fn mailaffinity_username_hash(
         format: *const c_char,
         user: *const c_char,
@@ -142,6 +164,7 @@ struct Cluster {
 struct Program {
     builders: Vec<*mut c_void>,
     clusters: Vec<Cluster>,
+    sites: Vec<*mut c_void>,
 }
 
 /// Room for words, of just the size that is told.
@@ -247,6 +270,14 @@ fn write(input: &mut Unstructured, path: &Path, start: &str, good: &[&str]) -> R
     Ok(())
 }
 
+/// Another configuration and node state; the path of the former.
+fn write_site(input: &mut Unstructured) -> Result<CString> {
+    let (config, state) = (FOLDER.join("mailaffinity.toml"), FOLDER.join("nodes.toml"));
+    write(input, &config, &format!("node_state = {state:?}\n"), &CONFIGS)?;
+    write(input, &state, "", &STATES)?;
+    Ok(CString::new(config.into_os_string().into_encoded_bytes()).expect("no NUL"))
+}
+
 impl Program {
     /// One that there is; now and then NULL.
     fn builder(&self, input: &mut Unstructured) -> Result<*mut c_void> {
@@ -254,6 +285,14 @@ impl Program {
             return Ok(ptr::null_mut());
         }
         input.choose(&self.builders).copied()
+    }
+
+    /// Likewise.
+    fn site(&self, input: &mut Unstructured) -> Result<*mut c_void> {
+        if self.sites.is_empty() || input.ratio(1, 16)? {
+            return Ok(ptr::null_mut());
+        }
+        input.choose(&self.sites).copied()
     }
 
     fn cluster(&self, input: &mut Unstructured) -> Result<Option<&Cluster>> {
@@ -287,7 +326,7 @@ impl Program {
         } else {
             &mut new
         };
-        match input.int_in_range(0..=9u8)? {
+        match input.int_in_range(0..=12u8)? {
             0 => {
                 let (strategy, format) = (input.int_in_range(-1..=2)?, format(input)?);
                 // SAFETY: all of these are NULL or live until the call is over, here and below.
@@ -333,12 +372,39 @@ impl Program {
                 self.made(status, new, false);
             }
             5 => {
-                let (config, state) = (FOLDER.join("mailaffinity.toml"), FOLDER.join("nodes.toml"));
-                write(input, &config, &format!("node_state = {state:?}\n"), &CONFIGS)?;
-                write(input, &state, "", &STATES)?;
-                let path = CString::new(config.into_os_string().into_encoded_bytes()).expect("no NUL");
+                let path = write_site(input)?;
                 // SAFETY: as above.
                 let status = unsafe { mailaffinity_cluster_load(path.as_ptr(), out, words, size) };
+                detail.check(status, false);
+                self.made(status, new, true);
+            }
+            10 => {
+                let path = write_site(input)?;
+                // SAFETY: as above.
+                let status = unsafe { mailaffinity_site_open(path.as_ptr(), out, words, size) };
+                detail.check(status, false);
+                assert_eq!(status == OK, !new.is_null());
+                self.sites.extend((status == OK).then_some(new));
+            }
+            11 => {
+                let site = self.site(input)?;
+                let user = <Box<[u8]>>::arbitrary(input)?;
+                let mut node = usize::MAX;
+                // SAFETY: as above.
+                let status = unsafe {
+                    let user_pointer = user.as_ptr().cast();
+                    mailaffinity_site_lookup(site, user_pointer, user.len(), out, &mut node, words, size)
+                };
+                detail.check(status, false);
+                assert!(status != OK || !site.is_null());
+                self.made(status, new, true);
+                let texts = self.clusters.last().filter(|_| status == OK);
+                assert!(texts.map_or(node == usize::MAX, |cluster| node < cluster.texts.len()));
+            }
+            12 => {
+                let site = self.site(input)?;
+                // SAFETY: as above.
+                let status = unsafe { mailaffinity_site_cluster(site, out, words, size) };
                 detail.check(status, false);
                 self.made(status, new, true);
             }
@@ -347,6 +413,10 @@ impl Program {
                     let index = input.choose_index(self.builders.len())?;
                     // SAFETY: it is freed once.
                     unsafe { mailaffinity_builder_free(self.builders.swap_remove(index)) };
+                } else if !self.sites.is_empty() && input.arbitrary()? {
+                    let index = input.choose_index(self.sites.len())?;
+                    // SAFETY: likewise.
+                    unsafe { mailaffinity_site_close(self.sites.swap_remove(index)) };
                 } else if !self.clusters.is_empty() {
                     let index = input.choose_index(self.clusters.len())?;
                     self.clusters.swap_remove(index).free();
@@ -458,6 +528,11 @@ fuzz_target!(|input: &[u8]| {
     let mut input = Unstructured::new(input);
     let mut program = Program::default();
     while !input.is_empty() && program.step(&mut input).is_ok() {}
+    // First: the clusters that they gave stay as they are.
+    for site in program.sites.into_iter().chain([ptr::null_mut()]) {
+        // SAFETY: each is closed once, and NULL is allowed.
+        unsafe { mailaffinity_site_close(site) };
+    }
     program.clusters.into_iter().for_each(Cluster::free);
     for builder in program.builders.into_iter().chain([ptr::null_mut()]) {
         // SAFETY: each is freed once, and NULL is allowed.

@@ -132,6 +132,7 @@ impl Edges {
             .in_force()
             .expect("the configuration is good")
             .node_of(&text, |_| ())
+            .ok()
             .filter(|_| is_scalar == *b"s");
         let expected = node.map_or(FALLBACK, |node| &node.host);
         let expected = if expected.contains(':') {

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use followed::{Followed, Returned};
-use mailaffinity::config::{DEFAULT_PATH, NoNodeUp, NodeConfig};
+use mailaffinity::config::{DEFAULT_PATH, NodeConfig};
 use mailaffinity::mapping::ring_label;
 use mailaffinity::node_state::{Mark, State};
 use mailaffinity::panic;
@@ -96,17 +96,12 @@ fn computed_node(
     user: &[u8],
     tag: Option<&[u8]>,
 ) -> std::result::Result<Described, String> {
-    let tag = tag.unwrap_or(in_force.config.tag.as_bytes());
     // No tag is anything but text.
-    let node = str::from_utf8(tag)
-        .ok()
-        .and_then(|tag| in_force.computed_node(user, tag));
-    let why_none = || match in_force.config.hash_of(user) {
-        Ok(_) => NoNodeUp(String::from_utf8_lossy(tag).into()).to_string(),
-        Err(problem) => problem.to_string(),
-    };
-    node.map(|node| Described::new(in_force, node))
-        .ok_or_else(why_none)
+    let tag = String::from_utf8_lossy(tag.unwrap_or(in_force.config.tag.as_bytes()));
+    match in_force.computed_node(user, &tag) {
+        Ok(node) => Ok(Described::new(in_force, node)),
+        Err(problem) => Err(problem.to_string()),
+    }
 }
 
 /// A string, or a number as Lua itself makes a string of it.

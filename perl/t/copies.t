@@ -48,6 +48,18 @@ questions_fail(copy($cluster));
 is($freed, 0, 'a copy that ends frees nothing');
 is($cluster->node('anna')->name, $node);
 
+my $site = Mail::Affinity::Site->new($file);
+for my $copy (\&dclone, \&freeze) {
+    like(exception(sub { $copy->({ site => $site }) }), qr/^a site cannot be copied; open it again at /);
+}
+my $copy = copy($site);
+isa_ok($copy, 'Mail::Affinity::Site');
+for my $question (sub { $copy->node('anna') }, sub { $copy->cluster }) {
+    like(exception($question), qr/^this is a copy of a site, which cannot be used; open it again at /);
+}
+undef $copy;
+is($site->node('anna')->name, $node, 'a copy that ends closes nothing');
+
 is_deeply(dclone([$cluster->nodes]), [$cluster->nodes], 'nodes can be copied');
 
 done_testing;

@@ -59,7 +59,11 @@ Mail::Affinity::username_hash('anna');
 Mail::Affinity::hash_user_group_modulo('anna', 3);
 Mail::Affinity::hash_user_group_ring('anna', 3);
 Mail::Affinity::library_version();
+my $site = Mail::Affinity::Site->new(configure());
+$site->node('anna');
+$site->cluster;
 undef $cluster;
+undef $site;
 delete $declared{mailaffinity_abi_version};    # by loading: library.t
 is_deeply([sort keys %called], [sort keys %declared], 'all functions are called');
 

@@ -57,8 +57,13 @@ use threads;
 use Mail::Affinity qw(username_hash);
 my $file = shift;
 our $global = Mail::Affinity->load($file);
+our $open   = Mail::Affinity::Site->new($file);
 sub all {
     for my $i (1 .. 20) {
+        my $site = Mail::Affinity::Site->new($file);
+        my ($asked, $now) = ($site->node('anna'), $site->cluster);
+        undef $site;
+        $now->node('anna')->name eq $asked->name or die;
         my $cluster = Mail::Affinity->load($file);
         my @nodes   = map { $cluster->node("user$_") } 1 .. 20;
         undef $cluster;
@@ -78,7 +83,7 @@ all();
 $_->join for map { threads->create(\&all) } 1 .. 3;
 my $child = fork // die;
 if ($child) { waitpid $child, 0; die if $? }
-$global->node('anna') or die;
+$_->node('anna') or die for $global, $open;
 CODE
 
 # Runs a program in Valgrind; returns what that says of the library, and the exit status.

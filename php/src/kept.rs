@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use ext_php_rs::zend::{ModuleGlobal, ModuleGlobals};
+use mailaffinity::rate_limit::RateLimit;
 use mailaffinity::site::Site;
-
-use crate::rate_limit::RateLimit;
 
 /// PHP has one of these for each thread that serves requests, and frees it: no
 /// locks are needed, with or without thread safety (ZTS). Nothing in it is

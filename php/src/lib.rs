@@ -5,7 +5,7 @@
 //! - `kept`: the configurations, node states and access maps, followed from one
 //!   request to the next.
 //! - `site`: questions to them.
-//! - `log`, `rate_limit`, `limit_file`: what the administrator is told, through PHP's error
+//! - `log`, `limit_file`: what the administrator is told, through PHP's error
 //!   log.
 //! - `ini`: the two directives of `php.ini`.
 //! - `exception`, `info`: `MailaffinityException`, and the table in `phpinfo()`.
@@ -17,7 +17,6 @@ mod ini;
 mod kept;
 mod limit_file;
 mod log;
-mod rate_limit;
 mod site;
 
 use std::borrow::Cow;
@@ -49,8 +48,10 @@ pub fn map_user_via_sendmail_access(username: &Zval) -> String {
     let (host, mut problems) = match text_of(username) {
         Ok(username) => {
             let answer = site::ask(|in_force, notify| {
-                let node = in_force.node_of(&username, notify)?;
-                Some(node.host.clone())
+                let node = in_force.node_of(&username, &mut *notify);
+                node.map(|node| node.host.clone())
+                    .map_err(|problem| notify(problem.to_string()))
+                    .ok()
             });
             (answer.value.flatten(), answer.problems)
         }
@@ -112,7 +113,7 @@ pub fn mailaffinity_node(
             Some(tag) => str::from_utf8(tag).ok()?,
             None => &in_force.config.tag,
         };
-        in_force.computed_node(&username, tag).cloned()
+        in_force.computed_node(&username, tag).ok().cloned()
     })?;
     node.as_ref().map(node_array).transpose()
 }

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::rate_limit::RateLimit;
+use mailaffinity::rate_limit::RateLimit;
 
 /// What the file begins with.
 const MAGIC: &[u8] = b"mailaffinity: when messages were logged\n";

@@ -9,10 +9,10 @@ use std::path::Path;
 
 use ext_php_rs::zend::BailoutGuard;
 use mailaffinity::panic;
+use mailaffinity::rate_limit::RateLimit;
 
 use crate::ffi::php_log_err_with_severity;
 use crate::kept::KEPT;
-use crate::rate_limit::RateLimit;
 use crate::{ini, limit_file};
 
 /// syslog's, for `error_log = syslog`.
@@ -46,7 +46,9 @@ fn admitted(messages: &[String], shared: Option<&Path>) -> Vec<CString> {
         let lines = messages
             .iter()
             .filter_map(|message| limit.admit(site.as_os_str().as_bytes(), &printable(message), now));
-        lines.filter_map(|line| CString::new(line).ok()).collect()
+        lines
+            .filter_map(|line| CString::new(format!("mailaffinity: {line}")).ok())
+            .collect()
     };
     shared
         .and_then(|folder| limit_file::with(folder, admitted).ok())

@@ -1,15 +1,14 @@
 //! Clusters: loaded, or made of a list of mail servers.
 
-use std::ffi::{CString, OsStr, c_char, c_int};
+use std::ffi::{CString, c_char, c_int};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, ToSocketAddrs as _};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::sync::Arc;
 
 use super::error::Error;
 use super::{ffi, username_hash};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::mapping::{self, Node, Strategy, UsernameHash, parse_mail_servers, resolve_nodes, ring_label};
 use crate::site::{InForce, Site};
 
@@ -20,11 +19,17 @@ pub const MAILAFFINITY_MODULO: c_int = 1;
 
 /// Nodes, a strategy and a username hash: all that says which node a user belongs to.
 /// It never changes.
-pub struct Cluster {
-    pub(super) mapping: mapping::Cluster,
-    /// What it was loaded from.
-    pub(super) config: Option<Config>,
-    pub(super) nodes: Vec<NodeStrings>,
+pub struct Cluster(Arc<Shared>);
+
+/// What all have in common that a site gave of one state, until the last of them is freed.
+struct Shared {
+    source: Source,
+    nodes: Vec<NodeStrings>,
+}
+
+enum Source {
+    Site(Arc<InForce>),
+    Nodes(mapping::Cluster),
 }
 
 /// What C reads of a node, in the order of the mapping's nodes.
@@ -59,11 +64,8 @@ pub unsafe extern "C" fn mailaffinity_cluster_load(
         let cluster_out = ffi::required("cluster_out", cluster_out)?;
         // SAFETY: the string is as the header's rules have it.
         let config_path = unsafe { ffi::string(config_path) };
-        let config_path = config_path.map_or(Path::new(config::DEFAULT_PATH), |path| {
-            Path::new(OsStr::from_bytes(path.to_bytes()))
-        });
-        let (in_force, notices) = Site::once(config_path)?;
-        cluster_out.write(Box::new(Cluster::of_site(in_force)?));
+        let (in_force, notices) = Site::once(ffi::config_path(config_path))?;
+        cluster_out.write(Box::new(Cluster::of_site(&in_force)?));
         Ok(notices.join("; "))
     };
     // SAFETY: `detail` is as the header's rules have it.
@@ -109,16 +111,14 @@ pub extern "C" fn mailaffinity_cluster_free(cluster: Option<Box<Cluster>>) {
 }
 
 impl Cluster {
-    fn of_site(InForce { config, cluster, .. }: InForce) -> Result<Cluster, Error> {
-        Ok(Cluster {
-            mapping: cluster,
-            nodes: config
-                .nodes
-                .iter()
-                .map(|node| NodeStrings::new(&node.node, &node.host, node.queue_group.as_deref()))
-                .collect::<Result<_, _>>()?,
-            config: Some(config),
-        })
+    /// The cluster of what is in force at a site.
+    pub(super) fn of_site(in_force: &Arc<InForce>) -> Result<Cluster, Error> {
+        let nodes = in_force.config.nodes.iter();
+        let nodes = nodes.map(|node| NodeStrings::new(&node.node, &node.host, node.queue_group.as_deref()));
+        Ok(Cluster(Arc::new(Shared {
+            nodes: nodes.collect::<Result<_, _>>()?,
+            source: Source::Site(Arc::clone(in_force)),
+        })))
     }
 
     /// A cluster without a configuration.
@@ -127,14 +127,41 @@ impl Cluster {
         username_hash: UsernameHash,
         nodes: Vec<Node>,
     ) -> Result<Cluster, Error> {
-        Ok(Cluster {
-            nodes: nodes
-                .iter()
-                .map(|node| NodeStrings::new(node, &ring_label(node.address), None))
-                .collect::<Result<_, _>>()?,
-            mapping: mapping::Cluster::new(strategy, username_hash, nodes)?,
-            config: None,
-        })
+        let strings = nodes
+            .iter()
+            .map(|node| NodeStrings::new(node, &ring_label(node.address), None));
+        Ok(Cluster(Arc::new(Shared {
+            nodes: strings.collect::<Result<_, _>>()?,
+            source: Source::Nodes(mapping::Cluster::new(strategy, username_hash, nodes)?),
+        })))
+    }
+
+    /// The same once more, for another to free.
+    pub(super) fn share(&self) -> Cluster {
+        Cluster(Arc::clone(&self.0))
+    }
+
+    pub(super) fn nodes(&self) -> &[NodeStrings] {
+        &self.0.nodes
+    }
+
+    pub(super) fn mapping(&self) -> &mapping::Cluster {
+        match &self.0.source {
+            Source::Site(in_force) => &in_force.cluster,
+            Source::Nodes(mapping) => mapping,
+        }
+    }
+
+    /// What it was loaded from.
+    pub(super) fn in_force(&self) -> Option<&Arc<InForce>> {
+        match &self.0.source {
+            Source::Site(in_force) => Some(in_force),
+            Source::Nodes(_) => None,
+        }
+    }
+
+    pub(super) fn config(&self) -> Option<&Config> {
+        self.in_force().map(|in_force| &in_force.config)
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_int};
 
 use crate::config::NoHash;
 use crate::mapping::{ClusterError, FormatError, MailServersError, NotHashed};
-use crate::site::Unusable;
+use crate::site::{NoNode, Unusable};
 
 // A number that was once given out keeps its meaning and is never reused. The header has
 // each in one line with its comment.
@@ -67,6 +67,9 @@ pub(super) enum Error {
     Cluster(#[from] ClusterError),
     #[error("{}", describe(MAILAFFINITY_ERROR_NO_NODE).to_string_lossy())]
     NoNode,
+    /// At a site, with all that there is to say.
+    #[error("{1}")]
+    NoNodeOf(NoNode, String),
     #[error("{}", describe(MAILAFFINITY_ERROR_PANIC).to_string_lossy())]
     Panic,
 }
@@ -90,13 +93,15 @@ impl Error {
     pub(super) fn number(&self) -> c_int {
         match self {
             Error::Null(_) => MAILAFFINITY_ERROR_NULL,
-            Error::InvalidArgument(_) | Error::NoHash(_) => MAILAFFINITY_ERROR_INVALID_ARGUMENT,
+            Error::InvalidArgument(_) | Error::NoHash(_) | Error::NoNodeOf(NoNode::NoHash(_), _) => {
+                MAILAFFINITY_ERROR_INVALID_ARGUMENT
+            }
             Error::UsernameHash(_) => MAILAFFINITY_ERROR_USERNAME_HASH,
             Error::MailServers(_) => MAILAFFINITY_ERROR_MAIL_SERVERS,
             Error::Config(_) => MAILAFFINITY_ERROR_CONFIG,
             Error::NodeState(_) => MAILAFFINITY_ERROR_NODE_STATE,
             Error::Cluster(_) => MAILAFFINITY_ERROR_CLUSTER,
-            Error::NoNode => MAILAFFINITY_ERROR_NO_NODE,
+            Error::NoNode | Error::NoNodeOf(NoNode::NoNodeUp(_), _) => MAILAFFINITY_ERROR_NO_NODE,
             Error::Panic => MAILAFFINITY_ERROR_PANIC,
         }
     }

@@ -1,10 +1,13 @@
 //! Pointers and panics: all that is not safe about being called from C.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, OsStr, c_char, c_int};
+use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::{ptr, slice};
 
 use super::error::{Error, MAILAFFINITY_OK};
+use crate::config::DEFAULT_PATH;
 
 /// Runs the body of a function that cannot fail. A panic, which must not unwind into
 /// C, becomes `neutral`.
@@ -97,6 +100,13 @@ pub(super) fn required<T>(name: &'static str, argument: Option<T>) -> Result<T, 
 pub(super) unsafe fn string<'a>(string: *const c_char) -> Option<&'a CStr> {
     // SAFETY: not NULL, else as the caller of this function promises.
     (!string.is_null()).then(|| unsafe { CStr::from_ptr(string) })
+}
+
+/// A configuration's path; the usual one for NULL.
+pub(super) fn config_path(path: Option<&CStr>) -> &Path {
+    path.map_or(Path::new(DEFAULT_PATH), |path| {
+        Path::new(OsStr::from_bytes(path.to_bytes()))
+    })
 }
 
 /// A string that must be UTF-8.

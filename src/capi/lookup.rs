@@ -28,11 +28,11 @@ pub unsafe extern "C" fn mailaffinity_lookup(
         // SAFETY: strings are as the header's rules have them.
         let (user, tag) = unsafe { (ffi::bytes("user", user, user_len)?, ffi::string(tag)) };
         let tag = tag_or_default(tag, cluster)?;
-        let hash = match &cluster.config {
+        let hash = match cluster.config() {
             Some(config) => config.hash_of(user)?,
-            None => cluster.mapping.username_hash().hash(user)?,
+            None => cluster.mapping().username_hash().hash(user)?,
         };
-        let node = cluster.mapping.index_of_hash(hash, tag);
+        let node = cluster.mapping().index_of_hash(hash, tag);
         found(node, node_out)
     })
 }
@@ -50,14 +50,16 @@ pub unsafe extern "C" fn mailaffinity_lookup_hash(
         let node_out = ffi::required("node_out", node_out)?;
         // SAFETY: the string is as the header's rules have it.
         let tag = unsafe { ffi::string(tag) };
-        let node = cluster.mapping.index_of_hash(hash, tag_or_default(tag, cluster)?);
+        let node = cluster
+            .mapping()
+            .index_of_hash(hash, tag_or_default(tag, cluster)?);
         found(node, node_out)
     })
 }
 
 fn tag_or_default<'a>(tag: Option<&'a CStr>, cluster: &'a Cluster) -> Result<&'a str, Error> {
     match tag {
-        None => Ok(cluster.config.as_ref().map_or("", |config| &config.tag)),
+        None => Ok(cluster.config().map_or("", |config| &config.tag)),
         // Nearly all tags.
         Some(tag) if tag.is_empty() => Ok(""),
         Some(tag) => ffi::utf8("tag", tag),

@@ -22,6 +22,8 @@ mod lookup;
 
 mod node;
 
+mod site;
+
 mod username_hash;
 
 mod library;

@@ -10,7 +10,7 @@ use crate::mapping::Node;
 /// The number of nodes, which are numbered from 0; 0 if `cluster` is NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn mailaffinity_node_count(cluster: Option<&Cluster>) -> usize {
-    ffi::guard(0, || cluster.map_or(0, |cluster| cluster.nodes.len()))
+    ffi::guard(0, || cluster.map_or(0, |cluster| cluster.nodes().len()))
 }
 
 /// What the administrator calls a node. NULL if there is no such node.
@@ -62,7 +62,7 @@ pub extern "C" fn mailaffinity_node_state(cluster: Option<&Cluster>, node: usize
 }
 
 fn mapped(cluster: Option<&Cluster>, node: usize) -> Option<&Node> {
-    cluster?.mapping.nodes().get(node)
+    cluster?.mapping().nodes().get(node)
 }
 
 fn text(
@@ -72,7 +72,7 @@ fn text(
 ) -> *const c_char {
     ffi::guard(ptr::null(), || {
         cluster
-            .and_then(|cluster| cluster.nodes.get(node))
+            .and_then(|cluster| cluster.nodes().get(node))
             .and_then(field)
             .map_or(ptr::null(), CStr::as_ptr)
     })

@@ -12,6 +12,7 @@ namespace {
 struct Free {
     void operator()(mailaffinity_cluster *cluster) const { mailaffinity_cluster_free(cluster); }
     void operator()(mailaffinity_builder *builder) const { mailaffinity_builder_free(builder); }
+    void operator()(mailaffinity_site *site) const { mailaffinity_site_close(site); }
 };
 
 std::string address_of(const mailaffinity_cluster &cluster, std::string_view user)
@@ -45,5 +46,12 @@ int main()
     // tests/director/ring-3.tsv
     if (address_of(*cluster, "yves42") != "10.0.0.3" || address_of(*cluster, "ingrid42") != "10.0.0.2")
         return 4;
-    return mailaffinity_abi_version() == MAILAFFINITY_ABI_VERSION ? 0 : 5;
+
+    mailaffinity_site *new_site;
+    if (mailaffinity_site_open("/nonexistent/mailaffinity.toml", &new_site, detail, sizeof detail) != MAILAFFINITY_OK)
+        return 5;
+    const std::unique_ptr<mailaffinity_site, Free> site{new_site};
+    if (mailaffinity_site_cluster(site.get(), &new_cluster, nullptr, 0) != MAILAFFINITY_ERROR_CONFIG)
+        return 6;
+    return mailaffinity_abi_version() == MAILAFFINITY_ABI_VERSION ? 0 : 7;
 }

@@ -159,7 +159,7 @@ impl Peers {
         let in_force = self.followed.in_force().unwrap();
         let node_of = |user: &String| {
             let node = in_force.node_of(user.as_bytes(), |notice| panic!("{user}: {notice}"));
-            node.map(|node| node.node.address)
+            node.ok().map(|node| node.node.address)
         };
         self.users.iter().map(node_of).collect()
     }

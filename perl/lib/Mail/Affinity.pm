@@ -11,7 +11,7 @@ use FFI::Platypus::DL qw(dlopen dlerror RTLD_PLATYPUS_DEFAULT);
 use Scalar::Util qw(refaddr);
 
 our $VERSION   = '0.1.0';
-our @CARP_NOT  = qw(Mail::Affinity::Builder);
+our @CARP_NOT  = qw(Mail::Affinity::Builder Mail::Affinity::Site);
 our @EXPORT_OK = qw(username_hash hash_user_group_modulo hash_user_group_ring library_version);
 
 # What mailaffinity.h declares.
@@ -42,6 +42,12 @@ our %FUNCTION = (
         [['opaque', 'string', 'string', 'uint32', 'string', 'string', 'opaque', 'size_t'] => 'int'],
     mailaffinity_builder_build => [['opaque', 'opaque*', 'opaque', 'size_t'] => 'int'],
     mailaffinity_builder_free  => [['opaque'] => 'void'],
+
+    mailaffinity_site_open   => [['string', 'opaque*', 'opaque', 'size_t'] => 'int'],
+    mailaffinity_site_lookup =>
+        [['opaque', 'string', 'size_t', 'opaque*', 'size_t*', 'opaque', 'size_t'] => 'int'],
+    mailaffinity_site_cluster => [['opaque', 'opaque*', 'opaque', 'size_t'] => 'int'],
+    mailaffinity_site_close   => [['opaque'] => 'void'],
 
     mailaffinity_lookup      => [['opaque', 'string', 'size_t', 'string', 'size_t*'] => 'int'],
     mailaffinity_lookup_hash => [['opaque', 'uint32', 'string', 'size_t*'] => 'int'],
@@ -101,16 +107,34 @@ sub new {
     return $class->_cluster(\&Mail::Affinity::C::mailaffinity_builder_build, $$builder);
 }
 
-# The clusters in C, by the addresses of their objects here. In the object itself, a copy
-# (dclone, Clone, Data::Dumper) would have the same, to be freed a second time.
+# The clusters and sites in C, by the addresses of their objects here. In the object itself, a
+# copy (dclone, Clone, Data::Dumper) would have the same, to be freed a second time.
 my %handle;
 
-# A cluster never changes, so its nodes can be read at once.
+sub _object {
+    my ($class, $handle) = @_;
+    my $self = bless {}, $class;
+    $handle{ refaddr $self } = $handle;
+    return $self;
+}
+
+sub _handle {
+    my ($self, $what, $again) = @_;
+    return $handle{ refaddr $self } // croak "this is a copy of a $what, which cannot be used; $again it again";
+}
+
+sub _take_handle { return delete $handle{ refaddr $_[0] } }
+
 sub _cluster {
     my ($class, $function, @arguments) = @_;
     _call($function, @arguments, \my $handle);
-    my $self = bless {}, $class;
-    $handle{ refaddr $self } = $handle;
+    return _cluster_of($class, $handle);
+}
+
+# A cluster never changes, so its nodes can be read at once.
+sub _cluster_of {
+    my ($class, $handle) = @_;
+    my $self  = _object($class, $handle);
     my $count = Mail::Affinity::C::mailaffinity_node_count($handle);
     $self->{nodes} = [map { Mail::Affinity::Node->_new($handle, $_) } 0 .. $count - 1];
     return $self;
@@ -118,7 +142,7 @@ sub _cluster {
 
 sub DESTROY {
     my ($self) = @_;
-    Mail::Affinity::C::mailaffinity_cluster_free(delete $handle{ refaddr $self });
+    Mail::Affinity::C::mailaffinity_cluster_free(_take_handle($self));
     return;
 }
 
@@ -146,7 +170,7 @@ sub node_of_hash {
 
 sub _lookup {
     my ($self, $function, @arguments) = @_;
-    my $handle = $handle{ refaddr $self } // croak 'this is a copy of a cluster, which cannot be used; load it again';
+    my $handle = _handle($self, cluster => 'load');
     my $error  = $function->($handle, @arguments, \my $number);
     return $self->{nodes}[$number] if $error == OK;
     return undef if $error == ERROR_NO_NODE;
@@ -184,16 +208,16 @@ sub library_version {
 
 # From Perl to C.
 
-# Calls a function that takes a detail.
+# Calls a function that takes a detail; whether there is a node, where that is the question.
 sub _call {
     my ($function, @arguments) = @_;
     my $size = 4096;
     grow(my $detail, $size);
     my $error = $function->(@arguments, scalar_to_pointer($detail), $size);
     $detail = unpack 'Z*', $detail;
-    if ($error == OK) {
+    if ($error == OK || $error == ERROR_NO_NODE) {
         carp $detail if length $detail;
-        return;
+        return $error == OK;
     }
     croak length $detail ? $detail : Mail::Affinity::C::mailaffinity_strerror($error);
 }
@@ -275,6 +299,45 @@ sub DESTROY {
 
 sub CLONE_SKIP { return 1 }
 
+package Mail::Affinity::Site;
+
+our @CARP_NOT = qw(Mail::Affinity);
+
+sub new {
+    my ($class, $file) = @_;
+    Mail::Affinity::_call(\&Mail::Affinity::C::mailaffinity_site_open,
+        Mail::Affinity::_text(file => $file), \my $handle);
+    return Mail::Affinity::_object($class, $handle);
+}
+
+sub node {
+    my ($self, $user) = @_;
+    my $handle = Mail::Affinity::_handle($self, site => 'open');
+    $user = Mail::Affinity::_bytes(user => $user);
+    Mail::Affinity::_call(\&Mail::Affinity::C::mailaffinity_site_lookup,
+        $handle, $user, length $user, \my $cluster, \my $number)
+        or return undef;
+    my $node = Mail::Affinity::Node->_new($cluster, $number);
+    Mail::Affinity::C::mailaffinity_cluster_free($cluster);
+    return $node;
+}
+
+sub cluster {
+    my ($self) = @_;
+    return Mail::Affinity->_cluster(\&Mail::Affinity::C::mailaffinity_site_cluster,
+        Mail::Affinity::_handle($self, site => 'open'));
+}
+
+sub DESTROY {
+    my ($self) = @_;
+    Mail::Affinity::C::mailaffinity_site_close(Mail::Affinity::_take_handle($self));
+    return;
+}
+
+sub CLONE_SKIP { return 1 }
+
+sub STORABLE_freeze { Carp::croak('a site cannot be copied; open it again') }
+
 package Mail::Affinity::Node;
 
 sub _new {
@@ -323,6 +386,14 @@ Mail::Affinity - the node of a mail cluster that a user belongs to
     # perl -MMail::Affinity -lne 'BEGIN { $c = Mail::Affinity->load }
     #     $n = $c->node($_); print "$_\t", $n ? $n->host : "-"'
 
+    # A program that runs for long: what is true at each question.
+    my $site = Mail::Affinity::Site->new;
+    while (my $user = <$requests>) {
+        chomp $user;
+        my $host = eval { $site->node($user)->host } // 'no node';
+        print {$answers} "$host\n";
+    }
+
     # A cluster without a configuration file:
     my $by_hand = Mail::Affinity->new(
         nodes => [
@@ -337,9 +408,8 @@ The parts of a mail cluster agree on one node for each user when they all comput
 Dovecot's Director does. This module gives Perl programs that answer. It calls the C
 library F<libmailaffinity.so.0>, and has all that F<mailaffinity.h> declares.
 
-A cluster is what the files said when it was loaded. It never changes: a program that
-runs on loads it again to see which nodes are up now. The access map of sendmail plays
-no part.
+A cluster is what the files said when it was loaded. It never changes, and the access map of
+sendmail plays no part. A site follows the files: it is for programs that run for long.
 
 =head1 CLUSTERS
 
@@ -380,9 +450,32 @@ The same for a user's 32-bit hash.
 
 All nodes, in the order in which they were configured or added.
 
+=head1 SITES
+
+=head2 Mail::Affinity::Site->new($file)
+
+The site of a configuration file, by its absolute path; without C<$file>, of
+F</etc/mailaffinity.toml>. Where the configuration cannot be used and has no last good copy,
+C<carp> says so, and questions throw until it is mended.
+
+=head2 $site->node($user)
+
+The node that serves a user now, as the PHP function C<map_user_via_sendmail_access> finds it:
+the one that the access map names, by its published answers if there are any, unless it is
+down; else the one that the mapping gives among those that are up and have the
+configuration's default tag. C<undef> if none is up.
+
+Changes of the files count at the next question; what breaks does not count, and the last good
+version is in force. C<carp> tells it, each thing at most once a minute, and why there is no
+node.
+
+=head2 $site->cluster
+
+The cluster of what is in force now, for all else: its nodes, and the mapping's own answers.
+
 =head1 NODES
 
-What the methods of a cluster return. A node may outlive its cluster.
+What the methods of a cluster and of a site return. A node may outlive them.
 
 =over
 
@@ -459,11 +552,11 @@ another ABI.
 
 =head1 PROCESSES AND THREADS
 
-After C<fork>, both processes can go on with a cluster. It is not there in a new thread
-(L<threads>): a reference to it is one to C<undef>. Each thread loads its own, and nodes
-can be handed on.
+After C<fork>, both processes can go on with a cluster or a site. It is not there in a new
+thread (L<threads>): a reference to it is one to C<undef>. Each thread makes its own, and
+nodes can be handed on.
 
-Nor can a cluster be copied: L<Storable> refuses to, and a copy made by other means, such
+Nor can they be copied: L<Storable> refuses to, and a copy made by other means, such
 as L<Clone>, throws at every question. Nodes can be copied.
 
 =head1 ENVIRONMENT

@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-/// Lets each message pass once in a while, so that no web client can flood the log.
-#[derive(Default)]
-pub(crate) struct RateLimit {
+/// Lets each message pass once in a while, so that nobody who asks can flood the log.
+#[derive(Debug, Default)]
+pub struct RateLimit {
     /// By what tells messages apart.
     passed: HashMap<u64, Passed>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Passed {
-    /// When, in seconds since the system started.
+    /// When, in seconds.
     at: u64,
     held_back: u64,
 }
@@ -32,10 +32,11 @@ impl RateLimit {
 
     /// The most that [`to_bytes`](RateLimit::to_bytes) gives: the messages, and that they
     /// are too many.
-    pub(crate) const LONGEST: usize = (Self::MESSAGES + 1) * size_of::<[u64; 3]>();
+    pub const LONGEST: usize = (Self::MESSAGES + 1) * size_of::<[u64; 3]>();
 
-    /// The line to log for a message about this site, unless it is held back.
-    pub(crate) fn admit(&mut self, site: &[u8], message: &str, now: u64) -> Option<String> {
+    /// The line to log for a message about this site, unless it is held back. `now` is in
+    /// seconds, by a clock that nobody sets.
+    pub fn admit(&mut self, site: &[u8], message: &str, now: u64) -> Option<String> {
         let key = |message: &str| {
             let mut hasher = DefaultHasher::new();
             (site, message).hash(&mut hasher);
@@ -59,8 +60,8 @@ impl RateLimit {
         };
         let earlier = self.passed.insert(key, passed);
         Some(match earlier.map_or(0, |earlier| earlier.held_back) {
-            0 => format!("mailaffinity: {message}"),
-            times => format!("mailaffinity: {message} ({times} times more since it was last logged)"),
+            0 => message.to_owned(),
+            times => format!("{message} ({times} times more since it was last logged)"),
         })
     }
 
@@ -74,7 +75,7 @@ impl RateLimit {
     }
 
     /// What [`from_bytes`](RateLimit::from_bytes) takes.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let numbers = self
             .passed
             .iter()
@@ -83,7 +84,7 @@ impl RateLimit {
     }
 
     /// Any bytes are some limit: who could write them is to be known.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> RateLimit {
+    pub fn from_bytes(bytes: &[u8]) -> RateLimit {
         let (numbers, _) = bytes.as_chunks();
         let (passed, _) = numbers.as_chunks();
         let passed = passed.iter().map(|numbers| {
