@@ -12,6 +12,7 @@ pub mod director;
 pub mod dovecot;
 pub mod imap;
 pub mod maps;
+pub mod namespace;
 pub mod php;
 pub mod sendmail;
 pub mod site;

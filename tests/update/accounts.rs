@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use support::configuration::Configuration;
 use support::{maps, sendmail};
 
-use crate::namespace;
 use crate::site::{Site, assert_fails, script};
+use support::namespace;
 
 /// Those whom sendmail's programs ask for, and two people.
 fn passwd(more: &str) -> String {

@@ -19,8 +19,8 @@ use support::configuration::{Configuration, Node, node_state};
 use support::sendmail::Cluster;
 use support::{built, maps, sendmail};
 
-use crate::namespace;
 use crate::site::{Entries, Site, script, user_list};
+use support::namespace;
 
 const USERS: usize = 40;
 

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::namespace;
 use crate::site::{ADMINISTRATORS, Site, Stamp, assert_fails, script, set_mode};
 use support::maps;
+use support::namespace;
 
 /// Runs an update, as one for whom modes count, that must fail and change nothing.
 #[track_caller]

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::namespace;
 use support::configuration::node_state;
+use support::namespace;
 
 use crate::site::{ADMINISTRATORS, Entries, Site, assert_fails, outside, user_list};
 

@@ -9,7 +9,6 @@ mod folders;
 mod full_disk;
 mod kills;
 mod life;
-mod namespace;
 mod other_names;
 mod published;
 mod several;

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use support::{maps, sendmail};
 
-use crate::namespace;
 use crate::site::{Site, age, outside, script};
+use support::namespace;
 
 #[test]
 fn they_wait_for_each_other() {

@@ -3,21 +3,23 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::dovecot::id;
+
 const INSIDE: &str = "MAILAFFINITY_TEST_NAMESPACE";
 
 /// Runs a test, by its full name, in a mount namespace of its own, in which it may mount
 /// what it likes: it is run once more in there, and `body` then.
-pub(crate) fn run(test: &str, body: impl FnOnce()) {
+pub fn run(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
     let mut command = Command::new("unshare");
-    if !rustix::process::geteuid().is_root() {
+    if id("-u") != "0" {
         command.args(["--user", "--map-root-user"]);
     }
     let output = command
         .arg("--mount")
-        .arg(std::env::current_exe().unwrap())
+        .arg(std::env::current_exe().expect("this test's own program"))
         .args(["--exact", test, "--nocapture", "--include-ignored"])
         .env(INSIDE, "")
         .output()
@@ -32,11 +34,11 @@ pub(crate) fn run(test: &str, body: impl FnOnce()) {
 }
 
 /// Mounts something, which goes with the namespace.
-pub(crate) fn mount(arguments: &[&str], target: &Path) {
+pub fn mount(arguments: &[&str], target: &Path) {
     let output = Command::new("mount")
         .args(arguments)
         .arg(target)
         .output()
-        .unwrap();
+        .expect("mount, of util-linux, runs");
     assert!(output.status.success(), "mount {arguments:?}: {output:?}");
 }
