@@ -74,7 +74,7 @@ PHP_BUILT = $(PHP_TARGET)/.php-$(shell $(PHP_CONFIG) --phpapi 2>/dev/null)$(subs
 LUA_TARGET_DIR = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/lua,lua/target)
 LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
-	director mail_servers node_state php username_hash users
+	director doveconf mail_servers node_state php username_hash users
 
 .PHONY: all demo test test-as-root director dovecot-2.4 squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
 	install install-library install-command install-lua install-php install-perl install-doc install-roundcube \
@@ -246,7 +246,7 @@ test: test-packages
 test-as-root:
 	@if [ "$$(id -u)" = 0 ]; then \
 		$(MAKE) dovecot-2.4 && \
-		$(CARGO) test --locked --test update --test cluster --test dovecot_2_4 -- --ignored as_root; \
+		$(CARGO) test --locked --test update --test cluster --test director --test dovecot_2_4 -- --ignored as_root; \
 	else \
 		echo "SKIPPED: the tests of what only root can do; root's make test-as-root runs them"; \
 	fi

@@ -99,7 +99,7 @@ fn ask_director(config: &Config, socket: &Path, checks: &Checks) -> Result<Obser
     let in_force = snapshot.users.iter().filter(|user| user.expires > now);
     let has_users: HashSet<IpAddr> = in_force.map(|user| user.address).collect();
     let nodes = config.nodes.iter().map(|node| &node.node);
-    let (matched, unknown) = snapshot.match_hosts(nodes);
+    let (_, unknown) = snapshot.match_hosts(nodes);
     let sends_users = |host: &&director::Host| usable(host) || has_users.contains(&host.address);
     if let Some(host) = unknown.into_iter().find(sends_users) {
         let at = if host.tag.is_empty() { "" } else { "@" };
@@ -116,11 +116,7 @@ fn ask_director(config: &Config, socket: &Path, checks: &Checks) -> Result<Obser
             ),
         });
     }
-    let hosts = matched
-        .into_iter()
-        .map(Option::<&director::Host>::cloned)
-        .collect();
-    Ok(Observation::Director { hosts, snapshot })
+    Ok(Observation::of_director(config, snapshot))
 }
 
 /// Asks each node but those marked by hand, all at once; then those again whose
@@ -204,6 +200,16 @@ fn changes(
 }
 
 impl Observation {
+    /// What a Director says of the nodes of the configuration.
+    pub fn of_director(config: &Config, snapshot: Snapshot) -> Observation {
+        let (matched, _) = snapshot.match_hosts(config.nodes.iter().map(|node| &node.node));
+        let hosts = matched
+            .into_iter()
+            .map(Option::<&director::Host>::cloned)
+            .collect();
+        Observation::Director { hosts, snapshot }
+    }
+
     /// Applies this to a node state. Marks by hand stay.
     pub fn apply(&self, config: &Config, state: &mut NodeState, now: Timestamp) {
         // Of what checks began, they end what they no longer decide.

@@ -43,7 +43,7 @@ impl Status {
     fn meaning(self) -> &'static str {
         match self {
             Status::Usage => "the command line is wrong",
-            Status::DataErr => "the access source or the list of users makes no sense",
+            Status::DataErr => "the access source, the list of users or what doveconf prints makes no sense",
             Status::Unavailable => "a program that is needed failed, as one that lists the users",
             Status::IoError => "a file could not be read or written, as on a full disk",
             Status::TempFail => {

@@ -31,6 +31,8 @@ mod child;
 mod commands;
 mod differences;
 pub mod director;
+pub mod director_settings;
+pub mod doveconf;
 pub mod drain;
 pub mod entries;
 mod exit;

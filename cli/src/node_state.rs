@@ -68,10 +68,15 @@ pub(crate) fn tidy(config: &Config) {
     }
 }
 
+/// The file of a node state.
+pub(crate) fn text(state: &NodeState) -> io::Result<String> {
+    Ok(HEADING.to_owned() + &toml::to_string(state).map_err(io::Error::other)?)
+}
+
 /// Replaces the file in one step: readers see the old state or the new one, whole,
 /// whatever happens meanwhile. Everybody may read it, whatever the umask.
 fn save(state: &NodeState, place: &Place) -> io::Result<()> {
-    let text = HEADING.to_owned() + &toml::to_string(state).map_err(io::Error::other)?;
+    let text = text(state)?;
     match NodeState::parse(&text) {
         Ok(read) if read == *state => replace(place, &text),
         Ok(_) => Err(io::Error::other("it would be read as another one")),

@@ -466,6 +466,13 @@ pub struct ConfigError {
     problem: String,
 }
 
+impl ConfigError {
+    /// What is wrong, without the place.
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
 /// No node with this tag, empty for none, can take a user: they are all down or without
 /// vhosts, or there are none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -613,7 +613,7 @@ fn ask(format: &str, users: &[&[u8]]) -> Result<Vec<Lookup>, NoAnswer> {
     .lookups(&questions)
 }
 
-fn nodes_of(mail_servers: &str) -> Vec<Node> {
+pub(super) fn nodes_of(mail_servers: &str) -> Vec<Node> {
     let servers = parse_mail_servers(mail_servers).unwrap_or_else(|error| panic!("{error}"));
     resolve_nodes(&servers, |name| Err::<Vec<_>, _>(format!("{name} is a name")))
         .unwrap_or_else(|error| panic!("{error}"))
@@ -648,7 +648,7 @@ fn beside(hash: u32) -> [u32; 3] {
 
 /// A change to the hosts of a Director.
 #[derive(Clone, Debug)]
-enum Change {
+pub(super) enum Change {
     /// A host that is not there yet.
     Add {
         address: IpAddr,
@@ -663,7 +663,7 @@ enum Change {
 }
 
 impl Change {
-    fn command(&self) -> Vec<String> {
+    pub(super) fn command(&self) -> Vec<String> {
         let (name, host, vhost_count) = match self {
             Change::Add {
                 address,
@@ -712,7 +712,7 @@ impl Change {
 
 /// Runs `check` on every item, several at a time: to start a Director is mostly
 /// to wait.
-fn at_once<T: Send>(items: Vec<T>, check: impl Fn(T) + Sync) {
+pub(super) fn at_once<T: Send>(items: Vec<T>, check: impl Fn(T) + Sync) {
     let items = Mutex::new(items.into_iter());
     let next = || items.lock().unwrap().next();
     thread::scope(|scope| {
@@ -730,7 +730,7 @@ const FIXED_SEED: u64 = 0x1a17_0a1f_f171_7e57;
 
 /// `count` seeds that are always the same, and as many that never are; or the
 /// one in `DIRECTOR_SEED`.
-fn seeds(count: u64) -> Vec<u64> {
+pub(super) fn seeds(count: u64) -> Vec<u64> {
     if let Ok(seed) = env::var("DIRECTOR_SEED") {
         return vec![seed.parse().unwrap()];
     }
@@ -745,12 +745,12 @@ fn seeds(count: u64) -> Vec<u64> {
 }
 
 /// Random numbers (SplitMix64), and what is made of them.
-struct Random {
+pub(super) struct Random {
     state: u64,
 }
 
 impl Random {
-    fn new(seed: u64) -> Random {
+    pub(super) fn new(seed: u64) -> Random {
         Random { state: seed }
     }
 
@@ -775,14 +775,14 @@ impl Random {
         choices[self.below(choices.len())]
     }
 
-    fn text(&mut self, alphabet: &str, most: usize) -> String {
+    pub(super) fn text(&mut self, alphabet: &str, most: usize) -> String {
         let alphabet: Vec<char> = alphabet.chars().collect();
         (0..=self.below(most)).map(|_| self.pick(&alphabet)).collect()
     }
 
     // Clusters.
 
-    fn mail_servers(&mut self) -> String {
+    pub(super) fn mail_servers(&mut self) -> String {
         let count = 1 + self.below(40);
         let mut words: Vec<String> = (0..count).map(|_| self.mail_server()).collect();
         if self.one_in(5) {
@@ -894,7 +894,7 @@ impl Random {
     }
 
     /// Changes to hosts that are there once.
-    fn changes(&mut self, nodes: &[Node]) -> Vec<Change> {
+    pub(super) fn changes(&mut self, nodes: &[Node]) -> Vec<Change> {
         let times = |address| nodes.iter().filter(|node| node.address == address).count();
         let mut addresses: Vec<IpAddr> = nodes.iter().map(|node| node.address).collect();
         addresses.retain(|address| times(*address) == 1);
@@ -962,7 +962,7 @@ impl Random {
     // Users.
 
     /// A name that `USER-LOOKUP` can carry, and does not take for a hash.
-    fn user(&mut self) -> Vec<u8> {
+    pub(super) fn user(&mut self) -> Vec<u8> {
         let number = self.next() % 10_000;
         let mut user = match self.below(16) {
             0 => Vec::new(),

@@ -3,6 +3,7 @@
 
 mod authentication;
 mod captures;
+mod from_director;
 mod live;
 mod state;
 mod update;

@@ -83,17 +83,7 @@ impl Peers {
 
     /// Where the Director has the users.
     fn theirs(&mut self, tag: &str) -> Vec<Option<IpAddr>> {
-        let director = &mut self.director;
-        let lookup = |user: &String| {
-            let line = director.command(&["USER-LOOKUP", user, tag]).unwrap();
-            match line.split('\t').collect::<Vec<_>>()[..] {
-                ["", "0", "", _initial] => None,
-                ["", "0", hashed, _initial] => Some(address(hashed)),
-                [current, _expires, _hashed, _initial] => Some(address(current)),
-                _ => panic!("USER-LOOKUP answers {line:?}"),
-            }
-        };
-        self.users.iter().map(lookup).collect()
+        self.director.hosts_of(&self.users, tag)
     }
 
     /// Where the access map has them, as it is read by the library and, if it is one of

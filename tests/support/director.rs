@@ -183,6 +183,27 @@ impl Director {
             .collect())
     }
 
+    /// Where users are, by the table or by the ring.
+    pub fn hosts_of(&mut self, users: &[impl AsRef<[u8]>], tag: &str) -> Vec<Option<IpAddr>> {
+        let mut host_of = |user: &[u8]| {
+            let line = self
+                .command(&[b"USER-LOOKUP", user, tag.as_bytes()])
+                .unwrap_or_else(|NoAnswer { log }| panic!("{log}"));
+            let host = match line.split('\t').collect::<Vec<_>>()[..] {
+                ["", "0", hashed, _initial] => hashed,
+                [current, _expires, _hashed, _initial] => current,
+                _ => panic!("USER-LOOKUP answers {line:?}"),
+            };
+            (!host.is_empty()).then(|| host.parse().expect("an address"))
+        };
+        users.iter().map(|user| host_of(user.as_ref())).collect()
+    }
+
+    /// What `doveconf -n` prints of its settings.
+    pub fn doveconf(&self) -> Vec<u8> {
+        self.dovecot.doveconf()
+    }
+
     /// Logs users in by IMAP, and returns the list of them once the Director has
     /// as many. Their mail hosts then refuse the connection, or do not exist: the
     /// Director has given them to the users all the same.

@@ -5,6 +5,7 @@
 //! Debian 13's: Debian 12's programs, which `make director` puts beside what Cargo builds.
 
 use std::env;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -28,7 +29,7 @@ const LOG: &str = "dovecot.log";
 const OUTPUT: &str = "output";
 
 /// What `dovecot --version` says of the installed one, or why there is none.
-static INSTALLED: LazyLock<String> = LazyLock::new(|| match installed().arg("--version").output() {
+static INSTALLED: LazyLock<String> = LazyLock::new(|| match installed("dovecot").arg("--version").output() {
     Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
     Err(error) => error.to_string(),
 });
@@ -73,12 +74,12 @@ impl Dovecot {
     /// files.
     pub fn start(settings: impl FnOnce(Syntax, &Path) -> String) -> Dovecot {
         let syntax = Syntax::installed();
-        Dovecot::spawn(installed(), syntax, |files| settings(syntax, files))
+        Dovecot::spawn(installed("dovecot"), syntax, |files| settings(syntax, files))
     }
 
     /// Starts one that has a Director.
     pub fn start_with_director(settings: impl FnOnce(&Path) -> String) -> Dovecot {
-        Dovecot::spawn(with_director(), Syntax::V2_3, settings)
+        Dovecot::spawn(with_director("dovecot"), Syntax::V2_3, settings)
     }
 
     fn spawn(mut command: Command, syntax: Syntax, settings: impl FnOnce(&Path) -> String) -> Dovecot {
@@ -111,6 +112,16 @@ impl Dovecot {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Dovecot { master, run, files }
+    }
+
+    /// What `doveconf -n` prints of one that has a Director.
+    pub fn doveconf(&self) -> Vec<u8> {
+        let mut doveconf = with_director("doveconf");
+        let config = self.files.path().join(CONFIG);
+        let output = doveconf.arg("-n").arg("-c").arg(config).output();
+        let output = output.unwrap_or_else(|error| panic!("{doveconf:?}: {error}"));
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
     }
 
     /// Where its sockets are.
@@ -164,13 +175,17 @@ impl Drop for Dovecot {
     }
 }
 
-/// The installed program, which may be where only root's `PATH` leads.
-fn installed() -> Command {
+/// An installed program, which may be where only root's `PATH` leads.
+fn installed(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("PATH", roots_path());
+    command
+}
+
+fn roots_path() -> OsString {
     let mut path = env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/sbin");
-    let mut command = Command::new("dovecot");
-    command.env("PATH", path);
-    command
+    path
 }
 
 /// Debian 12's programs look for each other below /usr: it has them there for itself alone,
@@ -182,10 +197,10 @@ mount -t overlay -o lowerdir=usr:/usr dovecot /usr && mount --bind usr/lib/dovec
 }
 exec "$@""#;
 
-/// The program, of a version that has a Director.
-fn with_director() -> Command {
+/// A program of a version that has a Director.
+fn with_director(program: &str) -> Command {
     if Syntax::installed() == Syntax::V2_3 {
-        return installed();
+        return installed(program);
     }
     let root = built::beside("dovecot-2.3");
     assert!(
@@ -205,7 +220,7 @@ fn with_director() -> Command {
             format!("--map-group={}", id("-g")),
         ]),
     };
-    command.arg("/usr/sbin/dovecot");
+    command.arg(program).env("PATH", roots_path());
     command
 }
 

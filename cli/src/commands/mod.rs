@@ -4,6 +4,7 @@ mod agreement;
 mod c_library;
 mod diff;
 mod drain;
+mod from_director;
 mod manual;
 mod map;
 mod nodes;
@@ -83,6 +84,7 @@ enum Command {
     WhatIf(what_if::WhatIf),
     Agreement(agreement::Agreement),
     QueueGroups(queue_groups::QueueGroups),
+    FromDirector(from_director::FromDirector),
     CLibrary(c_library::CLibrary),
     Manual(manual::Manual),
 }
@@ -102,6 +104,7 @@ pub fn mailaffinity() -> ExitCode {
         Command::WhatIf(what_if) => what_if.run(&load(&config)?),
         Command::QueueGroups(queue_groups) => queue_groups.run(&load(&config)?),
         Command::Agreement(agreement) => agreement.run(&config, &load(&config)?),
+        Command::FromDirector(from_director) => from_director.run(),
         Command::CLibrary(library) => library.run(&config),
         Command::Manual(manual) => manual.run([Arguments::command(), hash_user_group::command()]),
     })
