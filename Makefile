@@ -6,7 +6,7 @@
 # make test-cdb         the whole scenario, with sendmails that it builds, whose only maps are cdb
 # make install          all of the following below PREFIX; DESTDIR is put before each path
 # make install-library  the C library
-# make install-command  the commands, their manual pages, timers, and sendmail's feature
+# make install-command  the commands, their manual pages, systemd's units, and sendmail's feature
 # make install-lua      the Lua module
 # make install-php      the PHP module
 # make install-perl     the Perl module
@@ -51,7 +51,7 @@ BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev perl
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
 	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util mandoc libffi-platypus-perl \
 	php-fpm php-cgi nginx apache2-bin libapache2-mod-php openssl roundcube-core roundcube-sqlite3 \
-	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs lua5.4 liblua5.4-dev strace
+	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs lua5.4 liblua5.4-dev strace faketime
 PACKAGING_PACKAGES = build-essential debhelper dh-php
 # The Debian systems in which the packages are tried.
 SUITES ?= bookworm trixie
@@ -124,7 +124,8 @@ install-library: $(TARGET)/.library
 	$(call fill,dist/mailaffinity.pc.in,$(LIBDIR)/pkgconfig/mailaffinity.pc)
 	if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then /sbin/ldconfig; fi
 
-UNITS = mailaffinity-update.service mailaffinity-update.timer mailaffinity-drain.service mailaffinity-drain.timer
+UNITS = mailaffinity-update.service mailaffinity-update.timer mailaffinity-drain.service mailaffinity-drain.timer \
+	mailaffinity-watch.service
 
 install-command: $(TARGET)/.library
 	$(MAKE_FOLDERS) $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(DOCDIR)/examples \

@@ -6,8 +6,12 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
-/// Tells it, if it wants to know. One that does not read is not waited for.
+/// How long one that does not read is waited for.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Tells it, if it wants to know.
 pub(crate) fn notify(what: &str) {
     if let Some(socket) = env::var_os("NOTIFY_SOCKET") {
         let _ = send(&socket, what);
@@ -20,7 +24,7 @@ fn send(to: &OsStr, what: &str) -> io::Result<()> {
         None => SocketAddr::from_pathname(to)?,
     };
     let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
     socket.send_to_addr(what.as_bytes(), &address).map(drop)
 }
 
@@ -47,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_does_not_read_is_not_waited_for() {
+    fn one_that_does_not_read_is_given_up() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let _socket = UnixDatagram::bind(&path).unwrap();
