@@ -7,7 +7,7 @@
 # make test-cdb         the whole scenario, with sendmails that it builds, whose only maps are cdb
 # make install          all of the following below PREFIX; DESTDIR is put before each path
 # make install-library  the C library
-# make install-command  the commands, their manual pages, timers, and sendmail's feature
+# make install-command  the commands, their manual pages, systemd's units, and sendmail's feature
 # make install-lua      the Lua module
 # make install-php      the PHP module
 # make install-perl     the Perl module
@@ -52,7 +52,7 @@ BUILD_PACKAGES = gcc libc6-dev libclang-dev php-cli php-dev perl
 TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovecot-imapd \
 	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util mandoc libffi-platypus-perl \
 	php-fpm php-cgi nginx apache2-bin libapache2-mod-php openssl roundcube-core roundcube-sqlite3 \
-	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs lua5.4 liblua5.4-dev strace
+	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs lua5.4 liblua5.4-dev strace faketime
 # Of Debian 13, in whose Dovecot the Lua module is tested; Postfix is the relay of its submission.
 DOVECOT_2_4_PACKAGES = dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved \
 	dovecot-submissiond dovecot-auth-lua dovecot-ldap dovecot-sqlite dovecot-pgsql lua5.4 postfix
@@ -128,7 +128,8 @@ install-library: $(TARGET)/.library
 	$(call fill,dist/mailaffinity.pc.in,$(LIBDIR)/pkgconfig/mailaffinity.pc)
 	if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then /sbin/ldconfig; fi
 
-UNITS = mailaffinity-update.service mailaffinity-update.timer mailaffinity-drain.service mailaffinity-drain.timer
+UNITS = mailaffinity-update.service mailaffinity-update.timer mailaffinity-drain.service mailaffinity-drain.timer \
+	mailaffinity-watch.service
 
 install-command: $(TARGET)/.library
 	$(MAKE_FOLDERS) $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(DOCDIR)/examples \

@@ -83,6 +83,7 @@ lrwxrwxrwx $1$lib/libmailaffinity.so.0 libmailaffinity.so.$version
 -rw-r--r-- $1/lib/systemd/system/mailaffinity-drain.timer
 -rw-r--r-- $1/lib/systemd/system/mailaffinity-update.service
 -rw-r--r-- $1/lib/systemd/system/mailaffinity-update.timer
+-rw-r--r-- $1/lib/systemd/system/mailaffinity-watch.service
 -rw-r--r-- $1/share/doc/mailaffinity/CHANGELOG.md
 -rw-r--r-- $1/share/doc/mailaffinity/CONTRIBUTING.md
 -rw-r--r-- $1/share/doc/mailaffinity/LICENSE

@@ -175,8 +175,8 @@ php -l /var/lib/roundcube/plugins/mailaffinity/mailaffinity.php
 perl -MMail::Affinity -e 'print "Perl: libmailaffinity ", Mail::Affinity::library_version(), "\n"'
 
 # Nothing is started or enabled; the units are sound.
-test "$(systemctl is-enabled mailaffinity-update.timer mailaffinity-drain.timer | sort -u)" = disabled
-for unit in update.service update.timer drain.service drain.timer; do
+test "$(systemctl is-enabled mailaffinity-update.timer mailaffinity-drain.timer mailaffinity-watch.service | sort -u)" = disabled
+for unit in update.service update.timer drain.service drain.timer watch.service; do
     systemd-analyze verify --man=no /usr/lib/systemd/system/mailaffinity-$unit
 done
 END

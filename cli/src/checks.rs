@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -70,30 +71,53 @@ pub fn observe(config: &Config, state: &NodeState) -> Result<Option<Observation>
     let Some(checks) = &config.checks else {
         return Ok(None);
     };
-    let observation = match &checks.check {
-        Check::Director(socket) => ask_director(config, socket, checks),
-        Check::Probe(kind, port) => {
-            let answers = ask_all(config, state, checks, |node| {
-                probe(SocketAddr::new(node.address, *port), *kind, *checks.timeout)
-            });
-            changes(config, state, answers, "the probe")
+    match &checks.check {
+        Check::Director(socket) => ask_director(config, socket, *checks.timeout),
+        check => {
+            let answers = ask_all(config, state, checks, |node| ask(check, node, *checks.timeout));
+            changes(config, state, answers, asker(check))
         }
-        Check::Command(command) => {
-            let answers = ask_all(config, state, checks, |node| {
-                let arguments = [node.name.clone(), ring_label(node.address)];
-                child::run_silent(&[command, &arguments[..]].concat(), *checks.timeout)
-                    .and_then(child::Finished::success)
-                    .map(drop)
-                    .map_err(|error| error.to_string())
-            });
-            changes(config, state, answers, "the command")
-        }
-    };
-    observation.map(Some)
+    }
+    .map(Some)
 }
 
-fn ask_director(config: &Config, socket: &Path, checks: &Checks) -> Result<Observation, ChecksError> {
-    let snapshot = director::snapshot(socket, *checks.timeout).map_err(ChecksError::Director)?;
+/// Asks about one node, once.
+///
+/// # Errors
+/// When it is down: why. Also of a Director, which tells of all nodes at once.
+pub(crate) fn ask(check: &Check, node: &Node, timeout: Duration) -> Result<(), String> {
+    match check {
+        Check::Director(_) => Err("a Director tells of all nodes at once".into()),
+        Check::Probe(kind, port) => probe(SocketAddr::new(node.address, *port), *kind, timeout),
+        Check::Command(command) => {
+            let arguments = [node.name.clone(), ring_label(node.address)];
+            child::run_silent(&[command, &arguments[..]].concat(), timeout)
+                .and_then(child::Finished::success)
+                .map(drop)
+                .map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// Who that is, in words.
+pub(crate) fn asker(check: &Check) -> &'static str {
+    match check {
+        Check::Director(_) => "the Director",
+        Check::Probe(..) => "the probe",
+        Check::Command(_) => "the command",
+    }
+}
+
+/// Asks a Director about all nodes.
+///
+/// # Errors
+/// See [`ChecksError`].
+pub(crate) fn ask_director(
+    config: &Config,
+    socket: &Path,
+    timeout: Duration,
+) -> Result<Observation, ChecksError> {
+    let snapshot = director::snapshot(socket, timeout).map_err(ChecksError::Director)?;
     let usable = |host: &director::Host| host.up && host.vhost_count > 0;
     let now = Timestamp::now();
     let in_force = snapshot.users.iter().filter(|user| user.expires > now);
@@ -179,11 +203,9 @@ fn changes(
     asked: &str,
 ) -> Result<Observation, ChecksError> {
     let given: Vec<_> = answers.iter().flatten().collect();
-    // A single node that fails may be the only one that is asked, where others are held up.
-    let may_be_true = given.len() == 1 && state.marks().any(|(_, mark)| mark.state == State::Up);
     if let Some(Err(example)) = given.first()
         && given.iter().all(|answer| answer.is_err())
-        && !may_be_true
+        && !one_may_fail(state, given.len())
     {
         return Err(ChecksError::NobodyUp {
             asked: asked.into(),
@@ -197,6 +219,11 @@ fn changes(
         .map(|(node, answer)| answer.filter(|answer| answer.is_ok() == state.is_down(&node.node.name)))
         .collect();
     Ok(Observation::Answers(changes))
+}
+
+/// Whether it may be true that the only node fails that is asked: others are held up.
+pub(crate) fn one_may_fail(state: &NodeState, asked: usize) -> bool {
+    asked == 1 && state.marks().any(|(_, mark)| mark.state == State::Up)
 }
 
 impl Observation {

@@ -6,8 +6,8 @@
 //!   from, [`mail_names`] what sendmail makes of names, [`entries`] which entry each user
 //!   has, [`checks`] which nodes are up.
 //! - [`update`] keeps the node state true to the checks, and the access map true to the
-//!   node state; [`drain`] runs the queues of dead nodes; [`agreement`] holds all parts
-//!   against each other.
+//!   node state, and the watcher does so all the time; [`drain`] runs the queues of dead
+//!   nodes; [`agreement`] holds all parts against each other.
 //! - `commands` has a file for each subcommand, and none of them knows another.
 //!
 //! The modules are public for tests and fuzz targets; nobody else is promised anything.
@@ -53,7 +53,9 @@ mod test_mode;
 mod timed_socket;
 mod undo;
 pub mod update;
+mod update_run;
 pub mod users;
+mod watch;
 
 pub use commands::mailaffinity;
 pub use hash_user_group::hash_user_group;

@@ -195,7 +195,8 @@ impl MailNames {
         found
     }
 
-    fn alias_files(&mut self, config: &Config) -> Vec<PathBuf> {
+    /// The alias files, with what is wrong with where they are named.
+    pub(crate) fn alias_files(&mut self, config: &Config) -> Vec<PathBuf> {
         if let Some(files) = &config.sendmail.alias_files {
             return files.iter().map(|file| file.to_path_buf()).collect();
         }

@@ -11,6 +11,9 @@ use crate::child::{self, ChildError, Finished};
 
 const NSSWITCH: &str = "/etc/nsswitch.conf";
 
+/// Files that say who has accounts: what else has some is not seen to change.
+pub(crate) const FILES: [&str; 2] = [NSSWITCH, "/etc/passwd"];
+
 /// Not by PATH, which is whoever's who started us.
 const GETENT: &str = "/usr/bin/getent";
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -90,6 +90,16 @@ impl OwnDomains {
             error,
         }
     }
+}
+
+/// The files that sendmail may have its domains from, as far as they are known.
+pub(crate) fn files(config: &Config) -> Vec<PathBuf> {
+    let command = &config.sendmail.command;
+    let class_w = sendmail_cf::Lines::read(command)
+        .ok()
+        .and_then(|lines| lines.class_w_files());
+    let own = [sendmail_cf::path(command), HOSTS.into()];
+    own.into_iter().chain(class_w.into_iter().flatten()).collect()
 }
 
 /// What sendmail has its domains from.

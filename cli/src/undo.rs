@@ -1,5 +1,6 @@
 //! What is undone before SIGTERM, SIGINT or SIGHUP ends a command: programs that it started
-//! end, and what it has made beside other files goes. Then it ends as by that signal.
+//! end, and what it has made beside other files goes. Then it ends as by that signal. (A
+//! command that never ends by itself does something else at SIGHUP.)
 //!
 //! All this is done by a thread that waits for them, so that it is done at any moment,
 //! whatever the command waits for.
@@ -8,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -22,6 +23,9 @@ static BEGUN: Mutex<BTreeMap<u64, Undo>> = Mutex::new(BTreeMap::new());
 
 /// Held while a signal has to wait.
 static HELD_OFF: Mutex<()> = Mutex::new(());
+
+/// What happens at SIGHUP, if that does not end the command.
+static AT_HANGUP: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
 /// Something that has begun, and is over when this is dropped.
 #[derive(Debug)]
@@ -59,6 +63,11 @@ pub(crate) fn hold_off() -> MutexGuard<'static, ()> {
     lock(&HELD_OFF)
 }
 
+/// Has SIGHUP do this from now on, and not end the command. Only once.
+pub(crate) fn at_hangup(act: impl Fn() + Send + Sync + 'static) {
+    let _ = AT_HANGUP.set(Box::new(act));
+}
+
 /// Undoes what has begun when a signal comes, from now on. Without a thread to wait for them,
 /// or without knowing which of them are ignored, signals end the command as ever.
 pub(crate) fn before_signals() {
@@ -66,16 +75,22 @@ pub(crate) fn before_signals() {
     let wait = move || {
         let signals = Signals::new(that_end());
         drop(ready);
-        let Some(signal) = signals.ok().and_then(|mut signals| signals.forever().next()) else {
-            return;
-        };
-        let _held_off = hold_off();
-        // Nothing begins any more, and nothing is over.
-        let mut begun = lock(&BEGUN);
-        while let Some((_, undo)) = begun.pop_last() {
-            undo();
+        let Ok(mut signals) = signals else { return };
+        for signal in signals.forever() {
+            if signal == SIGHUP
+                && let Some(act) = AT_HANGUP.get()
+            {
+                act();
+                continue;
+            }
+            let _held_off = hold_off();
+            // Nothing begins any more, and nothing is over.
+            let mut begun = lock(&BEGUN);
+            while let Some((_, undo)) = begun.pop_last() {
+                undo();
+            }
+            let _ = emulate_default_handler(signal);
         }
-        let _ = emulate_default_handler(signal);
     };
     if thread::Builder::new().spawn(wait).is_ok() {
         let _: Result<(), _> = is_ready.recv();

@@ -25,7 +25,8 @@ use crate::files::place::Place;
 use crate::files::replace::remove_leftovers;
 use crate::mail_names::{MailNames, Unplaced};
 use crate::node_state::{self, ChangeError};
-use crate::own_domains::OwnDomains;
+use crate::nss;
+use crate::own_domains::{self, OwnDomains};
 use crate::users::{self, OutsideUids, UserList, UsersError};
 use mailaffinity::access_map::{AccessMap, Entry, Published, key};
 use mailaffinity::config::{AccessMapConfig, Config, MapBuild, NoNodeUp, UserSource};
@@ -151,6 +152,15 @@ impl NodeChanges {
             })
             .collect()
     }
+
+    /// The same in lines, for the log.
+    pub(crate) fn lines(&self, config: &Config) -> Vec<String> {
+        let line = |(node, state, reason): (&str, &str, String)| {
+            let colon = if reason.is_empty() { "" } else { ": " };
+            format!("node {node} is {state}{colon}{}", reason.escape_debug())
+        };
+        self.up_or_down(config).into_iter().map(line).collect()
+    }
 }
 
 /// Checks the nodes and, if `save`, writes down what is new.
@@ -183,6 +193,46 @@ pub fn check_nodes(config: &Config, save: bool) -> Result<NodeChanges, UpdateErr
         after,
         problem,
     })
+}
+
+/// The nodes as they are marked, for whoever leaves the checks to somebody else.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn nodes_as_marked(config: &Config) -> Result<NodeChanges, UpdateError> {
+    let state = NodeState::load(&config.node_state).map_err(UpdateError::State)?;
+    Ok(NodeChanges {
+        before: state.clone(),
+        after: state,
+        problem: None,
+    })
+}
+
+/// The files that an update reads, besides the configuration: as soon as one of them is
+/// another, an update may have something to do.
+pub(crate) fn files_read(config: &Config) -> Vec<PathBuf> {
+    let mut files = vec![config.node_state.to_path_buf()];
+    let Some(AccessMapConfig {
+        map,
+        build,
+        published,
+        ..
+    }) = &config.access_map
+    else {
+        return files;
+    };
+    files.extend([build.source.clone(), map.path().to_owned()]);
+    files.extend(published.as_deref().map(Path::to_owned));
+    match &config.users.source {
+        UserSource::Nss { .. } => files.extend(nss::FILES.map(PathBuf::from)),
+        UserSource::File(file) => files.push(file.clone()),
+        UserSource::Command(_) => {}
+    }
+    files.extend(MailNames::default().alias_files(config));
+    if config.sendmail.local_domains.is_none() {
+        files.extend(own_domains::files(config));
+    }
+    files
 }
 
 /// What is to be done about the access map.

@@ -92,6 +92,9 @@ pub struct Config {
     pub users: Users,
     /// How nodes are found to be up (`[checks]`); without it, by hand only.
     pub checks: Option<Checks>,
+    /// How the watcher does that all the time, and what it starts (`[watch]`).
+    #[serde(default)]
+    pub watch: Watch,
     /// How sendmail is called and its queue groups are run (`[sendmail]`).
     #[serde(default)]
     pub sendmail: Sendmail,
@@ -350,6 +353,35 @@ impl TryFrom<ChecksTable> for Checks {
             interval: table.interval_ms,
         })
     }
+}
+
+/// How the watcher checks the nodes all the time, and what it starts (`[watch]`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Watch {
+    /// The time from one question about a node to the next (`interval_ms`).
+    #[serde(rename = "interval_ms")]
+    pub interval: Millis<10, MINUTE_MS, 500>,
+    /// How long one question may take (`timeout_ms`).
+    #[serde(rename = "timeout_ms")]
+    pub timeout: Millis<1, MINUTE_MS, 500>,
+    /// So many failures in a row make a node down (`fall`).
+    pub fall: Number<1, 100, 2>,
+    /// So many successes in a row make it up again (`rise`),
+    pub rise: Number<1, 100, 3>,
+    /// if the first of them is so long ago (`hold_seconds`).
+    #[serde(rename = "hold_seconds")]
+    pub hold: Seconds<0, DAY, 10>,
+    /// A node that went down so often within an hour stays down (`falls_per_hour`).
+    pub falls_per_hour: Number<1, 1000, 5>,
+    /// An update is run at least that often (`update_seconds`).
+    #[serde(rename = "update_seconds")]
+    pub update: Seconds<1, DAY, 60>,
+    /// Programs that are started when nodes went down or up (`on_change`).
+    pub on_change: Vec<CommandLine>,
+    /// How long each of them may take (`on_change_seconds`).
+    #[serde(rename = "on_change_seconds")]
+    pub on_change_timeout: Seconds<1, DAY, 60>,
 }
 
 /// How sendmail is called and its queue groups are run (`[sendmail]`).
@@ -642,6 +674,7 @@ address = "2001:DB8::2"
             "queue_path = \"/mnt/gfs2/mqueue/q2*\"\n\
              [users]\ncommand = [\"/usr/bin/doveadm\", \"user\", \"*\"]\nmax_loss_percent = 5\ntimeout_seconds = 7\n\
              [checks]\nprobe = \"imap\"\nfall = 4\n\
+             [watch]\ninterval_ms = 250\nhold_seconds = 0\non_change = [[\"/bin/a\", \"b\"], [\"/bin/c\"]]\n\
              [sendmail]\ncommand = [\"/opt/sendmail\", \"-C\", \"/opt/sendmail.cf\"]\ninterval = \"1h30m\"\n\
              [drain]\nafter_seconds = 0\n"
         );
@@ -668,6 +701,14 @@ address = "2001:DB8::2"
         let checks = config.checks.unwrap();
         assert_eq!(checks.check, Check::Probe(Probe::Imap, 143));
         assert_eq!((*checks.fall, *checks.rise), (4, 2));
+        let watch = config.watch;
+        assert_eq!((watch.interval.as_millis(), watch.hold.as_secs()), (250, 0));
+        assert_eq!((*watch.fall, *watch.rise), (2, 3));
+        let programs: Vec<&[String]> = watch.on_change.iter().map(|program| &**program).collect();
+        assert_eq!(
+            programs,
+            [&["/bin/a".to_owned(), "b".to_owned()][..], &["/bin/c".to_owned()]]
+        );
         assert_eq!(&*config.sendmail.interval, "1h30m");
         assert_eq!(
             (config.drain.after.as_secs(), config.drain.limit.as_secs()),
@@ -686,6 +727,9 @@ address = "2001:DB8::2"
             ("[checks]\nprobe = \"tcp\"\n", "needs a port"),
             ("[checks]\nprobe = \"imap\"\nfall = 0\n", "not between 1 and 100"),
             ("[checks]\ndirector = \"run/x\"\n", "absolute"),
+            ("[watch]\ninterval_ms = 9\n", "not between 10 and 60000"),
+            ("[watch]\non_change = [\"/bin/a\"]\n", "sequence"),
+            ("[watch]\non_change = [[\"bin/a\"]]\n", "absolute path"),
             ("[users]\nfile = \"/a\"\ncommand = [\"/b\"]\n", "leave one out"),
             ("[agreement]\nc_library = \"lib/x.so\"\n", "absolute path"),
             ("[agreement]\nc_library = \"-x\"\n", "absolute path"),

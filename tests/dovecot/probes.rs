@@ -2,13 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mailaffinity::config::Probe;
 use mailaffinity_cli::probe::probe;
-use support::dovecot::{Dovecot, Syntax};
+use support::dovecot::{Dovecot, Syntax, imap_and_lmtp};
 
 /// Far more than anything here takes: reached only when something hangs.
 const LONG: Duration = Duration::from_secs(60);
@@ -235,7 +234,7 @@ impl Services {
         let mut log = String::new();
         for _ in 0..5 {
             let [imap, lmtp] = free_addresses();
-            let mut dovecot = Dovecot::start(|syntax, files| settings(syntax, files, imap, lmtp));
+            let mut dovecot = Dovecot::start(|syntax, files| imap_and_lmtp(syntax, files, imap, lmtp));
             let listen = || {
                 [imap, lmtp]
                     .iter()
@@ -249,45 +248,4 @@ impl Services {
         }
         panic!("dovecot does not start (Debian's packages dovecot-imapd and dovecot-lmtpd):\n{log}");
     }
-}
-
-fn settings(syntax: Syntax, files: &Path, imap: SocketAddr, lmtp: SocketAddr) -> String {
-    let (mail, passdb, listen) = match syntax {
-        Syntax::V2_3 => (
-            format!("mail_location = maildir:{}/mail", files.display()),
-            "passdb {\n  driver = static\n  args = nopassword=y\n}",
-            "address",
-        ),
-        Syntax::V2_4 => (
-            format!("mail_driver = maildir\nmail_path = {}/mail", files.display()),
-            "passdb static {\n  fields {\n    nopassword = yes\n  }\n}",
-            "listen",
-        ),
-    };
-    format!(
-        "protocols = imap lmtp
-ssl = no
-{mail}
-{passdb}
-service imap-login {{
-  inet_listener imap {{
-    {listen} = {imap_ip}
-    port = {imap_port}
-  }}
-  inet_listener imaps {{
-    port = 0
-  }}
-}}
-service lmtp {{
-  inet_listener lmtp {{
-    {listen} = {lmtp_ip}
-    port = {lmtp_port}
-  }}
-}}
-",
-        imap_ip = imap.ip(),
-        imap_port = imap.port(),
-        lmtp_ip = lmtp.ip(),
-        lmtp_port = lmtp.port(),
-    )
 }

@@ -8,6 +8,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -156,6 +157,19 @@ impl Dovecot {
         self.log()
     }
 
+    /// Sends all its processes a signal, such as `STOP`.
+    pub fn signal(&self, signal: &str) {
+        // The master first, lest it starts others meanwhile.
+        let ended = Command::new("sh")
+            .arg("-c")
+            .arg("kill -s \"$1\" \"$2\" && for child in $(cat /proc/\"$2\"/task/*/children); do kill -s \"$1\" \"$child\" || :; done")
+            .args(["sh", signal])
+            .arg(self.master.id().to_string())
+            .status()
+            .expect("run sh");
+        assert!(ended.success());
+    }
+
     /// What it printed and logged so far.
     pub fn log(&self) -> String {
         [OUTPUT, LOG]
@@ -173,6 +187,48 @@ impl Drop for Dovecot {
         let _ = self.master.kill();
         let _ = self.master.wait();
     }
+}
+
+/// Settings of one that serves IMAP and LMTP at these addresses, for users with any password.
+pub fn imap_and_lmtp(syntax: Syntax, files: &Path, imap: SocketAddr, lmtp: SocketAddr) -> String {
+    let (mail, passdb, listen) = match syntax {
+        Syntax::V2_3 => (
+            format!("mail_location = maildir:{}/mail", files.display()),
+            "passdb {\n  driver = static\n  args = nopassword=y\n}",
+            "address",
+        ),
+        Syntax::V2_4 => (
+            format!("mail_driver = maildir\nmail_path = {}/mail", files.display()),
+            "passdb static {\n  fields {\n    nopassword = yes\n  }\n}",
+            "listen",
+        ),
+    };
+    format!(
+        "protocols = imap lmtp
+ssl = no
+{mail}
+{passdb}
+service imap-login {{
+  inet_listener imap {{
+    {listen} = {imap_ip}
+    port = {imap_port}
+  }}
+  inet_listener imaps {{
+    port = 0
+  }}
+}}
+service lmtp {{
+  inet_listener lmtp {{
+    {listen} = {lmtp_ip}
+    port = {lmtp_port}
+  }}
+}}
+",
+        imap_ip = imap.ip(),
+        imap_port = imap.port(),
+        lmtp_ip = lmtp.ip(),
+        lmtp_port = lmtp.port(),
+    )
 }
 
 /// An installed program, which may be where only root's `PATH` leads.

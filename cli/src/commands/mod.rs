@@ -10,6 +10,7 @@ mod map;
 mod nodes;
 mod queue_groups;
 mod update;
+mod watch;
 mod what_if;
 
 use std::io::ErrorKind;
@@ -53,7 +54,7 @@ Files:
   /etc/mailaffinity.toml              the configuration
   /var/lib/mailaffinity/nodes.toml    which nodes are down
   *.last-good                         beside these two: copies that lookups go on with when they break
-  /var/lib/mailaffinity/status.json   how the last update and drain went, for monitoring
+  /var/lib/mailaffinity/status.json   how the last update and drain went and how the watcher does, for monitoring
   /etc/mail/access                    the access source; a block in it is written by updates
   /etc/mail/access.db                 the access map
 
@@ -79,6 +80,7 @@ enum Command {
     Up(nodes::Up),
     Auto(nodes::Auto),
     Update(update::Update),
+    Watch(watch::Watch),
     Diff(diff::Diff),
     Drain(drain::Drain),
     WhatIf(what_if::WhatIf),
@@ -99,6 +101,7 @@ pub fn mailaffinity() -> ExitCode {
         Command::Up(up) => up.run(&config, &load(&config)?),
         Command::Auto(auto) => auto.run(&config, &load(&config)?),
         Command::Update(update) => update.run(&config, &load(&config)?),
+        Command::Watch(watch) => watch.run(&config, load(&config)?),
         Command::Diff(diff) => diff.run(&load(&config)?),
         Command::Drain(drain) => drain.run(&load(&config)?),
         Command::WhatIf(what_if) => what_if.run(&load(&config)?),

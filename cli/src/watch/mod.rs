@@ -1,0 +1,489 @@
+//! The watcher: nodes are checked all the time, and what follows from a change, or from an
+//! edit of a file that an update reads, is done at once.
+//!
+//! One thread decides, and writes the node state. Others ask about the nodes, look at files, and
+//! do what follows, so that none of these holds up another. All that lookups need are the
+//! files: whenever the watcher ends, they are as of its last word.
+
+mod asking;
+mod looking;
+mod problems;
+mod standing;
+mod steps;
+mod systemd;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use self::asking::{Asking, Found};
+use self::looking::{Changed, Look};
+use self::problems::Problems;
+use self::standing::{Standing, nobody_up, turns};
+use self::steps::{Done, Program, Retry, Wanted};
+use self::systemd::notify;
+use crate::checks::{self, ChecksError, Observation};
+use crate::exit::{Failure, Status};
+use crate::files::lock::{self, Lock};
+use crate::files::place::Place;
+use crate::node_state;
+use crate::report::{Log, last_status, write_status};
+use crate::undo;
+use crate::update::NodeChanges;
+use mailaffinity::config::{Check, Checks, Config, NodeConfig};
+use mailaffinity::node_state::NodeState;
+
+/// How long a watcher waits for whoever holds its lock: longer than looking takes.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// What it is called in the status file.
+const WATCH: &str = "watch";
+/// What a problem of a node is about, before its name.
+const NODE: &str = "node ";
+const SECOND: Duration = Duration::from_secs(1);
+/// How often the status is written when nothing happens.
+const STATUS_INTERVAL: Duration = Duration::from_secs(60);
+/// How much longer than a question may take nobody may be heard of.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Beside the status file, which each machine has for itself unless it shares the folder.
+fn lock_place(config: &Config) -> io::Result<Place> {
+    Place::with_folders(&config.status.with_file_name(WATCH))
+}
+
+fn lock(config: &Config) -> Result<Lock, Failure> {
+    let lock = lock_place(config).and_then(|place| lock::of(&place, LOCK_WAIT));
+    lock.map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => {
+            Failure::new(Status::TempFail, format!("another watcher is at work: {error}"))
+        }
+        _ => error.into(),
+    })
+}
+
+/// Whether a watcher checks the nodes.
+pub(crate) fn is_at_work(config: &Config) -> bool {
+    let place = Place::of(&config.status.with_file_name(WATCH));
+    place
+        .and_then(|place| lock::wait_until_free(&place, Duration::ZERO))
+        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+/// What the thread that decides is told.
+enum Event {
+    /// By those who ask, and by which configuration.
+    Found(u64, Found),
+    Changed(Changed),
+    Done(Done),
+}
+
+/// Watches until a signal ends the process.
+///
+/// # Errors
+/// When it cannot begin, or a thread of it has ended.
+pub(crate) fn run(path: &Path, config: Config) -> Result<Infallible, Failure> {
+    let lock = lock(&config)?;
+    let Ok((_, _begun)) = undo::begin(|| Ok::<_, Infallible>(((), || notify("STOPPING=1"))));
+    let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
+    let (events, told) = mpsc::channel();
+    let mut watcher = Watcher::begin(path, Arc::new(config), lock, state, events)?;
+    loop {
+        watcher.wait(&told)?;
+    }
+}
+
+struct Watcher<'p> {
+    path: &'p Path,
+    begun: Instant,
+    since: Timestamp,
+    events: Sender<Event>,
+    config: Arc<Config>,
+    lock: Lock,
+    /// Counts the configurations.
+    generation: u64,
+    asking: Asking,
+    /// Of each node, if the nodes are asked one by one.
+    standings: Vec<Standing>,
+    /// When each of them was heard of last, or the Director.
+    heard: Vec<Instant>,
+    /// As it is in force.
+    state: NodeState,
+    retry: Retry,
+    looking: Sender<Look>,
+    steps: Sender<Wanted>,
+    programs: Vec<Program>,
+    update_seconds: Option<f64>,
+    problems: Problems,
+    is_ready: bool,
+    ticked: Instant,
+    /// When the status was written; `None` if it is to be written.
+    written: Option<Instant>,
+}
+
+impl<'p> Watcher<'p> {
+    fn begin(
+        path: &'p Path,
+        config: Arc<Config>,
+        lock: Lock,
+        state: NodeState,
+        events: Sender<Event>,
+    ) -> Result<Watcher<'p>, Failure> {
+        let begun = Instant::now();
+        let told = events.clone();
+        let tell = move |changed| told.send(Event::Changed(changed)).is_ok();
+        let looking = looking::begin(path, config.clone(), tell)?;
+        let look = looking.clone();
+        undo::at_hangup(move || _ = look.send(Look::Anew));
+        let programs = last_programs(&config);
+        let told = events.clone();
+        let tell = move |done| told.send(Event::Done(done)).is_ok();
+        let steps = steps::begin(path, wanted(&config, &state), programs.clone(), tell)?;
+        let mut watcher = Watcher {
+            path,
+            begun,
+            since: Timestamp::now(),
+            asking: ask(&config, begun, 0, &events)?,
+            events,
+            config,
+            lock,
+            generation: 0,
+            standings: Vec::new(),
+            heard: Vec::new(),
+            state,
+            retry: Retry::default(),
+            looking,
+            steps,
+            programs,
+            update_seconds: None,
+            problems: Problems::default(),
+            is_ready: false,
+            ticked: begun,
+            written: None,
+        };
+        watcher.take_nodes(BTreeMap::new());
+        Ok(watcher)
+    }
+
+    /// Waits for something to happen, for a second at most, and does what is to be done.
+    fn wait(&mut self, told: &Receiver<Event>) -> Result<(), Failure> {
+        let left = (self.ticked + SECOND).saturating_duration_since(Instant::now());
+        match told.recv_timeout(left) {
+            Ok(Event::Found(generation, found)) if generation == self.generation => self.take(found)?,
+            Ok(Event::Found(..)) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Event::Changed(changed)) => self.look(changed)?,
+            Ok(Event::Done(done)) => self.note(done),
+            Err(RecvTimeoutError::Disconnected) => return Err(ended()),
+        }
+        if self.ticked.elapsed() >= SECOND {
+            self.ticked = Instant::now();
+            self.tick();
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, found: Found) -> Result<(), Failure> {
+        match found {
+            Found::Answer(index, answer) => {
+                if let Some(heard) = self.heard.get_mut(index) {
+                    *heard = Instant::now();
+                }
+                let one_may_fail = |asked| checks::one_may_fail(&self.state, asked);
+                standing::take(
+                    &mut self.standings,
+                    index,
+                    answer,
+                    &self.config.watch,
+                    one_may_fail,
+                );
+                self.decide()
+            }
+            Found::Director(result) => {
+                self.heard.fill(Instant::now());
+                let observed = result.map_err(|error| self.problem("checks", Some(error.to_string())));
+                let Ok(observation) = observed else { return Ok(()) };
+                self.problem("checks", None);
+                self.change(&observation)
+            }
+        }
+    }
+
+    /// Writes down which nodes have turned, and tells why others have not.
+    fn decide(&mut self) -> Result<(), Failure> {
+        let (config, now) = (self.config.clone(), self.begun.elapsed());
+        let one_may_fail = |asked| checks::one_may_fail(&self.state, asked);
+        let turns = turns(&self.standings, &config.watch, one_may_fail, now);
+        if turns.iter().any(Option::is_some) {
+            self.change(&Observation::Answers(turns))?;
+        }
+        let nobody = nobody_up(&self.standings, &config.watch).zip(config.checks.as_ref());
+        let nobody = nobody.map(|(example, checks)| ChecksError::NobodyUp {
+            asked: checks::asker(&checks.check).into(),
+            example: example.into(),
+        });
+        self.problem("checks", nobody.map(|error| error.to_string()));
+        let flapping: Vec<Option<usize>> = self
+            .standings
+            .iter()
+            .map(|standing| {
+                let is_flapping = standing.is_flapping(&config.watch, now);
+                is_flapping.then(|| standing.falls(now))
+            })
+            .collect();
+        for (node, falls) in config.nodes.iter().zip(flapping) {
+            let problem = falls.map(|falls| format!(
+                "it answers, but went down {falls} times within an hour, and stays down until that is over \
+                 (falls_per_hour in [watch]); \"mailaffinity up\" takes it back"
+            ));
+            self.problem(&format!("{NODE}{}", node.node.name), problem);
+        }
+        Ok(())
+    }
+
+    /// Makes of the node state what was observed.
+    fn change(&mut self, observation: &Observation) -> Result<(), Failure> {
+        let now = Timestamp::now();
+        let apply = |state: &mut NodeState| observation.apply(&self.config, state, now);
+        let mut after = self.state.clone();
+        apply(&mut after);
+        if after == self.state || !self.retry.is_due() {
+            return Ok(());
+        }
+        // To the state as it is now, which others may have changed meanwhile.
+        let changed = node_state::change(&self.config, apply);
+        self.retry.after(changed.is_err());
+        match changed {
+            Ok(state) => {
+                self.problem("node state", None);
+                self.take_state(state)
+            }
+            Err(error) => {
+                self.problem("node state", Some(error.to_string()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a node state that is in force.
+    fn take_state(&mut self, state: NodeState) -> Result<(), Failure> {
+        if state == self.state {
+            return Ok(());
+        }
+        let changes = NodeChanges {
+            before: mem::replace(&mut self.state, state),
+            after: self.state.clone(),
+            problem: None,
+        };
+        let mut log = Log::open(&self.config);
+        for line in changes.lines(&self.config) {
+            log.warning(&line);
+        }
+        let now = self.begun.elapsed();
+        for (node, standing) in self.config.nodes.iter().zip(&mut self.standings) {
+            standing.follow(self.state.mark_of(&node.node.name), now);
+        }
+        if self.is_ready {
+            notify(&format!("STATUS={}", self.summary()));
+        }
+        self.update()
+    }
+
+    /// What is to be in force follows the node state as soon as it can.
+    fn update(&mut self) -> Result<(), Failure> {
+        self.written = None;
+        self.steps
+            .send(wanted(&self.config, &self.state))
+            .map_err(|_| ended())
+    }
+
+    /// Reads what has changed. What is broken changes nothing.
+    fn look(&mut self, changed: Changed) -> Result<(), Failure> {
+        if changed.config {
+            let problem = match Config::load(self.path) {
+                Ok(config) => {
+                    self.configure(Arc::new(config))?;
+                    None
+                }
+                Err(error) => Some(format!("{error}; the last good one stays in force")),
+            };
+            self.problem("configuration", problem);
+        }
+        if changed.config || changed.state {
+            match NodeState::load(&self.config.node_state) {
+                Ok(state) => {
+                    self.problem("node state", None);
+                    self.take_state(state)?;
+                }
+                Err(error) => self.problem("node state", Some(error.to_string())),
+            }
+        }
+        if changed.config || changed.others {
+            self.update()?;
+        }
+        if !mem::replace(&mut self.is_ready, true) {
+            notify(&format!("READY=1\nSTATUS={}", self.summary()));
+        }
+        Ok(())
+    }
+
+    /// Goes on with another configuration, and with what is known of nodes that it has too.
+    fn configure(&mut self, config: Arc<Config>) -> Result<(), Failure> {
+        if config.status != self.config.status {
+            self.lock = lock(&config)?;
+        }
+        let before = mem::replace(&mut self.config, config);
+        self.generation = self.generation.wrapping_add(1);
+        self.asking = ask(&self.config, self.begun, self.generation, &self.events)?;
+        let nodes = before
+            .nodes
+            .iter()
+            .map(|node| (node.node.name.clone(), node.node.address));
+        let known = nodes.zip(mem::take(&mut self.standings)).collect();
+        self.take_nodes(known);
+        self.problems.retain(|matter| !matter.starts_with(NODE));
+        self.looking
+            .send(Look::For(self.config.clone()))
+            .map_err(|_| ended())
+    }
+
+    /// Takes the nodes of the configuration, with how those stand that were known.
+    fn take_nodes(&mut self, mut known: BTreeMap<(String, IpAddr), Standing>) {
+        let now = self.begun.elapsed();
+        let standing = |node: &NodeConfig| {
+            let mark = self.state.mark_of(&node.node.name);
+            let known = known.remove(&(node.node.name.clone(), node.node.address));
+            let mut standing = known.unwrap_or_else(|| Standing::of(mark));
+            standing.follow(mark, now);
+            standing
+        };
+        let (standings, heard_of) = match self.config.checks.as_ref().map(|checks| &checks.check) {
+            None => (Vec::new(), 0),
+            Some(Check::Director(_)) => (Vec::new(), 1),
+            Some(_) => (
+                self.config.nodes.iter().map(standing).collect(),
+                self.config.nodes.len(),
+            ),
+        };
+        self.standings = standings;
+        self.heard = vec![Instant::now(); heard_of];
+    }
+
+    fn note(&mut self, done: Done) {
+        self.written = None;
+        match done {
+            Done::Update(seconds, result) => {
+                self.update_seconds = Some(seconds);
+                self.problem("update", result.err());
+            }
+            Done::Programs(programs) => {
+                let errors = programs.iter().filter_map(|program| program.error.clone());
+                let errors: Vec<String> = errors.collect();
+                self.problem("on_change", (!errors.is_empty()).then(|| errors.join("; ")));
+                self.programs = programs;
+            }
+        }
+    }
+
+    /// What is done each second. systemd starts a watcher anew that no longer asks.
+    fn tick(&mut self) {
+        let checks = self.config.checks.as_ref();
+        let timeout = match checks {
+            Some(Checks {
+                check: Check::Director(_),
+                timeout,
+                ..
+            }) => **timeout,
+            _ => *self.config.watch.timeout + *self.config.watch.interval,
+        };
+        let is_silent = self.heard.iter().any(|heard| heard.elapsed() > timeout + SILENCE);
+        self.problem(
+            "watch",
+            is_silent.then(|| "a check does not come to its end".into()),
+        );
+        if !is_silent {
+            notify("WATCHDOG=1");
+        }
+        if self
+            .written
+            .is_none_or(|written| written.elapsed() >= STATUS_INTERVAL)
+        {
+            self.write_status();
+            self.written = Some(Instant::now());
+        }
+    }
+
+    fn write_status(&self) {
+        let now = self.begun.elapsed();
+        let falls = self.config.nodes.iter().zip(&self.standings);
+        let falls: BTreeMap<&str, usize> = falls
+            .map(|(node, standing)| (node.node.name.as_str(), standing.falls(now)))
+            .filter(|(_, falls)| *falls > 0)
+            .collect();
+        let status = json!({
+            "since": self.since.to_string(),
+            "written": Timestamp::now().to_string(),
+            "nodes_down": down(&self.config, &self.state),
+            "falls": falls,
+            "problems": self.problems.all(),
+            "update_seconds": self.update_seconds,
+            "on_change": self.programs,
+        });
+        write_status(&self.config, WATCH, status);
+    }
+
+    fn problem(&mut self, matter: &str, problem: Option<String>) {
+        if self.problems.about(matter, problem, &self.config) {
+            self.written = None;
+        }
+    }
+
+    /// For people, in one line.
+    fn summary(&self) -> String {
+        let down = down(&self.config, &self.state);
+        let up = self.config.nodes.len() - down.len();
+        let down = down.into_iter().collect::<Vec<_>>().join(", ");
+        match down.as_str() {
+            "" => format!("{up} nodes, all up"),
+            down => format!("{up} of {} nodes up; down: {down}", self.config.nodes.len()),
+        }
+    }
+}
+
+fn ask(config: &Arc<Config>, begun: Instant, generation: u64, events: &Sender<Event>) -> io::Result<Asking> {
+    let events = events.clone();
+    Asking::begin(config, begun, move |found| {
+        events.send(Event::Found(generation, found)).is_ok()
+    })
+}
+
+fn wanted(config: &Arc<Config>, state: &NodeState) -> Wanted {
+    Wanted {
+        config: config.clone(),
+        down: down(config, state),
+    }
+}
+
+/// The nodes of the configuration that are down.
+fn down(config: &Config, state: &NodeState) -> BTreeSet<String> {
+    let names = config.nodes.iter().map(|node| &node.node.name);
+    names.filter(|name| state.is_down(name)).cloned().collect()
+}
+
+/// What the programs knew when the last watcher ended.
+fn last_programs(config: &Config) -> Vec<Program> {
+    let programs = last_status(config, WATCH).and_then(|mut last| last.remove("on_change"));
+    programs
+        .and_then(|programs| serde_json::from_value(programs).ok())
+        .unwrap_or_default()
+}
+
+fn ended() -> Failure {
+    Failure::new(Status::Unavailable, "a thread of the watcher has ended")
+}

@@ -1,0 +1,524 @@
+//! What the answers about nodes make of them, as they come in: no clock, no files, no network.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use mailaffinity::config::Watch;
+use mailaffinity::node_state::{Mark, State};
+
+/// How far back falls count.
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// An answer about a node. Times are those since the watcher began.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// When it was asked for.
+    pub(crate) asked: Duration,
+    /// When it came.
+    pub(crate) given: Duration,
+    /// Whether the node is up, or why not.
+    pub(crate) result: Result<(), String>,
+}
+
+/// How a node stands: as it is marked, and what speaks against that.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    is_down: bool,
+    is_by_hand: bool,
+    /// How many answers in a row say otherwise, and count,
+    against: u32,
+    /// and when the first of them was asked for.
+    since: Duration,
+    /// How many failures in a row there were, whether they count or not.
+    failures: u32,
+    /// When the last of all failures was told.
+    failed: Option<Duration>,
+    last: Option<Answer>,
+    /// When checks found it down.
+    falls: VecDeque<Duration>,
+}
+
+impl Standing {
+    pub(crate) fn of(mark: Option<&Mark>) -> Standing {
+        Standing {
+            is_down: mark.is_some_and(|mark| mark.state == State::Down),
+            is_by_hand: mark.is_some_and(Mark::is_by_hand),
+            against: 0,
+            since: Duration::ZERO,
+            failures: 0,
+            failed: None,
+            last: None,
+            falls: VecDeque::new(),
+        }
+    }
+
+    /// Takes the mark that the node has now, whoever gave it. If the node is no longer what it
+    /// was, answers are counted anew.
+    pub(crate) fn follow(&mut self, mark: Option<&Mark>, now: Duration) {
+        let Standing {
+            is_down, is_by_hand, ..
+        } = Standing::of(mark);
+        if is_down != self.is_down {
+            self.against = 0;
+            if is_down && !is_by_hand {
+                self.falls.push_back(now);
+                self.falls.retain(|fall| is_recent(*fall, now));
+            }
+        }
+        (self.is_down, self.is_by_hand) = (is_down, is_by_hand);
+    }
+
+    fn take(&mut self, answer: Answer, counts: bool) {
+        if answer.result.is_ok() != self.is_down || !counts {
+            self.against = 0;
+        } else {
+            if self.against == 0 {
+                self.since = answer.asked;
+            }
+            self.against = self.against.saturating_add(1);
+        }
+        match answer.result {
+            Ok(()) => self.failures = 0,
+            Err(_) => {
+                self.failures = self.failures.saturating_add(1);
+                self.failed = Some(answer.given);
+            }
+        }
+        self.last = Some(answer);
+    }
+
+    /// How often it fell within the last hour.
+    pub(crate) fn falls(&self, now: Duration) -> usize {
+        self.falls.iter().filter(|fall| is_recent(**fall, now)).count()
+    }
+
+    /// Whether it would be up again, had it not fallen too often.
+    pub(crate) fn is_flapping(&self, watch: &Watch, now: Duration) -> bool {
+        self.has_risen(watch) && self.has_fallen_too_often(watch, now)
+    }
+
+    fn has_fallen_too_often(&self, watch: &Watch, now: Duration) -> bool {
+        self.falls(now) >= *watch.falls_per_hour as usize
+    }
+
+    fn is_asked(&self) -> bool {
+        !self.is_by_hand
+    }
+
+    fn has_risen(&self, watch: &Watch) -> bool {
+        self.is_asked() && self.is_down && self.against >= *watch.rise
+    }
+
+    /// Why it is down, though it is marked up.
+    fn has_fallen(&self, watch: &Watch) -> Option<&str> {
+        let fallen = self.is_asked() && !self.is_down && self.against >= *watch.fall;
+        self.failure().filter(|_| fallen)
+    }
+
+    fn failure(&self) -> Option<&str> {
+        self.last.as_ref()?.result.as_ref().err().map(String::as_str)
+    }
+
+    /// Whether it is up by its mark and by its last answer.
+    fn answers(&self) -> bool {
+        let answers = |answer: &Answer| answer.result.is_ok();
+        self.is_asked() && !self.is_down && self.last.as_ref().is_some_and(answers)
+    }
+
+    /// Whether that is as lately as it is asked.
+    fn has_answered_lately(&self, now: Duration, interval: Duration) -> bool {
+        let is_late = |last: &Answer| {
+            let usual = interval.max(last.given.saturating_sub(last.asked));
+            now.saturating_sub(last.given) <= usual.saturating_mul(3) / 2
+        };
+        self.answers() && self.last.as_ref().is_some_and(is_late)
+    }
+
+    /// Whether it has users whom it serves, as far as is known.
+    fn serves(&self, watch: &Watch) -> bool {
+        self.is_asked() && !self.is_down && self.failures < *watch.fall
+    }
+}
+
+fn is_recent(fall: Duration, now: Duration) -> bool {
+    now.saturating_sub(fall) < HOUR
+}
+
+/// Takes an answer about the node at this place. `one_may_fail` says whether this may be all
+/// nodes that are asked, given how many these are.
+///
+/// Where all fail at once, it is whoever asks that has failed. That shows at one node before it
+/// shows at the next, and is over at one before it is at the next. So a failure only counts if
+/// another node that is up has answered lately, and not failed since the first of those that
+/// count.
+pub(crate) fn take(
+    standings: &mut [Standing],
+    place: usize,
+    answer: Answer,
+    watch: &Watch,
+    one_may_fail: impl Fn(usize) -> bool,
+) {
+    let first = match standings.get(place) {
+        Some(standing) if standing.against > 0 => standing.since,
+        _ => answer.asked,
+    };
+    let is_witness = |other: &Standing| {
+        other.has_answered_lately(answer.given, *watch.interval)
+            && other.failed.is_none_or(|failed| failed < first)
+    };
+    let mut others = standings.iter().enumerate().filter(|(other, _)| *other != place);
+    let counts = answer.result.is_ok()
+        || others.any(|(_, other)| is_witness(other))
+        || one_may_fail(asked(standings).count());
+    if let Some(standing) = standings.get_mut(place) {
+        standing.take(answer, counts);
+    }
+}
+
+fn asked(standings: &[Standing]) -> impl Iterator<Item = &Standing> {
+    standings.iter().filter(|standing| standing.is_asked())
+}
+
+/// Which nodes go up or down now, in their order, and why.
+///
+/// Nobody who comes back has to wait while there is nobody else.
+pub(crate) fn turns(
+    standings: &[Standing],
+    watch: &Watch,
+    one_may_fail: impl Fn(usize) -> bool,
+    now: Duration,
+) -> Vec<Option<Result<(), String>>> {
+    let others_are_up = standings.iter().any(Standing::answers) || one_may_fail(asked(standings).count());
+    let may_wait = standings.iter().any(|standing| standing.serves(watch));
+    let turn = |standing: &Standing| {
+        if let Some(reason) = standing.has_fallen(watch) {
+            return others_are_up.then(|| Err(reason.to_owned()));
+        }
+        let waits =
+            standing.has_fallen_too_often(watch, now) || now.saturating_sub(standing.since) < *watch.hold;
+        (standing.has_risen(watch) && !(may_wait && waits)).then_some(Ok(()))
+    };
+    standings.iter().map(turn).collect()
+}
+
+/// Why nobody of all that are asked is up, as one has it that is marked up.
+pub(crate) fn nobody_up<'s>(standings: &'s [Standing], watch: &Watch) -> Option<&'s str> {
+    let fails = |standing: &Standing| standing.failures >= if standing.is_down { 1 } else { *watch.fall };
+    if !asked(standings).all(fails) {
+        return None;
+    }
+    asked(standings)
+        .filter(|standing| !standing.is_down)
+        .find_map(Standing::failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mailaffinity::config::Config;
+    use mailaffinity::node_state::By;
+    use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_oneof, proptest};
+    use std::path::Path;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn watch(keys: &str) -> Watch {
+        let text = format!("[watch]\n{keys}\n[[node]]\nname = \"a\"\naddress = \"10.0.0.1\"\n");
+        Config::parse(&text, Path::new("x")).unwrap().watch
+    }
+
+    fn mark(state: State, by: By) -> Option<Mark> {
+        Some(Mark {
+            by,
+            ..Mark::new(state)
+        })
+    }
+
+    fn down() -> Option<Mark> {
+        mark(State::Down, By::Checks)
+    }
+
+    /// Nodes, and the marks that the turns give them.
+    struct Cluster {
+        watch: Watch,
+        standings: Vec<Standing>,
+        marks: Vec<Option<Mark>>,
+        now: Duration,
+    }
+
+    impl Cluster {
+        fn new(marks: &[Option<Mark>], keys: &str) -> Cluster {
+            Cluster {
+                watch: watch(keys),
+                standings: marks.iter().map(|mark| Standing::of(mark.as_ref())).collect(),
+                marks: marks.to_vec(),
+                now: 1000 * MS,
+            }
+        }
+
+        /// The node answers, and what follows is done, but for a mark that cannot be written.
+        fn answer(&mut self, node: usize, is_up: bool) -> Vec<(usize, bool)> {
+            self.take(node, is_up, Duration::ZERO);
+            self.turn()
+        }
+
+        /// The answer was asked for so long ago.
+        fn take(&mut self, node: usize, is_up: bool, ago: Duration) {
+            let answer = Answer {
+                asked: self.now.saturating_sub(ago),
+                given: self.now,
+                result: if is_up { Ok(()) } else { Err("dead".into()) },
+            };
+            let one_may_fail = self.one_may_fail();
+            take(&mut self.standings, node, answer, &self.watch, one_may_fail);
+        }
+
+        fn one_may_fail(&self) -> impl Fn(usize) -> bool + use<> {
+            let held_up = self.marks.iter().flatten().any(|mark| mark.state == State::Up);
+            move |asked| asked == 1 && held_up
+        }
+
+        fn turns(&self) -> Vec<Option<Result<(), String>>> {
+            turns(&self.standings, &self.watch, self.one_may_fail(), self.now)
+        }
+
+        fn turn(&mut self) -> Vec<(usize, bool)> {
+            let mut turned = Vec::new();
+            for (node, turn) in self.turns().into_iter().enumerate() {
+                let Some(turn) = turn else { continue };
+                turned.push((node, turn.is_ok()));
+                self.set(node, if turn.is_ok() { None } else { down() });
+            }
+            turned
+        }
+
+        fn set(&mut self, node: usize, mark: Option<Mark>) {
+            self.standings[node].follow(mark.as_ref(), self.now);
+            self.marks[node] = mark;
+        }
+
+        /// All answer `times` times, each 500 ms after the last one.
+        fn all(&mut self, up: &[bool], times: usize) -> Vec<(usize, bool)> {
+            let mut turned = Vec::new();
+            for _ in 0..times {
+                self.now += 500 * MS;
+                for (node, is_up) in up.iter().enumerate() {
+                    turned.extend(self.answer(node, *is_up));
+                }
+            }
+            turned
+        }
+    }
+
+    #[test]
+    fn a_node_falls_and_rises() {
+        let mut cluster = Cluster::new(&[None, None, None], "fall = 2\nrise = 3\nhold_seconds = 5");
+        assert_eq!(cluster.all(&[true, false, true], 1), []);
+        assert_eq!(cluster.all(&[true, true, true], 1), [], "one failure is none");
+        assert_eq!(cluster.all(&[true, false, true], 1), []);
+        assert_eq!(cluster.all(&[true, false, true], 1), [(1, false)]);
+        assert_eq!(cluster.all(&[true, false, true], 9), []);
+        assert_eq!(cluster.all(&[true, true, true], 9), []);
+        assert_eq!(cluster.all(&[true, false, true], 1), [], "it is counted anew");
+        // Five seconds after the first of these.
+        assert_eq!(cluster.all(&[true, true, true], 10), []);
+        assert_eq!(cluster.all(&[true, true, true], 1), [(1, true)]);
+        let mut cluster = Cluster::new(&[None, down()], "rise = 3\nhold_seconds = 0");
+        assert_eq!(cluster.all(&[true, true], 2), []);
+        assert_eq!(cluster.all(&[true, true], 1), [(1, true)]);
+    }
+
+    #[test]
+    fn who_cannot_ask_changes_nothing() {
+        let mut cluster = Cluster::new(&[None, None, None], "");
+        cluster.all(&[true, true, true], 1);
+        // At each node on its own clock.
+        for node in [0, 1, 2, 0, 1, 2, 0, 1, 2] {
+            cluster.now += 100 * MS;
+            assert_eq!(cluster.answer(node, false), []);
+        }
+        assert_eq!(nobody_up(&cluster.standings, &cluster.watch), Some("dead"));
+        // Not for long: what failed before says nothing of the others.
+        cluster.now += 100 * MS;
+        assert_eq!(cluster.answer(0, true), []);
+        assert_eq!(nobody_up(&cluster.standings, &cluster.watch), None);
+        assert_eq!(cluster.answer(1, false), []);
+        assert_eq!(cluster.all(&[true, false, true], 1), [(1, false)]);
+        // The last one that is up.
+        assert_eq!(cluster.all(&[false, false, false], 9), []);
+        assert_eq!(nobody_up(&cluster.standings, &cluster.watch), Some("dead"));
+    }
+
+    /// At a cut that begins and ends at any moments of their clocks.
+    #[test]
+    fn a_cut_changes_nothing_whenever_it_comes() {
+        let phases = [0u32, 150, 350];
+        for (begins, lasts) in (0..25).flat_map(|begin| (0..60).map(move |last| (begin * 20, last * 40))) {
+            let mut cluster = Cluster::new(&[None, None, None], "");
+            let (begins, ends) = (3000 + begins, 3000 + begins + lasts);
+            // What is asked during the cut fails after 500 ms, and the next is asked then.
+            let mut answers: Vec<(u32, u32, usize, bool)> = Vec::new();
+            for (node, phase) in phases.iter().enumerate() {
+                let mut asked = 1000 + phase;
+                while asked < 8000 {
+                    let fails = (begins..ends).contains(&asked);
+                    let given = asked + if fails { 500 } else { 1 };
+                    answers.push((given, asked, node, !fails));
+                    asked = given.max(asked + 500);
+                }
+            }
+            answers.sort_unstable();
+            for (given, asked, node, is_up) in answers {
+                cluster.now = given * MS;
+                cluster.take(node, is_up, (given - asked) * MS);
+                assert_eq!(cluster.turn(), [], "from {begins} to {ends}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_one_is_replaced_without_a_wait() {
+        let mut cluster = Cluster::new(&[None, down()], "hold_seconds = 3600\nfalls_per_hour = 1");
+        assert_eq!(cluster.all(&[true, true], 9), [], "it is to wait");
+        assert_eq!(cluster.all(&[false, true], 1), [], "one failure is none");
+        assert_eq!(cluster.all(&[false, true], 1), [(1, true)]);
+        assert_eq!(cluster.all(&[false, true], 3), [(0, false)]);
+    }
+
+    #[test]
+    fn marks_by_hand_stay() {
+        let by_hand = |state| mark(state, By::Hand);
+        let mut cluster = Cluster::new(&[None, by_hand(State::Down), by_hand(State::Up)], "");
+        assert_eq!(cluster.all(&[true, true, false], 9), []);
+        // The only one that is left to the checks, beside one that is held up.
+        assert_eq!(cluster.all(&[false, true, false], 2), [(0, false)]);
+        // Without that, nobody would be left.
+        let mut cluster = Cluster::new(&[None, by_hand(State::Down)], "");
+        assert_eq!(cluster.all(&[false, true], 9), []);
+        assert_eq!(nobody_up(&cluster.standings, &cluster.watch), Some("dead"));
+        // Left to the checks again, it counts from then on.
+        cluster.set(1, None);
+        assert_eq!(cluster.all(&[false, true], 1), []);
+        assert_eq!(cluster.all(&[false, true], 1), [(0, false)]);
+    }
+
+    #[test]
+    fn a_mark_that_cannot_be_written_is_tried_again() {
+        let mut cluster = Cluster::new(&[None, None], "");
+        for _ in 0..3 {
+            cluster.now += 500 * MS;
+            for (node, is_up) in [(0, true), (1, false)] {
+                cluster.take(node, is_up, Duration::ZERO);
+            }
+        }
+        for _ in 0..3 {
+            assert_eq!(cluster.turns(), [None, Some(Err("dead".into()))]);
+        }
+    }
+
+    #[test]
+    fn a_flapping_node_stays_down() {
+        let mut cluster = Cluster::new(&[None, None], "hold_seconds = 0\nfalls_per_hour = 3");
+        for fall in 1..=3 {
+            assert_eq!(cluster.all(&[true, false], 2), [(1, false)]);
+            assert_eq!(cluster.standings[1].falls(cluster.now), fall);
+            if fall < 3 {
+                assert_eq!(cluster.all(&[true, true], 3), [(1, true)]);
+            }
+        }
+        assert!(!cluster.standings[1].is_flapping(&cluster.watch, cluster.now));
+        assert_eq!(cluster.all(&[true, true], 100), []);
+        assert!(cluster.standings[1].is_flapping(&cluster.watch, cluster.now));
+        cluster.now += HOUR;
+        assert_eq!(cluster.all(&[true, true], 1), [(1, true)]);
+        assert!(!cluster.standings[1].is_flapping(&cluster.watch, cluster.now));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wait(u64),
+        Answer(prop::sample::Index, bool),
+        Mark(prop::sample::Index, Option<Mark>),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let marks = [
+            None,
+            down(),
+            mark(State::Up, By::Hand),
+            mark(State::Down, By::Hand),
+        ];
+        prop_oneof![
+            3 => (0u64..2000).prop_map(Step::Wait),
+            12 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(node, up)| Step::Answer(node, up)),
+            1 => (any::<prop::sample::Index>(), prop::sample::select(marks.to_vec()))
+                .prop_map(|(node, mark)| Step::Mark(node, mark)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes(
+            nodes in 1usize..5,
+            keys in (1u32..4, 1u32..4, 0u32..4, 1u32..4),
+            steps in prop::collection::vec(step(), 0..300),
+            by_hand in prop_oneof![Just(true), Just(false)],
+        ) {
+            let (fall, rise, hold, falls) = keys;
+            let keys = format!("fall = {fall}\nrise = {rise}\nhold_seconds = {hold}\nfalls_per_hour = {falls}");
+            let mut cluster = Cluster::new(&vec![None; nodes], &keys);
+            // Of each node, its answers since its last mark.
+            let mut answers = vec![Vec::new(); nodes];
+            let mut last = vec![false; nodes];
+            for step in steps {
+                let before = cluster.marks.clone();
+                let turned = match step {
+                    Step::Wait(time) => {
+                        cluster.now += time as u32 * MS;
+                        cluster.turn()
+                    }
+                    Step::Answer(node, is_up) => {
+                        let node = node.index(nodes);
+                        answers[node].push((cluster.now, is_up));
+                        last[node] = is_up;
+                        cluster.answer(node, is_up)
+                    }
+                    Step::Mark(node, mark) if by_hand => {
+                        let node = node.index(nodes);
+                        let is_down = |mark: &Option<Mark>| mark.as_ref().is_some_and(|mark| mark.state == State::Down);
+                        if is_down(&mark) != is_down(&cluster.marks[node]) {
+                            answers[node].clear();
+                        }
+                        cluster.set(node, mark);
+                        Vec::new()
+                    }
+                    Step::Mark(..) => Vec::new(),
+                };
+                for (node, is_up) in &turned {
+                    let node = *node;
+                    prop_assert!(!before[node].as_ref().is_some_and(Mark::is_by_hand));
+                    prop_assert!(*is_up == before[node].is_some(), "no turn without a change");
+                    let needed = if *is_up { rise } else { fall } as usize;
+                    let row: Vec<_> = answers[node].iter().rev().take_while(|(_, up)| up == is_up).collect();
+                    prop_assert!(row.len() >= needed, "{row:?}");
+                    let others_answer = (0..nodes).any(|other| {
+                        other != node && before[other].is_none() && last[other]
+                    });
+                    prop_assert!(*is_up || others_answer || before.iter().flatten().any(|mark| mark.state == State::Up));
+                    if *is_up && others_answer {
+                        let begun = row.last().unwrap().0;
+                        prop_assert!(cluster.now - begun >= Duration::from_secs(hold.into()));
+                        prop_assert!(cluster.standings[node].falls(cluster.now) < falls as usize);
+                    }
+                    answers[node].clear();
+                }
+                // Who was up by the checks' word is not the last to go by it.
+                let is_up = |marks: &[Option<Mark>]| marks.iter().any(Option::is_none);
+                let held_up = cluster.marks.iter().flatten().any(|mark| mark.state == State::Up);
+                if !turned.is_empty() && is_up(&before) && !held_up {
+                    prop_assert!(is_up(&cluster.marks));
+                }
+            }
+        }
+    }
+}

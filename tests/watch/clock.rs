@@ -1,0 +1,55 @@
+//! A clock that is set back, and forth.
+
+use std::fs;
+use std::path::Path;
+
+use support::sendmail::wait_for;
+
+use crate::site::{Site, Watcher};
+
+/// libfaketime sets the clock by this file, for one program.
+const LIBRARIES: [&str; 2] = [
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+];
+
+#[test]
+fn a_clock_that_is_set_changes_nothing() {
+    let library = LIBRARIES.iter().find(|library| Path::new(library).exists());
+    let library = library.expect("Debian's package faketime");
+    let site = Site::new();
+    site.configure(site.checked_by_files());
+    site.write("time", "+0");
+    let mut watcher = Watcher::spawn(&site, |command| {
+        command
+            .env("LD_PRELOAD", library)
+            .env("FAKETIME_TIMESTAMP_FILE", site.path("time"))
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            // Files keep their own times.
+            .env("NO_FAKE_STAT", "1");
+    });
+    watcher.wait_for("READY=1");
+    site.wait_for_map();
+    let written = || site.status()["written"].as_str().unwrap_or_default()[..4].to_owned();
+    for (time, year) in [("-10y", -10), ("+20y", 20), ("-1y", -1)] {
+        site.write("time", time);
+        site.set_up(2, false);
+        site.wait_for_down(&["node2"]);
+        site.wait_for_map();
+        site.site.must(&["down", "node3"]);
+        wait_for("the mark by hand", || {
+            !site.groups().values().any(|group| group == "node3group")
+        });
+        let this_year: i32 = jiff::Timestamp::now().to_string()[..4].parse().unwrap();
+        let expected = (this_year - 1 + year..=this_year + 1 + year).map(|year| year.to_string());
+        let expected: Vec<String> = expected.collect();
+        wait_for("its clock", || expected.contains(&written()));
+        site.site.must(&["auto", "node3"]);
+        site.set_up(2, true);
+        site.wait_for_down(&[]);
+        site.wait_for_map();
+    }
+    fs::remove_file(site.path("time")).unwrap();
+    watcher.end();
+}

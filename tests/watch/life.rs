@@ -1,0 +1,142 @@
+//! One watcher, from its start to its end, and beside other commands.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use support::sendmail::wait_for;
+
+use crate::site::{Site, Watcher};
+
+#[test]
+fn two_watchers() {
+    let site = Site::new();
+    site.configure(site.checked_by_files());
+    let first = Watcher::start(&site);
+    let second = site.site.run(&["watch"], b"");
+    assert_eq!(second.status.code(), Some(75), "{second:?}");
+    let expected = format!(
+        "mailaffinity: another watcher is at work: {} is held by process {} on ",
+        site.path(".watch.lock").display(),
+        first.id()
+    );
+    let stderr = String::from_utf8(second.stderr).unwrap();
+    assert!(
+        stderr.starts_with(&expected) && stderr.lines().count() == 1,
+        "{stderr}"
+    );
+    site.set_up(2, false);
+    site.wait_for_down(&["node2"]);
+    drop(first);
+    // The lock goes with whoever held it.
+    Watcher::start(&site).end();
+}
+
+#[test]
+fn an_update_leaves_the_checks_to_it() {
+    let site = Site::new();
+    // It asks once a minute, and is hard to convince.
+    let slow = site.checked_by_files().set("watch.interval_ms", 60_000);
+    site.configure(slow.set("watch.fall", 100));
+    let watcher = Watcher::start(&site);
+    site.wait_for_map();
+    site.set_up(2, false);
+    site.site.must(&["update"]);
+    assert_eq!(site.down(), [""; 0]);
+    site.site.must(&["down", "node3"]);
+    site.site.must(&["update"]);
+    assert_eq!(site.groups(), site.computed());
+    drop(watcher);
+    site.site.must(&["update"]);
+    assert_eq!(site.down(), ["node2", "node3"]);
+}
+
+#[test]
+fn signals() {
+    let site = Site::new();
+    site.configure(site.checked_by_files().set("watch.update_seconds", 86_400));
+    let mut watcher = Watcher::start(&site);
+    watcher.wait_for("WATCHDOG=1");
+    site.wait_for_map();
+    // What follows its own writing of the map.
+    let finished = || site.site.status("update")["finished"].clone();
+    let mut last = finished();
+    wait_for("quiet", || {
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        std::mem::replace(&mut last, finished()) == finished()
+    });
+    watcher.signal(Signal::HUP);
+    wait_for("an update", || finished() != last);
+    watcher.signal(Signal::HUP);
+    watcher.wait_for("WATCHDOG=1");
+    watcher.signal(Signal::TERM);
+    watcher.wait_for("STOPPING=1");
+    assert_eq!(watcher.wait().signal(), Some(Signal::TERM.as_raw()));
+    assert_eq!(watcher.stderr(), "");
+    site.assert_tidy();
+}
+
+/// A program that hangs is ended with it.
+#[test]
+fn it_ends_at_once() {
+    let site = Site::new();
+    site.script(
+        "hang",
+        &format!("touch {}\nexec sleep 3600.5", site.path("hangs").display()),
+    );
+    let hang = vec![vec![site.path("hang").to_str().unwrap().to_owned()]];
+    site.configure(site.checked_by_files().set("watch.on_change", hang));
+    let watcher = Watcher::start(&site);
+    site.set_up(2, false);
+    wait_for("the program", || site.path("hangs").exists());
+    // Nobody waits for it.
+    site.set_up(3, false);
+    site.wait_for_down(&["node2", "node3"]);
+    site.wait_for_map();
+    watcher.end();
+    let left = Command::new("pgrep")
+        .args(["-f", "^sleep 3600.5$"])
+        .stdout(Stdio::null())
+        .status();
+    assert_eq!(left.unwrap().code(), Some(1), "it goes on");
+}
+
+#[test]
+fn what_it_cannot_begin_with() {
+    let site = Site::new();
+    site.configure(site.checked_by_files());
+    site.write("nodes.toml", "broken");
+    let output = site.site.run(&["watch"], b"");
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    fs::remove_file(site.path("nodes.toml")).unwrap();
+    site.write("mailaffinity.toml", "broken");
+    let output = site.site.run(&["watch"], b"");
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+}
+
+#[test]
+fn its_status_is_documented() {
+    let site = Site::new();
+    let program = vec![vec!["/bin/true".to_owned()]];
+    site.configure(site.checked_by_files().set("watch.on_change", program));
+    let watcher = Watcher::start(&site);
+    site.set_up(2, false);
+    wait_for("the status", || {
+        let told = |status: &serde_json::Value| status["on_change"][0]["told_down"][0] == "node2";
+        site.path("status.json").exists() && told(&site.status())
+    });
+    watcher.end();
+    let page = fs::read_to_string("doc/man/mailaffinity.toml.5").unwrap();
+    let (_, section) = page.split_once(".Sh STATUS FILE\n").unwrap();
+    let words: Vec<&str> = section
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .collect();
+    let status = site.status();
+    assert_eq!(status["nodes_down"], serde_json::json!(["node2"]));
+    assert_eq!(status["falls"], serde_json::json!({"node2": 1}));
+    let program = status["on_change"][0].as_object().unwrap();
+    for key in status.as_object().unwrap().keys().chain(program.keys()) {
+        assert!(words.contains(&key.as_str()), "{key}");
+    }
+}

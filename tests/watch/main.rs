@@ -1,0 +1,9 @@
+//! `mailaffinity watch`, with real Dovecots and the real makemap.
+
+mod clock;
+mod edits;
+mod kills;
+mod life;
+mod nodes;
+mod programs;
+mod site;
