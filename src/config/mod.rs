@@ -284,6 +284,16 @@ pub struct Checks {
     pub rise: Number<1, 100, 2>,
     /// The time between them (`interval_ms`).
     pub interval: Millis<0, HOUR_MS, 1000>,
+    /// Who says whether this machine may change anything (`quorum`).
+    pub quorum: Option<Quorum>,
+}
+
+/// Who says which part of a cluster that was cut may act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quorum {
+    /// The corosync of this machine.
+    Corosync,
 }
 
 /// What is asked whether a node is up.
@@ -322,6 +332,7 @@ struct ChecksTable {
     fall: Number<1, 100, 3>,
     rise: Number<1, 100, 2>,
     interval_ms: Millis<0, HOUR_MS, 1000>,
+    quorum: Option<Quorum>,
 }
 
 impl TryFrom<ChecksTable> for Checks {
@@ -348,6 +359,7 @@ impl TryFrom<ChecksTable> for Checks {
             fall: table.fall,
             rise: table.rise,
             interval: table.interval_ms,
+            quorum: table.quorum,
         })
     }
 }
@@ -634,7 +646,7 @@ address = "2001:DB8::2"
             ),
             "queue_path = \"/mnt/gfs2/mqueue/q2*\"\n\
              [users]\ncommand = [\"/usr/bin/doveadm\", \"user\", \"*\"]\nmax_loss_percent = 5\ntimeout_seconds = 7\n\
-             [checks]\nprobe = \"imap\"\nfall = 4\n\
+             [checks]\nprobe = \"imap\"\nfall = 4\nquorum = \"corosync\"\n\
              [sendmail]\ncommand = [\"/opt/sendmail\", \"-C\", \"/opt/sendmail.cf\"]\ninterval = \"1h30m\"\n\
              [drain]\nafter_seconds = 0\n"
         );
@@ -661,6 +673,7 @@ address = "2001:DB8::2"
         let checks = config.checks.unwrap();
         assert_eq!(checks.check, Check::Probe(Probe::Imap, 143));
         assert_eq!((*checks.fall, *checks.rise), (4, 2));
+        assert_eq!(checks.quorum, Some(Quorum::Corosync));
         assert_eq!(&*config.sendmail.interval, "1h30m");
         assert_eq!(
             (config.drain.after.as_secs(), config.drain.limit.as_secs()),
@@ -679,6 +692,10 @@ address = "2001:DB8::2"
             ("[checks]\nprobe = \"tcp\"\n", "needs a port"),
             ("[checks]\nprobe = \"imap\"\nfall = 0\n", "not between 1 and 100"),
             ("[checks]\ndirector = \"run/x\"\n", "absolute"),
+            (
+                "[checks]\nprobe = \"imap\"\nquorum = \"pacemaker\"\n",
+                "pacemaker",
+            ),
             ("[users]\nfile = \"/a\"\ncommand = [\"/b\"]\n", "leave one out"),
             ("[agreement]\nc_library = \"lib/x.so\"\n", "absolute path"),
             ("[agreement]\nc_library = \"-x\"\n", "absolute path"),

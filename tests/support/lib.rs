@@ -8,6 +8,7 @@
 pub mod built;
 pub mod captures;
 pub mod configuration;
+pub mod corosync;
 pub mod director;
 pub mod dovecot;
 pub mod imap;
