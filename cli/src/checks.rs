@@ -2,7 +2,8 @@
 //! makes of the node state.
 //!
 //! Marks by hand win: checks neither end them nor set them. Where all nodes fail at
-//! once, it is whoever asks that has failed, and nothing changes.
+//! once, it is whoever asks that has failed, and nothing changes. Where corosync is to be
+//! heard, nothing changes without a quorum, and a node that is out of it is down.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -13,9 +14,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::child;
+use crate::corosync::{self, CorosyncError};
 use crate::director::{self, DirectorError, Snapshot};
 use crate::probe::probe;
-use mailaffinity::config::{Check, Checks, Config, NodeConfig};
+use mailaffinity::config::{Check, Checks, Config, NodeConfig, Quorum};
 use mailaffinity::mapping::{Node, ring_label};
 use mailaffinity::node_state::{By, Mark, NodeEntry, NodeState, State};
 
@@ -27,12 +29,17 @@ pub enum Observation {
     Answers(Vec<Option<Result<(), String>>>),
     /// What the Director says.
     Director {
-        /// The host that each node of the configuration is.
-        hosts: Vec<Option<director::Host>>,
+        /// The host that each node of the configuration is, or why it is down.
+        hosts: Vec<Result<director::Host, String>>,
         /// All of it.
         snapshot: Snapshot,
     },
+    /// Which nodes are out of the quorum, and nothing else, since only corosync answers.
+    Out(Vec<bool>),
 }
+
+/// Why a node is down that is out of the quorum.
+const OUT: &str = "corosync does not have it among its members";
 
 /// Why nothing could be found out.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +47,9 @@ pub enum ChecksError {
     /// The Director could not be asked.
     #[error("{0} (the nodes stay as they were)")]
     Director(DirectorError),
+    /// Corosync gives nobody here the right to change anything.
+    #[error("{0} (the nodes stay as they were)")]
+    Corosync(CorosyncError),
     /// The Director sends users to a host that the configuration does not have.
     #[error(
         "the Director has the host {host}, which no [[node]] of the configuration has: add it, lest its users go \
@@ -62,23 +72,53 @@ pub enum ChecksError {
     },
 }
 
-/// Asks about all nodes, several times where an answer differs from the state. `None`
-/// where the configuration has no checks.
-///
-/// # Errors
-/// See [`ChecksError`].
-pub fn observe(config: &Config, state: &NodeState) -> Result<Option<Observation>, ChecksError> {
+/// Asks about all nodes, several times where an answer differs from the state, and then
+/// corosync, whose word is to be the newest. Nothing is found out where the configuration
+/// has no checks. Where corosync alone could be asked, there is something to do all the same.
+pub fn observe(config: &Config, state: &NodeState) -> (Option<Observation>, Option<ChecksError>) {
     let Some(checks) = &config.checks else {
-        return Ok(None);
+        return (None, None);
     };
-    match &checks.check {
+    let asked = match &checks.check {
         Check::Director(socket) => ask_director(config, socket, *checks.timeout),
-        check => {
-            let answers = ask_all(config, state, checks, |node| ask(check, node, *checks.timeout));
-            changes(config, state, answers, asker(check))
-        }
+        check => Ok(ask_all(config, state, checks, |node| {
+            ask(check, node, *checks.timeout)
+        })),
+    };
+    let out = match checks.quorum {
+        None => vec![false; config.nodes.len()],
+        Some(Quorum::Corosync) => match out_of_quorum(config, state, checks, asked.as_ref().ok()) {
+            Ok(out) => out,
+            Err(error) => return (None, Some(ChecksError::Corosync(error))),
+        },
+    };
+    match asked.and_then(|asked| asked.judged(config, state, &checks.check, &out)) {
+        Ok(observation) => (Some(observation), None),
+        Err(problem) => (
+            out.contains(&true).then_some(Observation::Out(out)),
+            Some(problem),
+        ),
     }
-    .map(Some)
+}
+
+/// Asks corosync which nodes are out of the quorum; twice, if the first word may be from
+/// before a cut that others have noticed and that leads to changes.
+fn out_of_quorum(
+    config: &Config,
+    state: &NodeState,
+    checks: &Checks,
+    asked: Option<&Observation>,
+) -> Result<Vec<bool>, CorosyncError> {
+    let mut word = corosync::ask(&config.nodes, *checks.timeout)?;
+    let answers = asked.map_or_else(Vec::new, Observation::answers);
+    let mut nodes = config.nodes.iter().zip(&answers);
+    let falls = nodes.any(|(node, answer)| *answer == Some(false) && !state.is_down(&node.node.name));
+    let answers: Vec<bool> = answers.into_iter().map(|answer| answer == Some(true)).collect();
+    if falls && word.may_be_old(&answers) {
+        thread::sleep(word.age);
+        word = corosync::ask(&config.nodes, *checks.timeout)?;
+    }
+    Ok(word.members.into_iter().map(|member| !member).collect())
 }
 
 /// Asks about one node, once.
@@ -150,7 +190,7 @@ fn ask_all(
     state: &NodeState,
     checks: &Checks,
     ask: impl Fn(&Node) -> Result<(), String> + Sync,
-) -> Vec<Option<Result<(), String>>> {
+) -> Observation {
     let is_asked = |node: &Node| !state.mark_of(&node.name).is_some_and(Mark::is_by_hand);
     let mut answers: Vec<Option<Result<(), String>>> = config.nodes.iter().map(|_| None).collect();
     let mut asked: Vec<(usize, &Node)> = config.nodes.iter().map(|node| &node.node).enumerate().collect();
@@ -193,32 +233,7 @@ fn ask_all(
         asked = again;
         thread::sleep(*checks.interval);
     }
-    answers
-}
-
-fn changes(
-    config: &Config,
-    state: &NodeState,
-    answers: Vec<Option<Result<(), String>>>,
-    asked: &str,
-) -> Result<Observation, ChecksError> {
-    let given: Vec<_> = answers.iter().flatten().collect();
-    if let Some(Err(example)) = given.first()
-        && given.iter().all(|answer| answer.is_err())
-        && !one_may_fail(state, given.len())
-    {
-        return Err(ChecksError::NobodyUp {
-            asked: asked.into(),
-            example: example.clone(),
-        });
-    }
-    // A single answer may say that a node is as it was, but must not change what another
-    // machine's update made of it meanwhile.
-    let nodes = config.nodes.iter().zip(answers);
-    let changes = nodes
-        .map(|(node, answer)| answer.filter(|answer| answer.is_ok() == state.is_down(&node.node.name)))
-        .collect();
-    Ok(Observation::Answers(changes))
+    Observation::Answers(answers)
 }
 
 /// Whether it may be true that the only node fails that is asked: others are held up.
@@ -230,15 +245,78 @@ impl Observation {
     /// What a Director says of the nodes of the configuration.
     pub fn of_director(config: &Config, snapshot: Snapshot) -> Observation {
         let (matched, _) = snapshot.match_hosts(config.nodes.iter().map(|node| &node.node));
-        let hosts = matched
-            .into_iter()
-            .map(Option::<&director::Host>::cloned)
-            .collect();
+        let host = |host: Option<&director::Host>| {
+            host.cloned()
+                .ok_or_else(|| "the Director does not have it".into())
+        };
+        let hosts = matched.into_iter().map(host).collect();
         Observation::Director { hosts, snapshot }
+    }
+
+    /// Which nodes are there, as far as they were asked.
+    fn answers(&self) -> Vec<Option<bool>> {
+        match self {
+            Observation::Answers(answers) => {
+                let answers = answers.iter().map(Option::as_ref);
+                answers.map(|answer| answer.map(Result::is_ok)).collect()
+            }
+            Observation::Director { hosts, .. } => {
+                let hosts = hosts.iter().map(Result::as_ref);
+                hosts.map(|host| Some(host.is_ok_and(|host| host.up))).collect()
+            }
+            Observation::Out(out) => out.iter().map(|out| Some(!out)).collect(),
+        }
+    }
+
+    /// What is to be done: all that was found out but for nodes that are as they were, and
+    /// for those that are out of the quorum, which are down whatever was found out.
+    fn judged(
+        self,
+        config: &Config,
+        state: &NodeState,
+        check: &Check,
+        out: &[bool],
+    ) -> Result<Observation, ChecksError> {
+        let mut answers = match self {
+            Observation::Answers(answers) => answers,
+            Observation::Director { mut hosts, snapshot } => {
+                for (host, _) in hosts.iter_mut().zip(out).filter(|(_, out)| **out) {
+                    *host = Err(OUT.into());
+                }
+                return Ok(Observation::Director { hosts, snapshot });
+            }
+            Observation::Out(_) => return Ok(self),
+        };
+        let given = answers.iter().zip(out).filter(|(_, out)| !**out);
+        let given: Vec<_> = given.filter_map(|(answer, _)| answer.as_ref()).collect();
+        if let Some(Err(example)) = given.first()
+            && given.iter().all(|answer| answer.is_err())
+            && !one_may_fail(state, given.len())
+        {
+            return Err(ChecksError::NobodyUp {
+                asked: asker(check).into(),
+                example: example.clone(),
+            });
+        }
+        for ((node, answer), out) in config.nodes.iter().zip(&mut answers).zip(out) {
+            if *out {
+                *answer = Some(Err(OUT.into()));
+            }
+            // A single answer may say that a node is as it was, but must not change what
+            // another machine's update made of it meanwhile.
+            answer.take_if(|answer| answer.is_ok() != state.is_down(&node.node.name));
+        }
+        Ok(Observation::Answers(answers))
     }
 
     /// Applies this to a node state. Marks by hand stay.
     pub fn apply(&self, config: &Config, state: &mut NodeState, now: Timestamp) {
+        if let Observation::Out(out) = self {
+            for (node, _) in config.nodes.iter().zip(out).filter(|(_, out)| **out) {
+                mark(state, &node.node.name, Some((now, OUT)));
+            }
+            return;
+        }
         // Of what checks began, they end what they no longer decide.
         let stays = |name: &str, mark: &Mark| mark.is_by_hand() || config.nodes.index_of(name).is_some();
         state.nodes.retain(|name, entry| {
@@ -260,6 +338,7 @@ impl Observation {
                 }
             }
             Observation::Director { hosts, snapshot } => apply_director(hosts, snapshot, config, state, now),
+            Observation::Out(_) => {}
         }
     }
 }
@@ -283,16 +362,19 @@ fn mark(state: &mut NodeState, node: &str, down: Option<(Timestamp, &str)>) {
 }
 
 fn apply_director(
-    hosts: &[Option<director::Host>],
+    hosts: &[Result<director::Host, String>],
     snapshot: &Snapshot,
     config: &Config,
     state: &mut NodeState,
     now: Timestamp,
 ) {
     for (NodeConfig { node, .. }, host) in config.nodes.iter().zip(hosts) {
-        let Some(host) = host else {
-            mark(state, &node.name, Some((now, "the Director does not have it")));
-            continue;
+        let host = match host {
+            Ok(host) => host,
+            Err(reason) => {
+                mark(state, &node.name, Some((now, reason)));
+                continue;
+            }
         };
         let since = host.changed.unwrap_or(now);
         mark(
@@ -329,5 +411,87 @@ fn apply_director(
     }
     for (node, hashes) in moved {
         state.entry(node).moved = hashes.into_iter().collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{Strategy, any, prop, proptest};
+
+    const NODES: usize = 4;
+
+    fn config() -> Config {
+        let nodes = (0..NODES)
+            .map(|number| format!("[[node]]\nname = \"node{number}\"\naddress = \"10.0.0.{number}\"\n"));
+        let text = format!("[checks]\nprobe = \"imap\"\n{}", nodes.collect::<String>());
+        Config::parse(&text, Path::new("m.toml")).unwrap()
+    }
+
+    fn host(up: bool) -> director::Host {
+        director::Host {
+            address: IpAddr::from([10, 0, 0, 1]),
+            vhost_count: 100,
+            tag: String::new(),
+            up,
+            changed: None,
+        }
+    }
+
+    fn any_mark() -> impl Strategy<Value = Option<Mark>> {
+        prop::option::of((any::<bool>(), any::<bool>()).prop_map(|(up, by_hand)| Mark {
+            state: if up && by_hand { State::Up } else { State::Down },
+            since: None,
+            reason: String::new(),
+            by: if by_hand { By::Hand } else { By::Checks },
+        }))
+    }
+
+    proptest! {
+        /// Whatever else is found out, and by whom.
+        #[test]
+        fn who_is_out_is_down(
+            answers in prop::array::uniform4(any::<bool>()),
+            out in prop::array::uniform4(any::<bool>()),
+            marks in prop::array::uniform4(any_mark()),
+            by_director in any::<bool>(),
+        ) {
+            let config = config();
+            let names = config.nodes.iter().map(|node| node.node.name.as_str());
+            let mut state = NodeState::default();
+            for (name, mark) in names.clone().zip(marks) {
+                state.set_mark(name, mark);
+            }
+            let asked = if by_director {
+                Observation::Director {
+                    hosts: answers.iter().map(|up| Ok(host(*up))).collect(),
+                    snapshot: Snapshot::default(),
+                }
+            } else {
+                let answer = |up| if up { Ok(()) } else { Err("dead".into()) };
+                let is_asked = |name| !state.mark_of(name).is_some_and(Mark::is_by_hand);
+                let answers = names.clone().zip(answers);
+                Observation::Answers(answers.map(|(name, up)| is_asked(name).then(|| answer(up))).collect())
+            };
+            let check = &config.checks.as_ref().unwrap().check;
+            let failed = asked.judged(&config, &state, check, &out);
+            let is_whole = failed.is_ok();
+            let mut after = state.clone();
+            failed.unwrap_or(Observation::Out(out.to_vec())).apply(&config, &mut after, Timestamp::now());
+            for ((name, up), out) in names.zip(answers).zip(out) {
+                let before = state.mark_of(name);
+                if before.is_some_and(Mark::is_by_hand) {
+                    assert_eq!(after.mark_of(name), before);
+                } else if out {
+                    assert!(after.is_down(name));
+                    // A node that stays down keeps its mark.
+                    assert!(before.is_none() || after.mark_of(name) == before);
+                } else if is_whole {
+                    assert_eq!(after.is_down(name), !up);
+                } else {
+                    assert_eq!(after.mark_of(name), before);
+                }
+            }
+        }
     }
 }

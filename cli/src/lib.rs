@@ -29,6 +29,7 @@ pub mod aliases;
 pub mod checks;
 mod child;
 mod commands;
+pub mod corosync;
 mod differences;
 pub mod director;
 pub mod director_settings;

@@ -133,8 +133,8 @@ pub struct NodeChanges {
     pub before: NodeState,
     /// As it is now, or would be.
     pub after: NodeState,
-    /// Why the checks found nothing out; the nodes are as they were, marks by hand
-    /// included, which the map has to follow all the same.
+    /// Why the checks found nothing out, or corosync alone did; the nodes are as they were,
+    /// marks by hand included, which the map has to follow all the same.
     pub problem: Option<ChecksError>,
 }
 
@@ -174,18 +174,14 @@ pub fn check_nodes(config: &Config, save: bool) -> Result<NodeChanges, UpdateErr
     }
     let before = NodeState::load(&config.node_state).map_err(UpdateError::State)?;
     let mut after = before.clone();
-    let mut problem = None;
-    match checks::observe(config, &before) {
-        Err(error) => problem = Some(error),
-        Ok(None) => {}
-        Ok(Some(observation)) => {
-            let now = Timestamp::now();
-            let apply = |state: &mut NodeState| observation.apply(config, state, now);
-            apply(&mut after);
-            if save && after != before {
-                // To the state as it is now, which others may have changed meanwhile.
-                after = node_state::change(config, apply).map_err(UpdateError::Change)?;
-            }
+    let (observation, problem) = checks::observe(config, &before);
+    if let Some(observation) = observation {
+        let now = Timestamp::now();
+        let apply = |state: &mut NodeState| observation.apply(config, state, now);
+        apply(&mut after);
+        if save && after != before {
+            // To the state as it is now, which others may have changed meanwhile.
+            after = node_state::change(config, apply).map_err(UpdateError::Change)?;
         }
     }
     Ok(NodeChanges {

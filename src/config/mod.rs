@@ -287,6 +287,16 @@ pub struct Checks {
     pub rise: Number<1, 100, 2>,
     /// The time between them (`interval_ms`).
     pub interval: Millis<0, HOUR_MS, 1000>,
+    /// Who says whether this machine may change anything (`quorum`).
+    pub quorum: Option<Quorum>,
+}
+
+/// Who says which part of a cluster that was cut may act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quorum {
+    /// The corosync of this machine.
+    Corosync,
 }
 
 /// What is asked whether a node is up.
@@ -325,6 +335,7 @@ struct ChecksTable {
     fall: Number<1, 100, 3>,
     rise: Number<1, 100, 2>,
     interval_ms: Millis<0, HOUR_MS, 1000>,
+    quorum: Option<Quorum>,
 }
 
 impl TryFrom<ChecksTable> for Checks {
@@ -351,6 +362,7 @@ impl TryFrom<ChecksTable> for Checks {
             fall: table.fall,
             rise: table.rise,
             interval: table.interval_ms,
+            quorum: table.quorum,
         })
     }
 }
@@ -675,6 +687,7 @@ address = "2001:DB8::2"
              [users]\ncommand = [\"/usr/bin/doveadm\", \"user\", \"*\"]\nmax_loss_percent = 5\ntimeout_seconds = 7\n\
              [checks]\nprobe = \"imap\"\nfall = 4\n\
              [watch]\ninterval_ms = 250\nhold_seconds = 0\non_change = [[\"/bin/a\", \"b\"], [\"/bin/c\"]]\n\
+             [checks]\nprobe = \"imap\"\nfall = 4\nquorum = \"corosync\"\n\
              [sendmail]\ncommand = [\"/opt/sendmail\", \"-C\", \"/opt/sendmail.cf\"]\ninterval = \"1h30m\"\n\
              [drain]\nafter_seconds = 0\n"
         );
@@ -709,6 +722,7 @@ address = "2001:DB8::2"
             programs,
             [&["/bin/a".to_owned(), "b".to_owned()][..], &["/bin/c".to_owned()]]
         );
+        assert_eq!(checks.quorum, Some(Quorum::Corosync));
         assert_eq!(&*config.sendmail.interval, "1h30m");
         assert_eq!(
             (config.drain.after.as_secs(), config.drain.limit.as_secs()),
@@ -730,6 +744,10 @@ address = "2001:DB8::2"
             ("[watch]\ninterval_ms = 9\n", "not between 10 and 60000"),
             ("[watch]\non_change = [\"/bin/a\"]\n", "sequence"),
             ("[watch]\non_change = [[\"bin/a\"]]\n", "absolute path"),
+            (
+                "[checks]\nprobe = \"imap\"\nquorum = \"pacemaker\"\n",
+                "pacemaker",
+            ),
             ("[users]\nfile = \"/a\"\ncommand = [\"/b\"]\n", "leave one out"),
             ("[agreement]\nc_library = \"lib/x.so\"\n", "absolute path"),
             ("[agreement]\nc_library = \"-x\"\n", "absolute path"),

@@ -9,6 +9,7 @@ pub mod built;
 pub mod captures;
 pub mod clients;
 pub mod configuration;
+pub mod corosync;
 pub mod director;
 pub mod dovecot;
 pub mod imap;

@@ -90,6 +90,9 @@ enum Event {
 /// # Errors
 /// When it cannot begin, or a thread of it has ended.
 pub(crate) fn run(path: &Path, config: Config) -> Result<Infallible, Failure> {
+    if let Some(problem) = unfit(&config) {
+        return Err(Failure::config(problem));
+    }
     let lock = lock(&config)?;
     let Ok((_, _begun)) = undo::begin(|| Ok::<_, Infallible>(((), || notify("STOPPING=1"))));
     let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
@@ -98,6 +101,15 @@ pub(crate) fn run(path: &Path, config: Config) -> Result<Infallible, Failure> {
     loop {
         watcher.wait(&told)?;
     }
+}
+
+/// Why it cannot watch by a configuration.
+fn unfit(config: &Config) -> Option<&'static str> {
+    let quorum = config.checks.as_ref().and_then(|checks| checks.quorum);
+    quorum.map(|_| {
+        "quorum in [checks]: the watcher does not hear corosync; leave it out, or have \
+         mailaffinity-update.timer do the checks"
+    })
 }
 
 struct Watcher<'p> {
@@ -307,12 +319,16 @@ impl<'p> Watcher<'p> {
     fn look(&mut self, changed: Changed) -> Result<(), Failure> {
         if changed.config {
             let problem = match Config::load(self.path) {
-                Ok(config) => {
-                    self.configure(Arc::new(config))?;
-                    None
-                }
-                Err(error) => Some(format!("{error}; the last good one stays in force")),
+                Ok(config) => match unfit(&config) {
+                    None => {
+                        self.configure(Arc::new(config))?;
+                        None
+                    }
+                    unfit => unfit.map(str::to_owned),
+                },
+                Err(error) => Some(error.to_string()),
             };
+            let problem = problem.map(|problem| format!("{problem}; the last good one stays in force"));
             self.problem("configuration", problem);
         }
         if changed.config || changed.state {
