@@ -2,7 +2,7 @@
 //! published of it, followed while they change, and the host that a user's webmail connects to.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::access_map::{Entry, Published};
 use crate::config::{AccessMapConfig, Config, ConfigError, NoHash, NoNodeUp, NodeConfig};
@@ -44,6 +44,8 @@ pub struct InForce {
     pub state: NodeState,
     /// The mapping among the nodes that are up.
     pub cluster: Cluster,
+    /// The mapping if all were, from when it is first asked for.
+    home: OnceLock<Option<Cluster>>,
     published: Option<Published>,
 }
 
@@ -162,6 +164,7 @@ impl InForce {
             config,
             state,
             cluster,
+            home: OnceLock::new(),
         })
     }
 
@@ -190,6 +193,7 @@ impl InForce {
             let in_force = Arc::make_mut(in_force);
             in_force.state = state;
             in_force.cluster = cluster;
+            in_force.home = OnceLock::new();
         }
     }
 
@@ -245,12 +249,28 @@ impl InForce {
         self.node_of_hash(self.config.hash_of(user)?, tag)
     }
 
+    /// The node that the mapping alone would give to a user if all were up: where the user
+    /// goes when they are.
+    ///
+    /// # Errors
+    /// When no node with the tag takes users, and for a user who has no hash.
+    pub fn home_node(&self, user: &[u8], tag: &str) -> Result<&NodeConfig, NoNode> {
+        let hash = self.config.hash_of(user)?;
+        let all_up = || self.config.cluster(&self.state.without_marks()).ok();
+        let home = self.home.get_or_init(all_up).as_ref();
+        let index = home.and_then(|home| home.index_of_hash(hash, tag));
+        self.node_at(index, tag)
+    }
+
     fn node_of_hash(&self, hash: u32, tag: &str) -> Result<&NodeConfig, NoNode> {
-        let index = self.cluster.index_of_hash(hash, tag);
+        self.node_at(self.cluster.index_of_hash(hash, tag), tag)
+    }
+
+    fn node_at(&self, index: Option<usize>, tag: &str) -> Result<&NodeConfig, NoNode> {
         let index = index.ok_or_else(|| NoNodeUp(tag.to_owned()))?;
         #[expect(
             clippy::indexing_slicing,
-            reason = "the cluster has the nodes of the configuration, in its order"
+            reason = "a cluster has the nodes of the configuration, in its order"
         )]
         Ok(&self.config.nodes[index])
     }
@@ -482,6 +502,29 @@ host = "node2.example.org"
                 .any(|notice| notice == "no node without a tag is up"),
             "{notices:?}"
         );
+    }
+
+    #[test]
+    fn home_is_where_users_are_when_all_are_up() {
+        let mut site = Fixture::new("");
+        let nodes = |site: &mut Fixture| {
+            site.site.refresh();
+            let in_force = site.site.in_force().unwrap();
+            [
+                in_force.computed_node(b"user1", ""),
+                in_force.home_node(b"user1", ""),
+            ]
+            .map(|node| node.ok().map(|node| node.node.name.clone()))
+        };
+        let [one, two] = ["node1", "node2"].map(|name| Some(name.to_owned()));
+        assert_eq!(nodes(&mut site), [two.clone(), two.clone()]);
+        site.mark_down(&["node2"]);
+        assert_eq!(nodes(&mut site), [one.clone(), two.clone()]);
+        site.mark_down(&["node1", "node2"]);
+        assert_eq!(nodes(&mut site), [None, two]);
+        // A share that the node state gives it is no mark.
+        site.replace("nodes.toml", "[node.node2]\nvhost_count = 0\nstate = \"down\"\n");
+        assert_eq!(nodes(&mut site), [one.clone(), one]);
     }
 
     #[test]
