@@ -34,20 +34,18 @@ for ($i = 0; $i < 10; $i++) {
 $lines = count(lines());
 check(1 <= $lines && $lines <= 1 + intdiv(time() - $started, 60), "20 workers of FPM log $lines lines");
 
-$clock = path('clock.so');
-run([tool('cc'), '-shared', '-fPIC', '-o', $clock, __DIR__ . '/clock.c', '-ldl'], check: true);
 mkdir(path('tmp'));
 
 /** Runs a page under CGI at this second. */
 function cgi(int $second): void
 {
-    global $clock, $page, $config, $log;
+    global $page, $config, $log;
     $command = [tool('php-cgi' . PHP_MAJOR_VERSION . '.' . PHP_MINOR_VERSION, 'php-cgi'), ...array_slice(php([
         'mailaffinity.config' => $config, 'error_log' => $log, 'sys_temp_dir' => path('tmp'), 'cgi.force_redirect' => 0,
     ]), 1)];
     [$out, $stderr] = run($command, [
         'SCRIPT_FILENAME' => $page, 'REQUEST_METHOD' => 'GET', 'GATEWAY_INTERFACE' => 'CGI/1.1',
-        'TEST_CLOCK' => $second, 'LD_PRELOAD' => "$clock:" . module(),
+        'TEST_CLOCK' => $second, 'LD_PRELOAD' => preloaded_clock(),
     ]);
     check(str_ends_with($out, "\r\n\r\nlocalhost"), "CGI prints $out$stderr");
 }

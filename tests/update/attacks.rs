@@ -498,7 +498,7 @@ fn what_runs_as_another_user_has_nothing_of_its_parent_as_root() {
     let script = format!(
         "exec 7<{secret:?}; SECRET=1 {:?} --config {:?} agreement",
         *support::built::MAILAFFINITY,
-        site.config()
+        site.path("mailaffinity.toml")
     );
     let output = Command::new("script")
         .args(["--quiet", "--command", &script, "/dev/null"])
