@@ -46,6 +46,11 @@ fn a_clock_that_is_set_changes_nothing() {
         let expected: Vec<String> = expected.collect();
         wait_for("its clock", || expected.contains(&written()));
         site.site.must(&["auto", "node3"]);
+        // In place: by its clock, that may be still to come.
+        let users = fs::read_to_string(site.path("users")).unwrap();
+        let user = format!("since{}", year.abs());
+        fs::write(site.path("users"), format!("{users}{user}\n")).unwrap();
+        wait_for("the user", || site.groups().contains_key(&user));
         site.set_up(2, true);
         site.wait_for_down(&[]);
         site.wait_for_map();

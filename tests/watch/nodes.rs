@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use mailaffinity::node_state::{By, NodeState};
+use support::director::{Director, Settings};
 use support::dovecot::{Dovecot, imap_and_lmtp};
 use support::sendmail::wait_for;
 
@@ -145,4 +146,30 @@ fn dovecots_die_hang_and_return() {
     assert_eq!(stderr.matches("finds no node up").count(), 1, "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(site.path("told/3").exists());
+}
+
+#[test]
+fn a_director_is_followed() {
+    let mut director = Director::start(Settings {
+        mail_servers: "127.0.0.1 127.0.0.2 127.0.0.3",
+        ..Settings::default()
+    });
+    let site = Site::new();
+    site.configure(
+        site.configuration()
+            .set_path("checks.director", director.admin_socket())
+            .set("checks.timeout_ms", 60_000),
+    );
+    let watcher = Watcher::start(&site);
+    site.wait_for_map();
+    director.must(&["HOST-DOWN", "127.0.0.2"]);
+    site.wait_for_down(&["node2"]);
+    site.wait_for_map();
+    // Without it, nothing changes.
+    let socket = director.admin_socket();
+    drop(director);
+    site.wait_for_problem(socket.to_str().unwrap());
+    assert_eq!(site.down(), ["node2"]);
+    let stderr = watcher.end();
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }

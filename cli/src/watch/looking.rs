@@ -117,7 +117,8 @@ mod tests {
         assert!(seen.look(both()), "a new file");
         assert!(!seen.look(both()));
         fs::rename(&two, &one).unwrap();
-        assert!(seen.look(both()), "by rename");
+        assert!(seen.look([one.clone()]), "by rename");
+        assert!(seen.look(both()), "the other one is gone");
         assert!(!seen.look(both()));
         fs::remove_file(&one).unwrap();
         assert!(seen.look(both()), "gone");

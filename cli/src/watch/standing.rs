@@ -376,6 +376,28 @@ mod tests {
         }
     }
 
+    /// They may hang at this very moment.
+    #[test]
+    fn who_has_not_answered_lately_is_no_witness() {
+        let mut cluster = Cluster::new(&[None, None], "");
+        cluster.all(&[true, true], 1);
+        cluster.now += 5000 * MS;
+        for _ in 0..5 {
+            cluster.now += 100 * MS;
+            assert_eq!(cluster.answer(0, false), []);
+        }
+        assert_eq!(cluster.answer(1, true), []);
+        assert_eq!(cluster.answer(0, false), []);
+        assert_eq!(cluster.answer(0, false), [(0, false)]);
+        // One that takes its time is asked less often.
+        let mut cluster = Cluster::new(&[None, None], "");
+        for node in [1, 0, 0] {
+            cluster.now += 2000 * MS;
+            cluster.take(node, node == 1, 4000 * MS);
+        }
+        assert_eq!(cluster.turn(), [(0, false)]);
+    }
+
     #[test]
     fn the_last_one_is_replaced_without_a_wait() {
         let mut cluster = Cluster::new(&[None, down()], "hold_seconds = 3600\nfalls_per_hour = 1");
