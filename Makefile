@@ -2,12 +2,15 @@
 # make test             all tests
 # make director         a Dovecot that has a Director, beside one that has none, for the tests
 # make dovecot-2.4      a Debian 13 with Dovecot 2.4, for the tests that start it, as root
+# make exim             an Exim that has dlfunc, beside sendmail, for the tests
+# make haproxy          a HAProxy that has Lua 5.4, for the tests
 # make test-phps        the PHP module in each PHP from 8.1 to 8.5 that can be had (PHP_SOURCES)
 # make test-zts         the same in this PHP's version, thread-safe
 # make test-cdb         the whole scenario, with sendmails that it builds, whose only maps are cdb
 # make install          all of the following below PREFIX; DESTDIR is put before each path
 # make install-library  the C library
 # make install-command  the commands, their manual pages, systemd's units, and sendmail's feature
+# make install-exim     the functions for Exim
 # make install-lua      the Lua module, and what Dovecot 2.4 includes to use it
 # make install-php      the PHP module
 # make install-perl     the Perl module
@@ -36,6 +39,7 @@ DATADIR ?= $(PREFIX)/share/mailaffinity
 DOCDIR ?= $(PREFIX)/share/doc/mailaffinity
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 CFDIR ?= /usr/share/sendmail/cf
+EXIMDIR ?= $(PREFIX)/lib/exim4
 # Where Lua looks for modules in C, if it has the same PREFIX, or Debian's LIBDIR; and below /usr/local.
 LUADIR ?= $(LIBDIR)/lua/5.4
 # Where this PHP looks, wherever PREFIX is: Debian's phpenmod takes it from mods-available.
@@ -78,11 +82,11 @@ LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
 	corosync director doveconf mail_servers node_state php username_hash users
 
-.PHONY: all demo test test-as-root director dovecot-2.4 squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
-	install install-library install-command install-lua install-php install-perl install-doc install-roundcube \
+.PHONY: all demo test test-as-root director dovecot-2.4 exim haproxy squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
+	install install-library install-command install-exim install-lua install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
-all: library lua php
+all: library lua php $(TARGET)/exim.so
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
@@ -105,12 +109,15 @@ php:
 SOURCES = $(shell find Cargo.toml Cargo.lock build.rs src cli -type f)
 $(TARGET)/.library: $(SOURCES)
 	$(MAKE) library
+$(TARGET)/exim.so: dist/exim/mailaffinity.c include/mailaffinity.h $(TARGET)/.library
+	$(CC) -std=c99 -O2 -Wall -Wextra -Werror $(CFLAGS) -shared -fPIC -Iinclude -o $@ $< \
+		-L$(TARGET) -l:libmailaffinity.so.0 -Wl,-z,relro,-z,now $(LDFLAGS)
 $(LUA_BUILT): $(SOURCES) $(shell find lua/Cargo.toml lua/src -type f)
 	$(MAKE) lua
 $(PHP_BUILT): $(SOURCES) $(shell find php/Cargo.toml php/src -type f)
 	$(MAKE) php
 
-install: install-library install-command install-lua install-php install-perl install-doc
+install: install-library install-command install-exim install-lua install-php install-perl install-doc
 
 # `install -d` would change the mode of a shared folder that is there.
 MAKE_FOLDERS = umask 022 && mkdir -p
@@ -142,6 +149,10 @@ install-command: $(TARGET)/.library
 	install -m 644 dist/mailaffinity.toml.example dist/sendmail/cluster.mc $(DESTDIR)$(DOCDIR)/examples
 	$(call fill,dist/mailaffinity.cron,$(DOCDIR)/examples/mailaffinity.cron)
 	for unit in $(UNITS); do $(call fill,dist/systemd/$$unit,$(UNITDIR)/$$unit) || exit 1; done
+
+install-exim: $(TARGET)/exim.so
+	$(MAKE_FOLDERS) $(DESTDIR)$(EXIMDIR)
+	install -m 644 $(TARGET)/exim.so $(DESTDIR)$(EXIMDIR)/mailaffinity.so
 
 install-lua: $(LUA_BUILT)
 	$(MAKE_FOLDERS) $(DESTDIR)$(LUADIR) $(DESTDIR)$(DATADIR)
@@ -180,7 +191,7 @@ install-roundcube:
 	$(MAKE_FOLDERS) $(DESTDIR)$(ROUNDCUBEDIR)
 	cp -r php/roundcube/mailaffinity $(DESTDIR)$(ROUNDCUBEDIR)
 
-uninstall: uninstall-library uninstall-command uninstall-lua uninstall-php uninstall-perl uninstall-doc
+uninstall: uninstall-library uninstall-command uninstall-exim uninstall-lua uninstall-php uninstall-perl uninstall-doc
 
 # The rules for installing know what is installed: they do it once more, elsewhere. Folders
 # that are ours alone go when nothing is left in them. An ini file that was edited stays.
@@ -202,7 +213,7 @@ DEBIAN_SOURCE = $(DEBIAN)/mailaffinity-$(VERSION)
 # those that Debian's development files are there for: each has a package of its own.
 packages:
 	dist/install-packages.sh $(BUILD_PACKAGES) $(PACKAGING_PACKAGES)
-	$(MAKE) library lua
+	$(MAKE) library lua $(TARGET)/exim.so
 	rm -rf $(DEBIAN)
 	mkdir -p $(DEBIAN_SOURCE)
 	cp -r dist/debian CHANGELOG.md $(DEBIAN_SOURCE)
@@ -235,7 +246,7 @@ demo: build-packages
 	demo/run.sh $(TARGET) $(PHP_MODULE)
 
 test: test-packages
-	$(MAKE) director
+	$(MAKE) director exim haproxy
 	$(MAKE) lint
 	$(CARGO) test --locked
 	$(MAKE) test-as-root
@@ -253,7 +264,7 @@ test: test-packages
 test-as-root:
 	@if [ "$$(id -u)" = 0 ]; then \
 		$(MAKE) dovecot-2.4 && \
-		$(CARGO) test --locked --test update --test cluster --test director --test dovecot_2_4 -- --ignored as_root; \
+		$(CARGO) test --locked --test update --test cluster --test director --test dovecot_2_4 --test exim -- --ignored as_root; \
 	else \
 		echo "SKIPPED: the tests of what only root can do; root's make test-as-root runs them"; \
 	fi
@@ -269,6 +280,14 @@ dovecot-2.4:
 	if [ "$$(cat "$$root/packages" 2>/dev/null)" != "$$packages" ]; then \
 		tests/root.sh make trixie "$$root" $$packages && echo "$$packages" >"$$root/packages"; \
 	fi
+
+# Installed, it would take sendmail's place.
+exim:
+	tests/exim/fetch.sh "$(abspath $(TARGET_DIR))/exim"
+
+# Debian 12's has Lua 5.3.
+haproxy:
+	tests/haproxy/fetch.sh "$(abspath $(TARGET_DIR))/haproxy"
 
 # SQUIRRELMAIL names a tree of it, which Debian does not have.
 squirrelmail:

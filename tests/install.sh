@@ -73,6 +73,7 @@ expected() {
 -rwxr-xr-x $1/bin/hash_user_group
 -rwxr-xr-x $1/bin/mailaffinity
 -rw-r--r-- $1/include/mailaffinity.h
+-rw-r--r-- $1/lib/exim4/mailaffinity.so
 -rw-r--r-- $1$lib/libmailaffinity.a
 lrwxrwxrwx $1$lib/libmailaffinity.so libmailaffinity.so.0
 lrwxrwxrwx $1$lib/libmailaffinity.so.0 libmailaffinity.so.$version
@@ -172,6 +173,12 @@ for user in io.lines('demo/users') do print(site.node(user).host) end" |
     LUA_CPATH="$root/usr/local/lib/lua/5.4/?.so" "${LUA:-lua5.4}" - >"$folder/by_lua"
 same "$folder/by_command" "$folder/by_lua" "the command and Lua differ"
 
+# Exim's functions need what any Exim has, and the library.
+readelf -d "$root/usr/local/lib/exim4/mailaffinity.so" | grep -q 'NEEDED.*\[libmailaffinity\.so\.0\]' ||
+    fail "Exim's functions are not linked by SONAME"
+undefined=$(LD_LIBRARY_PATH=$root/usr/local/lib ldd -r "$root/usr/local/lib/exim4/mailaffinity.so" | grep -i 'undefined\|not found') || :
+[ -z "$undefined" ] || fail "$undefined"
+
 # PHP, by the ini file that phpenmod takes, and Perl.
 # shellcheck disable=SC2016
 PHP_INI_SCAN_DIR=$root$ini "${PHP:-php}" -d extension_dir="$root$extensions" -d mailaffinity.config="$config" \
@@ -202,7 +209,7 @@ same "$folder/edited.ini" "$root$ini/mailaffinity.ini" "the edited ini file is a
 [ ! -e "$root$extensions/mailaffinity.so" ] || fail "the PHP module is left"
 
 # Each part by itself, and together they are all.
-for part in library command lua php perl doc; do
+for part in library command exim lua php perl doc; do
     run_make install-$part DESTDIR="$folder/part"
     (cd "$folder/part" && find . ! -type d) >>"$folder/parts"
     run_make uninstall-$part DESTDIR="$folder/part"

@@ -130,7 +130,7 @@ pub(crate) fn cargo() -> OsString {
 }
 
 /// A folder beside those of Cargo's profiles.
-pub(crate) fn beside(name: &str) -> PathBuf {
+pub fn beside(name: &str) -> PathBuf {
     profile_folder().with_file_name(name)
 }
 
