@@ -55,6 +55,9 @@ local function look_up(request, extra)
     [settings.proxy == "always" and "proxy" or "proxy_maybe"] = "y",
     host = node.host,
     proxy_timeout = settings.proxy_timeout,
+    -- With it, Dovecot up to 2.4.4 loses a node's answer behind TLS now and then, and the
+    -- client waits until the login's time is over.
+    proxy_no_multiplex = "y",
     -- For doveadm who and doveadm kick -f user_node NODE: where the user is sent to, and
     -- where the user goes when all nodes are up. The first two are of sessions that are
     -- proxied, the others of those that are here.
