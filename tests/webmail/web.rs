@@ -82,27 +82,26 @@ impl Web {
     /// # Panics
     /// When it does not, and when it is not installed.
     pub(crate) fn start(sapi: Sapi, document_root: &Path, config: &Path) -> Web {
-        let module = format!("extension={}\n", php::MODULE.display());
-        Web::serve(Web::prepare(sapi, config, &module), document_root)
+        Web::serve(Web::prepare(sapi, config, Some("")), document_root)
     }
 
     /// Serves a folder with workers that end after one request each, so that all are new.
     pub(crate) fn start_with_new_workers(sapi: Sapi, document_root: &Path, config: &Path, set: Set) -> Web {
-        let mut module = format!("extension={}\n", php::MODULE.display());
-        if set == Set::InPhpIni {
-            module += &format!("mailaffinity.config={}\n", config.display());
-        }
+        let directive = match set {
+            Set::ByServer => String::new(),
+            Set::InPhpIni => format!("mailaffinity.config={}\n", config.display()),
+        };
         let web = Web {
             set,
             one_request_each: true,
-            ..Web::prepare(sapi, config, &module)
+            ..Web::prepare(sapi, config, Some(&directive))
         };
         Web::serve(web, document_root)
     }
 
     /// Serves a folder with a PHP that does not have the module.
     pub(crate) fn start_without_module(sapi: Sapi, document_root: &Path, config: &Path) -> Web {
-        Web::serve(Web::prepare(sapi, config, ""), document_root)
+        Web::serve(Web::prepare(sapi, config, None), document_root)
     }
 
     fn serve(mut web: Web, document_root: &Path) -> Web {
@@ -169,8 +168,8 @@ impl Web {
     }
 
     /// What all kinds need. Notices of what PHP will not have any more are hidden, as in the
-    /// `php.ini` that PHP recommends and Debian has.
-    fn prepare(sapi: Sapi, config: &Path, module: &str) -> Web {
+    /// `php.ini` that PHP recommends and Debian has. With the module, there are directives of it.
+    fn prepare(sapi: Sapi, config: &Path, module: Option<&str>) -> Web {
         let folder = TempDir::with_prefix("web").expect("a temporary directory");
         let web = Web {
             sapi,
@@ -187,6 +186,12 @@ impl Web {
         for name in ["php.log", "sessions"] {
             give_away(&web.path(name));
         }
+        let module = module.map_or(String::new(), |directives| {
+            // Who runs PHP may not enter where it was built.
+            let file = web.path("mailaffinity.so");
+            fs::copy(&*php::MODULE, &file).unwrap();
+            format!("extension={}\n{directives}", file.display())
+        });
         let extensions: String = EXTENSIONS
             .iter()
             .map(|extension| format!("extension={extension}\n"))
