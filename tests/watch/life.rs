@@ -14,14 +14,14 @@ fn two_watchers() {
     let site = Site::new();
     site.configure(site.checked_by_files());
     let first = Watcher::start(&site);
-    let second = site.site.run(&["watch"], b"");
-    assert_eq!(second.status.code(), Some(75), "{second:?}");
+    let mut second = Watcher::spawn(&site, |_| ());
+    assert_eq!(second.wait().code(), Some(75), "{}", second.stderr());
     let expected = format!(
         "mailaffinity: another watcher is at work: {} is held by process {} on ",
         site.path(".watch.lock").display(),
         first.id()
     );
-    let stderr = String::from_utf8(second.stderr).unwrap();
+    let stderr = second.stderr();
     assert!(
         stderr.starts_with(&expected) && stderr.lines().count() == 1,
         "{stderr}"
