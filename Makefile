@@ -1,6 +1,7 @@
 # make demo             build all; users mapped by PHP, the C library and the command
 # make test             all tests
 # make director         a Dovecot that has a Director, beside one that has none, for the tests
+# make dovecot-2.4      a Debian 13 with Dovecot 2.4, for the tests that start it, as root
 # make test-phps        the PHP module in each PHP from 8.1 to 8.5 that can be had (PHP_SOURCES)
 # make test-zts         the same in this PHP's version, thread-safe
 # make test-cdb         the whole scenario, with sendmails that it builds, whose only maps are cdb
@@ -52,6 +53,9 @@ TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovec
 	dovecot-lmtpd sendmail-bin sendmail-cf tinycdb db5.3-util mandoc libffi-platypus-perl \
 	php-fpm php-cgi nginx apache2-bin libapache2-mod-php openssl roundcube-core roundcube-sqlite3 \
 	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs lua5.4 liblua5.4-dev strace
+# Of Debian 13, in whose Dovecot the Lua module is tested; Postfix is the relay of its submission.
+DOVECOT_2_4_PACKAGES = dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved \
+	dovecot-submissiond dovecot-auth-lua dovecot-ldap dovecot-sqlite dovecot-pgsql lua5.4 postfix
 PACKAGING_PACKAGES = build-essential debhelper dh-php
 # The Debian systems in which the packages are tried.
 SUITES ?= bookworm trixie
@@ -72,7 +76,7 @@ LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
 	director doveconf mail_servers node_state php username_hash users
 
-.PHONY: all demo test test-as-root director squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
+.PHONY: all demo test test-as-root director dovecot-2.4 squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
 	install install-library install-command install-lua install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -241,7 +245,8 @@ test: test-packages
 # What only root can do, or be made to do: `cargo test` ignores it.
 test-as-root:
 	@if [ "$$(id -u)" = 0 ]; then \
-		$(CARGO) test --locked --test update --test cluster --test director -- --ignored as_root; \
+		$(MAKE) dovecot-2.4 && \
+		$(CARGO) test --locked --test update --test cluster --test director --test dovecot_2_4 -- --ignored as_root; \
 	else \
 		echo "SKIPPED: the tests of what only root can do; root's make test-as-root runs them"; \
 	fi
@@ -249,6 +254,14 @@ test-as-root:
 # Where Debian has Dovecot 2.4, which has no Director.
 director:
 	tests/director/fetch.sh "$(abspath $(TARGET_DIR))/dovecot-2.3"
+
+# Made again when it shall have other packages.
+dovecot-2.4:
+	dist/install-packages.sh debootstrap iproute2
+	root="$(abspath $(TARGET_DIR))/dovecot-2.4" && packages="$(DOVECOT_2_4_PACKAGES)" && \
+	if [ "$$(cat "$$root/packages" 2>/dev/null)" != "$$packages" ]; then \
+		tests/root.sh make trixie "$$root" $$packages && echo "$$packages" >"$$root/packages"; \
+	fi
 
 # SQUIRRELMAIL names a tree of it, which Debian does not have.
 squirrelmail:

@@ -7,8 +7,8 @@
 # folder ROOT, which is emptied first, and runs a script of sh in it as root. It has this
 # machine's way to Debian's archive, and FOLDERs of it by the same paths, to read. What the
 # script starts ends with it. With network=--net, nothing comes from elsewhere meanwhile, and
-# no port is taken from this machine. Both need root. Where apt has SUITE from is printed as
-# lines for sources.list.
+# no port is taken from this machine. With hostname=NAME it is called so. Both need root.
+# Where apt has SUITE from is printed as lines for sources.list.
 set -eu
 
 fail() {
@@ -66,9 +66,9 @@ run_root() {
     # shellcheck disable=SC2016,SC2086
     unshare --mount --pid --uts --ipc ${network:-} --fork --kill-child sh -euc '
         root=$1
-        hostname node1
+        hostname "${hostname:-node1}"
         ip link set lo up
-        mount --bind "$root" "$root"
+        mount --rbind "$root" "$root"
         mount -t proc proc "$root/proc"
         mount --rbind /sys "$root/sys"
         shift

@@ -131,7 +131,7 @@ pub(crate) fn beside(name: &str) -> PathBuf {
 }
 
 /// Where Cargo puts what it builds: the test itself is in `deps/` there.
-fn profile_folder() -> PathBuf {
+pub(crate) fn profile_folder() -> PathBuf {
     let test = env::current_exe().expect("the test's own path");
     test.ancestors().nth(2).expect("a folder above").to_owned()
 }

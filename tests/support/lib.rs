@@ -7,10 +7,12 @@
 
 pub mod built;
 pub mod captures;
+pub mod clients;
 pub mod configuration;
 pub mod director;
 pub mod dovecot;
 pub mod imap;
+pub mod machines;
 pub mod maps;
 pub mod namespace;
 pub mod php;

@@ -1,0 +1,3 @@
+//! Dovecot 2.4, which has no Director, on machines of its own, with the Lua module in it.
+
+mod machines;
