@@ -1,3 +1,5 @@
 //! Dovecot 2.4, which has no Director, on machines of its own, with the Lua module in it.
 
+mod agreement;
 mod machines;
+mod nodes;
