@@ -456,6 +456,8 @@ pub struct Agreement {
     pub c_library: Option<LibraryName>,
     /// PHP's command line program, run as the web server's user (`php`).
     pub php: Option<CommandLine>,
+    /// Programs that are Dovecot's doveadm, each on a machine that users log in to (`dovecot`).
+    pub dovecot: Vec<CommandLine>,
     /// How long each of them may take (`timeout_seconds`).
     pub timeout: Seconds<1, DAY, 90>,
 }
@@ -480,6 +482,7 @@ struct AgreementTable {
     login_imap: ImapSocket,
     c_library: Option<LibraryName>,
     php: Option<CommandLine>,
+    dovecot: Vec<CommandLine>,
     timeout_seconds: Seconds<1, DAY, 90>,
 }
 
@@ -496,6 +499,7 @@ impl From<AgreementTable> for Agreement {
             }),
             c_library: table.c_library,
             php: table.php,
+            dovecot: table.dovecot,
             timeout: table.timeout_seconds,
         }
     }
@@ -756,6 +760,11 @@ address = "2001:DB8::2"
                 "[agreement]\nlogin_imap = \"localhost:143\"\n",
                 "neither an address with a port",
             ),
+            (
+                "[agreement]\ndovecot = [\"/usr/bin/doveadm\"]\n",
+                "expected a sequence",
+            ),
+            ("[agreement]\ndovecot = [[\"doveadm\"]]\n", "absolute path"),
             ("[users]\ncommand = []\n", "a command is a list"),
             ("[users]\ncommand = [\"doveadm\"]\n", "absolute path"),
             ("[users]\nuid_min = 2\nuid_max = 1\n", "uid_min is greater"),

@@ -2,17 +2,19 @@
 //! why.
 //!
 //! What the configuration and node state say is compared with the Director, sendmail's
-//! access map, sendmail's rule set, the C library and the PHP module, each of which is
-//! asked for every user. Nothing is changed.
+//! access map, sendmail's rule set, the C library, the PHP module and Dovecots without a
+//! Director, each of which is asked for every user. Nothing is changed.
 
 mod access_map;
 mod c_library;
 mod director;
+mod dovecot;
 mod edge;
 mod login;
 mod php;
 mod sendmail;
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -81,7 +83,7 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Opinion {
     /// What is asked, such as "Director".
-    pub part: &'static str,
+    pub part: Cow<'static, str>,
     /// For each user; none where the part could not be asked at all.
     pub answers: Vec<Answer>,
     /// What is wrong, each in one sentence with what to do. Without a problem and without
@@ -180,14 +182,16 @@ impl<'q> Question<'q> {
         let access_map = access_map::ask(self);
         let sendmail = sendmail::ask(self, &access_map);
         let [node, host] = php::ask(self, &access_map);
-        vec![
+        let mut opinions = vec![
             director::ask(self),
             access_map,
             sendmail,
             c_library::ask(self),
             node,
             host,
-        ]
+        ];
+        opinions.extend(dovecot::ask(self));
+        opinions
     }
 
     /// The users for whom an opinion has another answer, in the order of the users.
@@ -239,6 +243,22 @@ impl<'q> Question<'q> {
             .position(|node| node.address == address && node.tag == self.config.tag)
     }
 
+    /// The node that is connected to for a user by this host: the user's own, if it has this
+    /// host, which others may share. PHP's `fsockopen()` wants IPv6 in brackets.
+    fn node_of_host(&self, user: usize, host: &str) -> Answer {
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        let nodes = &self.config.nodes;
+        let has_host = |node: &usize| nodes.get(*node).is_some_and(|node| node.host == bare);
+        let expected = self.expected.get(user).copied().filter(has_host);
+        match expected.or_else(|| (0..nodes.len()).find(has_host)) {
+            Some(node) => Answer::Node(node),
+            None => Answer::Other(format!("host {}", host.escape_debug())),
+        }
+    }
+
     /// The first user whose answer differs, after the place among the users.
     fn first_different(&self, opinion: &Opinion) -> Option<(usize, &[u8])> {
         let mut answers = opinion.answers.iter().zip(&self.expected);
@@ -250,7 +270,7 @@ impl<'q> Question<'q> {
     /// reason for, and has `given` something for each. Both closures get the user's place.
     fn opinion<T>(
         &self,
-        part: &'static str,
+        part: impl Into<Cow<'static, str>>,
         not_asked: impl Fn(usize, &[u8]) -> Option<&'static str>,
         given: impl IntoIterator<Item = T>,
         answer: impl Fn(usize, T) -> Answer,
@@ -286,9 +306,9 @@ impl Answer {
 }
 
 impl Opinion {
-    fn new(part: &'static str) -> Opinion {
+    fn new(part: impl Into<Cow<'static, str>>) -> Opinion {
         Opinion {
-            part,
+            part: part.into(),
             answers: Vec::new(),
             problems: Vec::new(),
             remarks: Vec::new(),
@@ -297,14 +317,14 @@ impl Opinion {
         }
     }
 
-    fn absent(part: &'static str, why: impl fmt::Display) -> Opinion {
+    fn absent(part: impl Into<Cow<'static, str>>, why: impl fmt::Display) -> Opinion {
         Opinion {
             absent: Some(why.to_string()),
             ..Opinion::new(part)
         }
     }
 
-    fn failed(part: &'static str, problem: impl fmt::Display) -> Opinion {
+    fn failed(part: impl Into<Cow<'static, str>>, problem: impl fmt::Display) -> Opinion {
         Opinion {
             problems: vec![problem.to_string()],
             ..Opinion::new(part)
@@ -320,7 +340,7 @@ impl Opinion {
     }
 
     /// As [`Opinion::failed`], where it is of no use to ask again.
-    fn failed_for_good(part: &'static str, problem: impl fmt::Display) -> Opinion {
+    fn failed_for_good(part: impl Into<Cow<'static, str>>, problem: impl fmt::Display) -> Opinion {
         Opinion {
             lasts: true,
             ..Opinion::failed(part, problem)

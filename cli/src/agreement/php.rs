@@ -119,7 +119,7 @@ pub(crate) fn ask(question: &Question<'_>, access_map: &Opinion) -> [Opinion; 2]
 
     let computed = edge::opinion(PART, "PHP", question, &facts, &given);
     let host = |place, given: &edge::Given| match &given.host {
-        Some(host) => of_host(question, place, host),
+        Some(host) => question.node_of_host(place, host),
         None => Answer::NotAsked("without an entry in the access map, it is as mailaffinity_node()"),
     };
     let mut webmail = question.opinion(WEBMAIL, |place, _| edge::not_asked(question, place), &given, host);
@@ -163,22 +163,6 @@ fn web_servers_php(root: &Path) -> Option<Vec<OsString>> {
     ]);
     command.extend(["-c".into(), folder.into_os_string()]);
     Some(command)
-}
-
-/// The node that webmail would connect to: the user's own, if it has this host, which
-/// others may share. `fsockopen()` wants IPv6 in brackets.
-fn of_host(question: &Question<'_>, user: usize, host: &str) -> Answer {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
-    let nodes = &question.config.nodes;
-    let has_host = |node: &usize| nodes.get(*node).is_some_and(|node| node.host == bare);
-    let expected = question.expected.get(user).copied().filter(has_host);
-    match expected.or_else(|| (0..nodes.len()).find(has_host)) {
-        Some(node) => Answer::Node(node),
-        None => Answer::Other(format!("host {}", host.escape_debug())),
-    }
 }
 
 fn with_remedy(message: String) -> String {

@@ -28,8 +28,8 @@ const ATTEMPTS: u32 = 5;
 
 /// Check that all parts give the same node for every user; exit with status 1 if not
 ///
-/// Asks the Director, the access map, sendmail's rule set, the C library and the PHP
-/// module for each user, and compares what they say with the configuration and node
+/// Asks the Director, the access map, sendmail's rule set, the C library, the PHP module
+/// and, where [agreement] names any, Dovecots without a Director for each user, and compares what they say with the configuration and node
 /// state. Prints a table, the first user whose answer differs for each part, and why.
 /// What is not on this machine is not asked. Nothing is changed.
 ///
