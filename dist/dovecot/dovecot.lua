@@ -13,6 +13,7 @@ local SETTINGS = {
   tag = {},
   config = {},
   proxy_timeout = {},
+  lmtp_port = { default = "24" },
 }
 
 local site, settings
@@ -69,6 +70,9 @@ local function look_up(request, extra)
   if node.host:find("[^%d.]") and not node.host:find(":", 1, true) then
     fields.hostip = node.address
   end
+  -- Else it would be the port that the mail came to, and a node that is asked to send mail home
+  -- would ask the next one for the same.
+  if request.protocol == "lmtp" then fields.port = settings.lmtp_port end
   if settings.starttls ~= "no" then fields.starttls = settings.starttls end
   return dovecot.auth.PASSDB_RESULT_OK, fields
 end

@@ -2,3 +2,5 @@
 
 mod home;
 mod machines;
+mod page;
+mod passdb;
