@@ -60,7 +60,7 @@ passdb mailaffinity {
 
 /// A way to come in: by the protocol's name in a log, on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Way {
+pub(crate) enum Way {
     LogIn(Protocol),
     Deliver,
 }
@@ -125,16 +125,24 @@ impl User {
 }
 
 /// Who came in how, by the nodes' logs since they were last read: the numbers of the nodes.
-type Landed = BTreeMap<(String, Way), Vec<usize>>;
+pub(crate) type Landed = BTreeMap<(String, Way), Vec<usize>>;
 
 /// The nodes' logs, as far as they were read.
-struct Logs<'m> {
+pub(crate) struct Logs<'m> {
     nodes: &'m [Machine],
     read: Vec<usize>,
 }
 
-impl Logs<'_> {
-    fn landed(&mut self, count: usize) -> Landed {
+impl<'m> Logs<'m> {
+    pub(crate) fn of(nodes: &'m [Machine]) -> Logs<'m> {
+        Logs {
+            nodes,
+            read: vec![0; nodes.len()],
+        }
+    }
+
+    /// Waits until so many have come in.
+    pub(crate) fn landed(&mut self, count: usize) -> Landed {
         let begun = Instant::now();
         loop {
             let logs: Vec<String> = self.nodes.iter().map(Machine::log).collect();
@@ -238,10 +246,7 @@ fn is_where_users_land_from_anywhere_as_root() {
         let nodes = [1, 2, 3].map(|number| network.start(&format!("node{number}"), number));
         let proxies = [11, 12].map(|number| network.start(&format!("proxy{number}"), number));
         let users: Vec<User> = (0..USERS).map(User::numbered).collect();
-        let mut logs = Logs {
-            nodes: &nodes,
-            read: vec![0; nodes.len()],
-        };
+        let mut logs = Logs::of(&nodes);
 
         let on_node = format!(
             "{SITE}!include /usr/share/mailaffinity/mailaffinity-node.conf\n{PATIENCE}

@@ -4,3 +4,5 @@ mod agreement;
 mod home;
 mod machines;
 mod nodes;
+mod page;
+mod passdb;
