@@ -235,9 +235,9 @@ fn a_node_state_that_cannot_be_written() {
             fails(&(cannot_write + "it is a mount point"));
             umount(&file);
 
-            namespace::mount(&["-o", "remount,ro"], &disk);
+            namespace::mount(&["-o", "remount,bind,ro"], &disk);
             fails("/.nodes.toml.lock: Read-only file system");
-            namespace::mount(&["-o", "remount,rw"], &disk);
+            namespace::mount(&["-o", "remount,bind,rw"], &disk);
             site.update();
         });
     });
