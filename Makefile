@@ -80,7 +80,7 @@ PHP_BUILT = $(PHP_TARGET)/.php-$(shell $(PHP_CONFIG) --phpapi 2>/dev/null)$(subs
 LUA_TARGET_DIR = $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/lua,lua/target)
 LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
-	corosync director doveconf mail_servers node_state php username_hash users
+	corosync director doveconf mail_servers node_state php sessions username_hash users
 
 .PHONY: all demo test test-as-root director dovecot-2.4 exim haproxy squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
 	install install-library install-command install-exim install-lua install-php install-perl install-doc install-roundcube \

@@ -50,6 +50,7 @@ pub mod probe;
 pub mod queue_group;
 mod report;
 mod sendmail_cf;
+pub mod sessions;
 mod test_mode;
 mod timed_socket;
 mod undo;

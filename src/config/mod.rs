@@ -48,6 +48,9 @@ pub const DEFAULT_PATH: &str = "/etc/mailaffinity.toml";
 /// sendmail's program, where `[sendmail]` names none.
 pub const DEFAULT_SENDMAIL: &str = "/usr/sbin/sendmail";
 
+/// Dovecot's program, where `[dovecot]` names none.
+const DEFAULT_DOVEADM: &str = "/usr/bin/doveadm";
+
 /// adduser's FIRST_UID and LAST_UID on Debian.
 const UIDS: (u32, u32) = (1000, 59_999);
 /// Longer than this, and a web page would seem to hang.
@@ -101,6 +104,9 @@ pub struct Config {
     /// When and how the queues of dead nodes are run (`[drain]`).
     #[serde(default)]
     pub drain: Drain,
+    /// How Dovecot is asked for its sessions (`[dovecot]`).
+    #[serde(default)]
+    pub dovecot: Dovecot,
     /// What is compared with the configuration (`[agreement]`).
     #[serde(default)]
     pub agreement: Agreement,
@@ -442,6 +448,26 @@ pub struct Drain {
     pub runners: Number<1, 100, 4>,
 }
 
+/// How Dovecot is asked for its sessions (`[dovecot]`).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dovecot {
+    /// The program and its first arguments (`doveadm`).
+    pub doveadm: CommandLine,
+    /// How long it may take (`timeout_seconds`).
+    #[serde(rename = "timeout_seconds")]
+    pub timeout: Seconds<1, DAY, 30>,
+}
+
+impl Default for Dovecot {
+    fn default() -> Dovecot {
+        Dovecot {
+            doveadm: CommandLine(vec![DEFAULT_DOVEADM.into()]),
+            timeout: Seconds::default(),
+        }
+    }
+}
+
 /// What is compared with the configuration, besides sendmail and its access map
 /// (`[agreement]`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -693,7 +719,8 @@ address = "2001:DB8::2"
              [watch]\ninterval_ms = 250\nhold_seconds = 0\non_change = [[\"/bin/a\", \"b\"], [\"/bin/c\"]]\n\
              [checks]\nprobe = \"imap\"\nfall = 4\nquorum = \"corosync\"\n\
              [sendmail]\ncommand = [\"/opt/sendmail\", \"-C\", \"/opt/sendmail.cf\"]\ninterval = \"1h30m\"\n\
-             [drain]\nafter_seconds = 0\n"
+             [drain]\nafter_seconds = 0\n\
+             [dovecot]\ndoveadm = [\"/opt/doveadm\", \"-i\", \"proxy\"]\ntimeout_seconds = 5\n"
         );
         let config = parse(&text).unwrap();
         assert_eq!(&*config.status, Path::new("/run/x.json"));
@@ -732,6 +759,8 @@ address = "2001:DB8::2"
             (config.drain.after.as_secs(), config.drain.limit.as_secs()),
             (0, 240)
         );
+        assert_eq!(*config.dovecot.doveadm, ["/opt/doveadm", "-i", "proxy"]);
+        assert_eq!(config.dovecot.timeout.as_secs(), 5);
     }
 
     #[test]
@@ -770,6 +799,8 @@ address = "2001:DB8::2"
             ("[users]\nuid_min = 2\nuid_max = 1\n", "uid_min is greater"),
             ("[users]\nmax_loss_percent = 101\n", "not between"),
             ("[sendmail]\ninterval = \"1\"\n", "not an interval"),
+            ("[dovecot]\ndoveadm = [\"doveadm\"]\n", "absolute path"),
+            ("[dovecot]\ntimeout_seconds = 0\n", "not between 1 and 86400"),
             ("[sendmail]\nflags = \"f'\"\n", "sendmail would not take"),
             ("queue_path = \"/a,b\"\n", "sendmail would not take"),
             ("queue_group = \"a'b\"\n", "sendmail would not take"),

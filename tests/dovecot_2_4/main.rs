@@ -6,3 +6,4 @@ mod machines;
 mod nodes;
 mod page;
 mod passdb;
+mod sessions;

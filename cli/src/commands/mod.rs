@@ -9,6 +9,7 @@ mod manual;
 mod map;
 mod nodes;
 mod queue_groups;
+mod sessions;
 mod update;
 mod watch;
 mod what_if;
@@ -83,6 +84,8 @@ enum Command {
     Watch(watch::Watch),
     Diff(diff::Diff),
     Drain(drain::Drain),
+    Sessions(sessions::Sessions),
+    Kick(sessions::Kick),
     WhatIf(what_if::WhatIf),
     Agreement(agreement::Agreement),
     QueueGroups(queue_groups::QueueGroups),
@@ -104,6 +107,8 @@ pub fn mailaffinity() -> ExitCode {
         Command::Watch(watch) => watch.run(&config, load(&config)?),
         Command::Diff(diff) => diff.run(&load(&config)?),
         Command::Drain(drain) => drain.run(&load(&config)?),
+        Command::Sessions(sessions) => sessions.run(&load(&config)?),
+        Command::Kick(kick) => kick.run(&load(&config)?),
         Command::WhatIf(what_if) => what_if.run(&load(&config)?),
         Command::QueueGroups(queue_groups) => queue_groups.run(&load(&config)?),
         Command::Agreement(agreement) => agreement.run(&config, &load(&config)?),

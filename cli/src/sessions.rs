@@ -1,0 +1,419 @@
+//! The sessions that this machine's Dovecot has, whether each is on the node that the
+//! mapping gives to its user, and how some of them are ended.
+//!
+//! `doveadm who` tells of them and `doveadm kick` ends them. A proxy of Dovecot 2.4 knows
+//! where each session was sent to (`dest_ip`), and the fields `user_…` that its passdb
+//! returned: sessions are ended by these in groups, since `doveadm kick` takes one user, and
+//! a fifth of a second for that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStringExt as _;
+use std::time::Duration;
+
+use crate::child::{self, ChildError};
+use crate::nodes::is_this_machine;
+use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::mapping::{Cluster, parse_address, ring_label};
+
+/// The start of the names of the fields that Dovecot takes for further names of a user.
+const NAME_FIELDS: &str = "user_";
+
+/// The one that Dovecot's passdb of mailaffinity returns for the node it sends a user to.
+const NODE_FIELD: &str = "user_node";
+
+/// So many users are ended one by one, where no group is theirs alone.
+const MOST_SINGLES: usize = 100;
+
+/// A line of `doveadm who`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Whose session it is.
+    pub user: Vec<u8>,
+    /// What it speaks, such as `imap`.
+    pub service: String,
+    /// The client's address.
+    pub ip: String,
+    /// The groups that it is in.
+    pub groups: BTreeSet<Group>,
+}
+
+/// Sessions that one `doveadm kick` ends.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// Those with this field and value (`-f`).
+    Field(String, String),
+    /// Those that are proxied to this address (`-h`).
+    Destination(IpAddr),
+}
+
+/// A session, and where it is.
+#[derive(Clone, Debug)]
+pub struct Session<'c> {
+    /// What Dovecot says of it.
+    pub line: Line,
+    /// The node that it is on, if that is one of the configuration.
+    pub node: Option<&'c NodeConfig>,
+    /// The node that the mapping gives to the user, if it gives one.
+    pub right_node: Option<&'c NodeConfig>,
+}
+
+/// Why nothing is known of the sessions, or not all were ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionsError {
+    /// doveadm failed.
+    #[error(transparent)]
+    Doveadm(ChildError),
+    /// It says something else than sessions.
+    #[error("{0} prints what makes no sense")]
+    Nonsense(String),
+}
+
+/// Asks this machine's Dovecot for its sessions.
+///
+/// # Errors
+/// See [`SessionsError`].
+pub(crate) fn list<'c>(
+    config: &'c Config,
+    cluster: &Cluster,
+    tag: &str,
+) -> Result<Vec<Session<'c>>, SessionsError> {
+    let command = [
+        &config.dovecot.doveadm,
+        &["-f", "tab", "who", "-1"].map(String::from)[..],
+    ]
+    .concat();
+    let listed = child::run(&command, b"", *config.dovecot.timeout);
+    let text = listed
+        .and_then(child::Finished::success)
+        .map_err(SessionsError::Doveadm)?;
+    let lines = parse(&text).ok_or_else(|| SessionsError::Nonsense(child::name(&command)))?;
+    let here = config.nodes.iter().find(|node| is_this_machine(node));
+    let session = |line: Line| {
+        let right_node = || {
+            let hash = config.hash_of(&line.user).ok()?;
+            config.nodes.get(cluster.index_of_hash(hash, tag)?)
+        };
+        Session {
+            node: line.node(config, here),
+            right_node: right_node(),
+            line,
+        }
+    };
+    Ok(lines.into_iter().map(session).collect())
+}
+
+/// Reads what `doveadm -f tab who -1` prints. `None` if it is anything else.
+pub fn parse(text: &[u8]) -> Option<Vec<Line>> {
+    let mut lines = text.strip_suffix(b"\n")?.split(|byte| *byte == b'\n');
+    let names = str::from_utf8(lines.next()?).ok()?;
+    let names: Vec<&str> = names.split('\t').collect();
+    let user = names.iter().position(|name| *name == "username")?;
+    lines
+        .map(|line| {
+            let values: Vec<&[u8]> = line.split(|byte| *byte == b'\t').collect();
+            if values.len() != names.len() {
+                return None;
+            }
+            let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+            let mut read = Line {
+                user: values.get(user)?.to_vec(),
+                service: String::new(),
+                ip: String::new(),
+                groups: BTreeSet::new(),
+            };
+            for (name, value) in names.iter().zip(values) {
+                match *name {
+                    // A login process has those that it proxies.
+                    "service" => read.service = text(value.strip_suffix(b"-login").unwrap_or(value)),
+                    "ip" => read.ip = text(value),
+                    "dest_ip" if !value.is_empty() => {
+                        let address = parse_address(str::from_utf8(value).ok()?)?;
+                        read.groups.insert(Group::Destination(address));
+                    }
+                    name if name.starts_with(NAME_FIELDS) && !value.is_empty() => {
+                        read.groups.insert(Group::Field(name.to_owned(), text(value)));
+                    }
+                    _ => {}
+                }
+            }
+            Some(read)
+        })
+        .collect()
+}
+
+impl Line {
+    fn destination(&self) -> Option<IpAddr> {
+        self.groups.iter().find_map(|group| match group {
+            Group::Destination(address) => Some(*address),
+            Group::Field(..) => None,
+        })
+    }
+
+    /// Where the session is: where it was sent to, or on this machine, which is `here`; else
+    /// where the passdb sent it.
+    fn node<'c>(&self, config: &'c Config, here: Option<&'c NodeConfig>) -> Option<&'c NodeConfig> {
+        let found = match self.destination() {
+            Some(address) => config
+                .nodes
+                .iter()
+                .find(|node| node.node.address == address || parse_address(&node.host) == Some(address)),
+            None => here,
+        };
+        found.or_else(|| {
+            let name = self.groups.iter().find_map(|group| match group {
+                Group::Field(field, node) if field == NODE_FIELD => Some(node),
+                _ => None,
+            });
+            config.nodes.get(config.nodes.index_of(name?)?)
+        })
+    }
+}
+
+impl Session<'_> {
+    /// Whether it is on another node than its user's. Nodes with several tags are one.
+    pub fn is_wrong(&self) -> bool {
+        self.node
+            .zip(self.right_node)
+            .is_some_and(|(node, right)| node.node.address != right.node.address)
+    }
+}
+
+/// One `doveadm kick`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kick {
+    /// All sessions of a group.
+    Group(Group),
+    /// Those of a user, if it is given those that are proxied to this address. Dovecot 2.4.1
+    /// also ends what else the user has in the same login process.
+    User(Option<IpAddr>, Vec<u8>),
+}
+
+impl Kick {
+    /// The words after doveadm.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["kick".into()];
+        match self {
+            Kick::Group(Group::Field(field, value)) => {
+                words.extend(["-f", field, "--", value].map(OsString::from));
+            }
+            Kick::Group(Group::Destination(address)) => {
+                words.extend(["-h".into(), ring_label(*address).into()]);
+            }
+            Kick::User(destination, user) => {
+                if let Some(address) = destination {
+                    words.extend(["-h".into(), ring_label(*address).into()]);
+                }
+                words.extend(["--".into(), OsString::from_vec(user.clone())]);
+            }
+        }
+        words
+    }
+
+    /// Ends these sessions. That there are none any more is no error.
+    ///
+    /// # Errors
+    /// When doveadm fails or does not end in time.
+    pub(crate) fn carry_out(&self, doveadm: &[String], timeout: Duration) -> Result<(), ChildError> {
+        let doveadm = doveadm.iter().map(OsString::from);
+        let command: Vec<OsString> = doveadm.chain(self.arguments()).collect();
+        child::run_silent(&command, timeout)?.success().map(drop)
+    }
+}
+
+/// How to end the chosen ones of all sessions, with few `doveadm kick`s, and how many each
+/// ends: by groups of which all are chosen, and then by single users. Only if those are too
+/// many, groups go in which others are too, who come back by themselves.
+pub fn plan<'s>(lines: impl IntoIterator<Item = (&'s Line, bool)>) -> Vec<(Kick, usize)> {
+    let (mut left, mut spared) = (Vec::new(), BTreeMap::<&Group, usize>::new());
+    for (line, is_chosen) in lines {
+        if is_chosen {
+            left.push(line);
+        } else {
+            for group in &line.groups {
+                *spared.entry(group).or_default() += 1;
+            }
+        }
+    }
+    let mut kicks = Vec::new();
+    loop {
+        let mut singles: BTreeMap<Kick, usize> = BTreeMap::new();
+        let mut groups: BTreeMap<&Group, usize> = BTreeMap::new();
+        for line in &left {
+            let single = Kick::User(line.destination(), line.user.clone());
+            *singles.entry(single).or_default() += 1;
+            for group in &line.groups {
+                *groups.entry(group).or_default() += 1;
+            }
+        }
+        let others = |group: &Group| spared.get(group).copied().unwrap_or(0);
+        let are_too_many = singles.len() > MOST_SINGLES;
+        let best = groups
+            .into_iter()
+            .filter(|(group, count)| *count > 1 && (are_too_many || others(group) == 0))
+            .max_by(|(one, count), (other, other_count)| {
+                // Those with the fewest others in them first, and of these the largest.
+                let share = |group: &Group, count: usize| others(group).saturating_mul(1000) / count.max(1);
+                share(other, *other_count)
+                    .cmp(&share(one, *count))
+                    .then(count.cmp(other_count))
+            });
+        match best {
+            Some((group, count)) => {
+                kicks.push((Kick::Group(group.clone()), count));
+                let group = group.clone();
+                left.retain(|line| !line.groups.contains(&group));
+            }
+            None => {
+                kicks.extend(singles);
+                return kicks;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, prop, proptest};
+
+    /// As Dovecot 2.4.1 prints it on a proxy, and on a node where others come in too.
+    const PROXY: &[u8] = b"\
+username\tservice\tpid\tip\tdest_ip\tuser_node\tuser_home
+user6\timap-login\t35\t10.24.0.254\t10.24.0.2\tnode2\tnode2
+user1\tpop3-login\t40\t10.24.0.254\t10.24.0.2\tnode2\tnode1
+C-d@example.org\timap-login\t35\tfd00:24::fe\t10.24.0.1\tnode1\tnode1
+";
+    const NODE: &[u8] = b"\
+username\tservice\tpid\tip\tdest_ip\tuser_home\tuser_node
+user2\timap\t41\t10.24.0.254\t\tnode1\tnode1
+user3\timap-login\t36\t10.24.0.254\t10.24.0.2\tnode2\tnode2
+";
+
+    fn field(name: &str, value: &str) -> Group {
+        Group::Field(name.into(), value.into())
+    }
+
+    #[test]
+    fn sessions_are_read() {
+        let lines = parse(PROXY).unwrap();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[1].user, b"user1");
+        assert_eq!(
+            (lines[1].service.as_str(), lines[1].ip.as_str()),
+            ("pop3", "10.24.0.254")
+        );
+        let groups = [
+            field("user_home", "node1"),
+            field("user_node", "node2"),
+            Group::Destination([10, 24, 0, 2].into()),
+        ];
+        assert_eq!(lines[1].groups, groups.into());
+        let lines = parse(NODE).unwrap();
+        assert_eq!(lines[0].destination(), None);
+        assert_eq!(lines[1].destination(), Some([10, 24, 0, 2].into()));
+        // Of 2.3.
+        let lines = parse(b"username\tservice\tpid\tip\nanna\timap\t1\t::1\n").unwrap();
+        assert_eq!((lines[0].service.as_str(), lines[0].groups.len()), ("imap", 0));
+        assert_eq!(parse(b"username\tservice\n").unwrap(), []);
+    }
+
+    #[test]
+    fn anything_else_is_none() {
+        for text in [
+            &b""[..],
+            b"\n",
+            b"username\tservice",
+            b"user\tservice\nanna\timap\n",
+            b"username\tservice\nanna\n",
+            b"username\tservice\nanna\timap\t1\n",
+            b"username\tdest_ip\nanna\tnode1\n",
+        ] {
+            assert_eq!(parse(text), None, "{}", text.escape_ascii());
+        }
+    }
+
+    fn line(user: &str, node: u8, home: u8) -> Line {
+        Line {
+            user: user.into(),
+            service: "imap".into(),
+            ip: "::1".into(),
+            groups: BTreeSet::from([
+                field("user_node", &format!("node{node}")),
+                field("user_home", &format!("node{home}")),
+                Group::Destination([10, 0, 0, node].into()),
+            ]),
+        }
+    }
+
+    fn planned(lines: &[Line], is_chosen: impl Fn(&Line) -> bool) -> Vec<String> {
+        let plan = plan(lines.iter().map(|line| (line, is_chosen(line))));
+        let text = |(kick, count): (Kick, usize)| format!("{} {count}", child::name(&kick.arguments()));
+        plan.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_group_goes_at_once_if_it_is_whole() {
+        let mut lines: Vec<Line> = (0..1000).map(|n| line(&format!("u{n}"), 1, 1)).collect();
+        lines.extend((1000..2000).map(|n| line(&format!("u{n}"), 2, 1)));
+        lines.extend((2000..3000).map(|n| line(&format!("u{n}"), 2, 2)));
+        let user = |n: usize| format!("u{n}").into_bytes();
+        assert_eq!(planned(&lines, |_| false), [""; 0]);
+        let at_node1 = |line: &Line| line.destination() == Some([10, 0, 0, 1].into());
+        assert_eq!(planned(&lines, at_node1), ["kick -h 10.0.0.1 1000"]);
+        // Home again: all that have node1 for their home, but for those who are there.
+        let wrong = |line: &Line| line.groups.contains(&field("user_home", "node1")) && !at_node1(line);
+        assert_eq!(
+            planned(&lines[1000..], wrong),
+            ["kick -f user_home -- node1 1000"]
+        );
+        let few = &lines[..1002];
+        assert_eq!(planned(few, wrong), ["kick -h 10.0.0.2 2"]);
+        let few = [&lines[..1002], &lines[2000..]].concat();
+        assert_eq!(
+            planned(&few, wrong),
+            ["kick -h 10.0.0.2 -- u1000 1", "kick -h 10.0.0.2 -- u1001 1"]
+        );
+        // Too many for that: the group in which the fewest others are.
+        assert_eq!(planned(&lines[500..], wrong), ["kick -f user_home -- node1 1000"]);
+        assert_eq!(
+            planned(&lines, |line| line.user == user(7)),
+            ["kick -h 10.0.0.1 -- u7 1"]
+        );
+    }
+
+    proptest! {
+        /// Each one that is chosen ends, and another one only where there are too many.
+        #[test]
+        fn just_the_chosen_end(
+            sessions in prop::collection::vec((0u8..30, 1u8..4, 1u8..4, any::<bool>()), 0..90)
+        ) {
+            let lines: Vec<(Line, bool)> = sessions
+                .into_iter()
+                .map(|(user, node, home, chosen)| (line(&format!("u{user}"), node, home), chosen))
+                .collect();
+            let kicks = plan(lines.iter().map(|(line, chosen)| (line, *chosen)));
+            let ends = |line: &Line| {
+                kicks.iter().any(|(kick, _)| match kick {
+                    Kick::Group(group) => line.groups.contains(group),
+                    Kick::User(destination, user) => line.destination() == *destination && line.user == *user,
+                })
+            };
+            let chosen_at: BTreeSet<_> = lines
+                .iter()
+                .filter(|(_, chosen)| *chosen)
+                .map(|(line, _)| (line.user.clone(), line.destination()))
+                .collect();
+            for (line, chosen) in &lines {
+                if *chosen {
+                    assert!(ends(line));
+                } else if !chosen_at.contains(&(line.user.clone(), line.destination())) {
+                    assert!(!ends(line));
+                }
+            }
+            let counted: usize = kicks.iter().map(|(_, count)| count).sum();
+            assert_eq!(counted, lines.iter().filter(|(_, chosen)| *chosen).count());
+        }
+    }
+}
