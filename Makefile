@@ -8,7 +8,7 @@
 # make install          all of the following below PREFIX; DESTDIR is put before each path
 # make install-library  the C library
 # make install-command  the commands, their manual pages, timers, and sendmail's feature
-# make install-lua      the Lua module
+# make install-lua      the Lua module, and what Dovecot 2.4 includes to use it
 # make install-php      the PHP module
 # make install-perl     the Perl module
 # make install-doc      the documentation
@@ -32,6 +32,7 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 BINDIR ?= $(PREFIX)/bin
 MANDIR ?= $(PREFIX)/share/man
+DATADIR ?= $(PREFIX)/share/mailaffinity
 DOCDIR ?= $(PREFIX)/share/doc/mailaffinity
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 CFDIR ?= /usr/share/sendmail/cf
@@ -114,7 +115,7 @@ install: install-library install-command install-lua install-php install-perl in
 MAKE_FOLDERS = umask 022 && mkdir -p
 
 # fill FILE,INSTALLED: with the folders and the version in their places.
-fill = sed 's|@PREFIX@|$(PREFIX)|; s|@BINDIR@|$(BINDIR)|; s|@LIBDIR@|$(LIBDIR)|; \
+fill = sed 's|@PREFIX@|$(PREFIX)|; s|@BINDIR@|$(BINDIR)|; s|@LIBDIR@|$(LIBDIR)|; s|@DATADIR@|$(DATADIR)|; \
 	s|@INCLUDEDIR@|$(INCLUDEDIR)|; s|@VERSION@|$(VERSION)|' $(1) >$(DESTDIR)$(2) && chmod 644 $(DESTDIR)$(2)
 
 # (cargo-c would do this, but Debian's cannot read the lock file.)
@@ -141,8 +142,12 @@ install-command: $(TARGET)/.library
 	for unit in $(UNITS); do $(call fill,dist/systemd/$$unit,$(UNITDIR)/$$unit) || exit 1; done
 
 install-lua: $(LUA_BUILT)
-	$(MAKE_FOLDERS) $(DESTDIR)$(LUADIR)
+	$(MAKE_FOLDERS) $(DESTDIR)$(LUADIR) $(DESTDIR)$(DATADIR)
 	install -m 644 $(LUA_TARGET_DIR)/release/libmailaffinity_lua.so $(DESTDIR)$(LUADIR)/mailaffinity.so
+	install -m 644 dist/dovecot/dovecot.lua $(DESTDIR)$(DATADIR)
+	for file in mailaffinity-node.conf mailaffinity-proxy.conf; do \
+		$(call fill,dist/dovecot/$$file,$(DATADIR)/$$file) || exit 1; \
+	done
 
 install-php: $(PHP_BUILT)
 	$(MAKE_FOLDERS) $(DESTDIR)$(PHP_EXTENSIONDIR) $(DESTDIR)$(PHP_INIDIR)
@@ -308,7 +313,7 @@ lint:
 	dist/install-packages.sh $(LINT_PACKAGES)
 	shellcheck $(SHELL_SCRIPTS)
 	perlcritic --quiet perl benches
-	luacheck --quiet --std lua54 lua/tests
+	luacheck --quiet --std lua54 lua/tests dist/dovecot
 
 SHELL_SCRIPTS = $(wildcard .ci/run) $(wildcard */*.sh */*/*.sh) $(wildcard dist/debian/*.postrm)
 

@@ -262,6 +262,16 @@ impl NodeState {
         }
     }
 
+    /// The same, with all nodes up.
+    #[must_use]
+    pub fn without_marks(&self) -> NodeState {
+        let mut state = self.clone();
+        for entry in state.nodes.values_mut() {
+            entry.mark = None;
+        }
+        state
+    }
+
     /// Reads the file; without one, all nodes are up.
     ///
     /// # Errors

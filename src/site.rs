@@ -2,6 +2,7 @@
 //! published of it, followed while they change, and the host that a user's webmail connects to.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::access_map::{Entry, Published};
 use crate::config::{AccessMapConfig, Config, ConfigError, NoNodeUp, NodeConfig};
@@ -30,6 +31,8 @@ pub struct InForce {
     pub state: NodeState,
     /// The mapping among the nodes that are up.
     pub cluster: Cluster,
+    /// The mapping if all were, from when it is first asked for.
+    home: OnceLock<Option<Cluster>>,
     published: Option<Published>,
     state_file: Followed,
 }
@@ -138,6 +141,7 @@ impl InForce {
             config,
             state,
             cluster,
+            home: OnceLock::new(),
             state_file,
         })
     }
@@ -166,6 +170,7 @@ impl InForce {
         if let Some(Some((state, cluster))) = loaded {
             self.state = state;
             self.cluster = cluster;
+            self.home = OnceLock::new();
         }
     }
 
@@ -226,11 +231,22 @@ impl InForce {
         self.node_of_hash(self.config.hash_of(user).ok()?, tag)
     }
 
+    /// The node that the mapping alone would give to a user if all were up: where the user
+    /// goes when they are.
+    pub fn home_node(&self, user: &[u8], tag: &str) -> Option<&NodeConfig> {
+        let all_up = || self.config.cluster(&self.state.without_marks()).ok();
+        let home = self.home.get_or_init(all_up).as_ref()?;
+        self.node_at(home.index_of_hash(self.config.hash_of(user).ok()?, tag)?)
+    }
+
     fn node_of_hash(&self, hash: u32, tag: &str) -> Option<&NodeConfig> {
-        let index = self.cluster.index_of_hash(hash, tag)?;
+        self.node_at(self.cluster.index_of_hash(hash, tag)?)
+    }
+
+    fn node_at(&self, index: usize) -> Option<&NodeConfig> {
         #[expect(
             clippy::indexing_slicing,
-            reason = "the cluster has the nodes of the configuration, in its order"
+            reason = "a cluster has the nodes of the configuration, in its order"
         )]
         Some(&self.config.nodes[index])
     }
@@ -462,6 +478,29 @@ host = "node2.example.org"
                 .any(|notice| notice == "no node without a tag is up"),
             "{notices:?}"
         );
+    }
+
+    #[test]
+    fn home_is_where_users_are_when_all_are_up() {
+        let mut site = Fixture::new("");
+        let nodes = |site: &mut Fixture| {
+            site.site.refresh();
+            let in_force = site.site.in_force().unwrap();
+            [
+                in_force.computed_node(b"user1", ""),
+                in_force.home_node(b"user1", ""),
+            ]
+            .map(|node| node.map(|node| node.node.name.clone()))
+        };
+        let [one, two] = ["node1", "node2"].map(|name| Some(name.to_owned()));
+        assert_eq!(nodes(&mut site), [two.clone(), two.clone()]);
+        site.mark_down(&["node2"]);
+        assert_eq!(nodes(&mut site), [one.clone(), two.clone()]);
+        site.mark_down(&["node1", "node2"]);
+        assert_eq!(nodes(&mut site), [None, two]);
+        // A share that the node state gives it is no mark.
+        site.replace("nodes.toml", "[node.node2]\nvhost_count = 0\nstate = \"down\"\n");
+        assert_eq!(nodes(&mut site), [one.clone(), one]);
     }
 
     #[test]

@@ -92,6 +92,9 @@ lrwxrwxrwx $1$lib/libmailaffinity.so.0 libmailaffinity.so.$version
 -rwxr-xr-x $1/share/doc/mailaffinity/examples/construct_qgroups
 -rw-r--r-- $1/share/doc/mailaffinity/examples/mailaffinity.cron
 -rw-r--r-- $1/share/doc/mailaffinity/examples/mailaffinity.toml.example
+-rw-r--r-- $1/share/mailaffinity/dovecot.lua
+-rw-r--r-- $1/share/mailaffinity/mailaffinity-node.conf
+-rw-r--r-- $1/share/mailaffinity/mailaffinity-proxy.conf
 -rw-r--r-- $1/share/man/man3/Mail::Affinity.3pm
 -rw-r--r-- $1$perl_below_prefix/Mail/Affinity.pm
 -rw-r--r-- $cf/feature/mailaffinity.m4
@@ -131,10 +134,13 @@ units=$folder/other$prefix/lib/systemd/system
 for file in "$units"/*.service "$folder/other$prefix/share/doc/mailaffinity/examples/mailaffinity.cron"; do
     grep -q "$prefix/bin/mailaffinity " "$file" || fail "$file does not name $prefix/bin"
 done
+shared=$folder/other$prefix/share/mailaffinity
+grep -qx "  lua_file = $prefix/share/mailaffinity/dovecot.lua" "$shared/mailaffinity-node.conf" ||
+    fail "Dovecot would look for dovecot.lua elsewhere"
 # (What the documentation says is of the usual PREFIX, and so is Perl's search path.)
 if grep -rIl /usr/local "$units" "$folder/other$prefix/lib/pkgconfig" \
     "$folder/other$prefix/share/doc/mailaffinity/examples/mailaffinity.cron" >&2 ||
-    grep -rI '@[A-Z]*@' "$units" "$folder/other$prefix/lib/pkgconfig" >&2; then
+    grep -rI '@[A-Z]*@' "$units" "$folder/other$prefix/lib/pkgconfig" "$shared" >&2; then
     fail "these are not of $prefix"
 fi
 

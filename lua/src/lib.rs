@@ -56,16 +56,21 @@ fn functions(lua: &Lua, path: &Path) -> Result<Table> {
     let site = Rc::new(Followed::new(path));
     let functions = lua.create_table()?;
 
-    let asked = site.clone();
-    let node = move |lua: &Lua, (user, tag): (Value, Value)| {
-        let user = text(lua, "user", user);
-        let arguments = user.and_then(|user| Ok((user, optional_text(lua, "tag", tag)?)));
-        Ok(asked.ask(arguments, |in_force, (user, tag)| {
-            let tag = tag.map(|tag| tag.as_bytes());
-            computed_node(in_force, &user.as_bytes(), tag.as_deref())
-        }))
-    };
-    functions.raw_set("node", lua.create_function(node)?)?;
+    for (name, of_user) in [
+        ("node", InForce::computed_node as OfUser),
+        ("home", InForce::home_node),
+    ] {
+        let asked = site.clone();
+        let node = move |lua: &Lua, (user, tag): (Value, Value)| {
+            let user = text(lua, "user", user);
+            let arguments = user.and_then(|user| Ok((user, optional_text(lua, "tag", tag)?)));
+            Ok(asked.ask(arguments, |in_force, (user, tag)| {
+                let tag = tag.map(|tag| tag.as_bytes());
+                node_of(in_force, of_user, &user.as_bytes(), tag.as_deref())
+            }))
+        };
+        functions.raw_set(name, lua.create_function(node)?)?;
+    }
 
     let asked = site.clone();
     let nodes = move |_: &Lua, (): ()| {
@@ -89,10 +94,14 @@ fn functions(lua: &Lua, path: &Path) -> Result<Table> {
     Ok(functions)
 }
 
-/// The node that the mapping gives to a user, as the Director does. The access map is not
-/// asked: it is made of the mapping, may lag behind it, and can be locked for a while.
-fn computed_node(
+/// The node that the mapping gives to a user with a tag, as the Director does, or would if
+/// all were up. The access map is not asked: it is made of the mapping, may lag behind it, and
+/// can be locked for a while.
+type OfUser = for<'f> fn(&'f InForce, &[u8], &str) -> Option<&'f NodeConfig>;
+
+fn node_of(
     in_force: &InForce,
+    of_user: OfUser,
     user: &[u8],
     tag: Option<&[u8]>,
 ) -> std::result::Result<Described, String> {
@@ -100,7 +109,7 @@ fn computed_node(
     // No tag is anything but text.
     let node = str::from_utf8(tag)
         .ok()
-        .and_then(|tag| in_force.computed_node(user, tag));
+        .and_then(|tag| of_user(in_force, user, tag));
     let why_none = || match in_force.config.hash_of(user) {
         Ok(_) => NoNodeUp(String::from_utf8_lossy(tag).into()).to_string(),
         Err(problem) => problem.to_string(),

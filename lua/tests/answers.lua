@@ -30,6 +30,8 @@ t.is(math.type(site.username_hash("user1")), "integer", "it is an integer")
 
 local users = {}
 for i = 1, 2000 do users[i] = ({ "user%d", "User%d@example.org", "%d", "ü%d" })[i % 4 + 1]:format(i) end
+t.is(site.home("u7").name, "node2", "where a user of a node that is down goes back to")
+t.is(site.home("u1").name, "node1", "and others are")
 t.is(t.differences(site, config, users), {}, "as the command says")
 
 -- Tags.

@@ -20,6 +20,7 @@ local function calls(times)
     if i % 100 == 0 then
       site.node("user" .. i, "nowhere" .. i)
       site.node(i, {})
+      site.home("user" .. i)
       site.nodes()
       site.username_hash("user" .. i)
       mailaffinity.open("nowhere" .. i)

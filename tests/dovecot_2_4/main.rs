@@ -1,3 +1,6 @@
 //! Dovecot 2.4, which has no Director, on machines of its own, with the Lua module in it.
 
+mod home;
 mod machines;
+mod page;
+mod passdb;

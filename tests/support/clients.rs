@@ -1,7 +1,7 @@
 //! Who logs in to read mail, and who delivers it.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Far more than anything here takes: reached only when something hangs.
@@ -82,8 +82,8 @@ impl Protocol {
 pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
-    fn open(address: IpAddr, port: u16) -> io::Result<Connection> {
-        let stream = TcpStream::connect_timeout(&(address, port).into(), DEADLINE)?;
+    fn open(server: SocketAddr) -> io::Result<Connection> {
+        let stream = TcpStream::connect_timeout(&server, DEADLINE)?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_nodelay(true)?;
         Ok(Connection(BufReader::new(stream)))
@@ -119,7 +119,7 @@ impl Connection {
 /// Logs a user in. The session lasts as long as the connection; an error of the kind `Other`
 /// has what the server says.
 pub fn log_in(protocol: Protocol, server: IpAddr, user: &str, password: &str) -> io::Result<Connection> {
-    let mut connection = Connection::open(server, protocol.port())?;
+    let mut connection = Connection::open((server, protocol.port()).into())?;
     while !protocol.ends_greeting(&connection.line()?) {}
     if protocol == Protocol::Submission {
         connection.send("EHLO client.example.org\r\n")?;
@@ -139,7 +139,12 @@ pub fn log_in(protocol: Protocol, server: IpAddr, user: &str, password: &str) ->
 
 /// Delivers a message by LMTP: what the server says of each recipient.
 pub fn deliver(server: IpAddr, recipients: &[impl AsRef<str>]) -> io::Result<Vec<String>> {
-    let mut lmtp = Connection::open(server, LMTP_PORT)?;
+    deliver_to((server, LMTP_PORT).into(), recipients)
+}
+
+/// The same at another port.
+pub fn deliver_to(server: SocketAddr, recipients: &[impl AsRef<str>]) -> io::Result<Vec<String>> {
+    let mut lmtp = Connection::open(server)?;
     lmtp.expect("220")?;
     for command in ["LHLO client.example.org\r\n", "MAIL FROM:<>\r\n"] {
         lmtp.send(command)?;

@@ -30,6 +30,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
 
 use crate::built;
 use crate::namespace::mount;
@@ -56,6 +59,11 @@ passdb static {
 userdb static {
 }
 ";
+
+/// Far more than anything here takes: reached only when something hangs.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 const NUMBER_OF_TEST: u8 = 254;
 const NUMBER_OF_RELAY: u8 = 253;
@@ -173,7 +181,8 @@ impl Network {
         self.replace("nodes.toml", node_state);
     }
 
-    /// Starts a machine, on which nothing runs yet. Its name in [`DOMAIN`] is `name`.
+    /// Starts a machine, on which nothing runs yet. Its name in [`DOMAIN`] is `name`. One of
+    /// this name and number may have been there before.
     pub fn start(&self, name: &str, number: u8) -> Machine {
         let host = format!("{name}.{DOMAIN}");
         let (four, six) = (address(number), address_6(number));
@@ -190,9 +199,10 @@ impl Network {
 
         let root = self.root_of(name);
         let (init, pid) = boot(&root, &host);
-        ip(&[
-            "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", &pid,
-        ]);
+        // As before, if there was one: the others remember it.
+        let hardware = format!("02:00:00:00:00:{number:02x}");
+        let end = ["name", "eth0", "address", &hardware, "netns", &pid];
+        ip(&[&["link", "add", name, "type", "veth", "peer"], &end[..]].concat());
         ip(&["link", "set", name, "master", BRIDGE, "up"]);
         let inside = |arguments: &[&str]| {
             let net = ["--target", &pid, "--net", "ip"];
@@ -236,7 +246,11 @@ maillog_file = /var/log/postfix.log
             debian.join("packages").exists(),
             "there is no Debian 13 in {debian:?}: \"make dovecot-2.4\" makes one, as root"
         );
-        let machine = self.folder.join(name);
+        // Another one of this name may have been there.
+        let machine = TempDir::with_prefix_in(name, &self.folder)
+            .expect("a folder")
+            .keep();
+        fs::set_permissions(&machine, Permissions::from_mode(0o755)).expect("change a mode");
         let [root, upper, work] = ["root", "upper", "work"].map(|folder| machine.join(folder));
         for folder in [&root, &upper, &work] {
             fs::create_dir_all(folder).expect("a folder");
@@ -307,6 +321,10 @@ impl Machine {
         &self.name
     }
 
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
     pub fn address(&self) -> IpAddr {
         address(self.number)
     }
@@ -320,7 +338,7 @@ impl Machine {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// Writes a file of the machine.
+    /// Writes a file of the machine, which is no link: that would lead the test elsewhere.
     pub fn write(&self, path: &str, text: &str) {
         fs::write(self.path(path), text).expect("write a file of a machine");
     }
@@ -410,6 +428,21 @@ service lmtp {{
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Waits until Dovecot has logged these words.
+    #[track_caller]
+    pub fn wait_for_log(&self, words: &str) {
+        let begun = Instant::now();
+        while !self.log().contains(words) {
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "{}: no {words:?}: {}",
+                self.name,
+                self.log()
+            );
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
     /// Lets all its processes stand still, as on a machine that hangs: the kernel goes on to
     /// accept connections.
     pub fn hang(&self) {
@@ -440,6 +473,8 @@ impl Drop for Machine {
         }
         let _ = Command::new("kill").args(["-KILL", &self.pid]).status();
         let _ = self.init.wait();
+        // The kernel would do so some time later.
+        let _ = Command::new("ip").args(["link", "delete", &self.name]).output();
     }
 }
 
