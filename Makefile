@@ -56,7 +56,8 @@ TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovec
 	sqlite3 slapd ldap-utils nslcd libnss-ldapd e2fsprogs lua5.4 liblua5.4-dev strace
 # Of Debian 13, in whose Dovecot the Lua module is tested; Postfix is the relay of its submission.
 DOVECOT_2_4_PACKAGES = dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved \
-	dovecot-submissiond dovecot-auth-lua dovecot-ldap dovecot-sqlite dovecot-pgsql lua5.4 postfix
+	dovecot-submissiond dovecot-auth-lua dovecot-ldap dovecot-sqlite dovecot-pgsql lua5.4 lua-dbi-sqlite3 slapd \
+	sqlite3 postfix
 PACKAGING_PACKAGES = build-essential debhelper dh-php
 # The Debian systems in which the packages are tried.
 SUITES ?= bookworm trixie

@@ -1,5 +1,6 @@
 //! Dovecot 2.4, which has no Director, on machines of its own, with the Lua module in it.
 
+mod accounts;
 mod home;
 mod machines;
 mod page;
