@@ -5,3 +5,4 @@ mod home;
 mod machines;
 mod page;
 mod passdb;
+mod resilience;
