@@ -21,7 +21,7 @@
 # make fuzz             each fuzz target for FUZZ_SECONDS
 # make faults           a fault at each system call of the commands that write
 # make bench            the mapping beside OpenSSL and Dovecot, the update beside a script,
-#                       and lookups in what is published beside those in the map
+#                       lookups in what is published beside those in the map, and logins, as root
 
 CARGO ?= cargo
 PHP ?= php
@@ -78,7 +78,7 @@ LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
 	director mail_servers node_state php username_hash users
 
-.PHONY: all demo test test-as-root director dovecot-2.4 squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
+.PHONY: all demo test test-as-root director dovecot-2.4 squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench bench-logins build-packages test-packages library lua php \
 	install install-library install-command install-lua install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -373,6 +373,16 @@ bench: library
 	rm -rf $(TARGET)/bench-update.d && mkdir $(TARGET)/bench-update.d
 	$(TARGET)/bench-update $(TARGET)/mailaffinity benches/plain_update.pl "$(abspath $(TARGET))/bench-update.d"
 	$(CARGO) bench --locked --bench lookup
+	$(MAKE) bench-logins
+
+# Through Dovecot 2.4's proxies, which are machines in namespaces.
+bench-logins:
+	@if [ "$$(id -u)" = 0 ]; then \
+		$(MAKE) dovecot-2.4 && \
+		$(CARGO) test --locked --test dovecot_2_4 -- --ignored --nocapture bench::; \
+	else \
+		echo "SKIPPED: logins through Dovecot 2.4; root's make bench-logins measures them"; \
+	fi
 
 clean:
 	rm -rf target lua/target php/target fuzz/target

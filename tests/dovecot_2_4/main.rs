@@ -1,6 +1,7 @@
 //! Dovecot 2.4, which has no Director, on machines of its own, with the Lua module in it.
 
 mod accounts;
+mod bench;
 mod home;
 mod machines;
 mod page;
