@@ -24,7 +24,7 @@
 # make fuzz             each fuzz target for FUZZ_SECONDS
 # make faults           a fault at each system call of the commands that write
 # make bench            the mapping beside OpenSSL and Dovecot, the update beside a script,
-#                       and lookups in what is published beside those in the map
+#                       lookups in what is published beside those in the map, and logins, as root
 
 CARGO ?= cargo
 PHP ?= php
@@ -61,7 +61,8 @@ TEST_PACKAGES = g++ m4 binutils valgrind libc6-dbg pkg-config dovecot-core dovec
 	corosync iproute2
 # Of Debian 13, in whose Dovecot the Lua module is tested; Postfix is the relay of its submission.
 DOVECOT_2_4_PACKAGES = dovecot-core dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-managesieved \
-	dovecot-submissiond dovecot-auth-lua dovecot-ldap dovecot-sqlite dovecot-pgsql lua5.4 postfix
+	dovecot-submissiond dovecot-auth-lua dovecot-ldap dovecot-sqlite dovecot-pgsql lua5.4 lua-dbi-sqlite3 slapd \
+	sqlite3 postfix
 PACKAGING_PACKAGES = build-essential debhelper dh-php
 # The Debian systems in which the packages are tried.
 SUITES ?= bookworm trixie
@@ -82,7 +83,7 @@ LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
 	corosync director doveconf mail_servers node_state php sessions username_hash users
 
-.PHONY: all demo test test-as-root director dovecot-2.4 exim haproxy squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench build-packages test-packages library lua php \
+.PHONY: all demo test test-as-root director dovecot-2.4 exim haproxy squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench bench-logins build-packages test-packages library lua php \
 	install install-library install-command install-exim install-lua install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -393,6 +394,16 @@ bench: library
 	rm -rf $(TARGET)/bench-update.d && mkdir $(TARGET)/bench-update.d
 	$(TARGET)/bench-update $(TARGET)/mailaffinity benches/plain_update.pl "$(abspath $(TARGET))/bench-update.d"
 	$(CARGO) bench --locked --bench lookup
+	$(MAKE) bench-logins
+
+# Through Dovecot 2.4's proxies, which are machines in namespaces.
+bench-logins:
+	@if [ "$$(id -u)" = 0 ]; then \
+		$(MAKE) dovecot-2.4 && \
+		$(CARGO) test --locked --test dovecot_2_4 -- --ignored --nocapture bench::; \
+	else \
+		echo "SKIPPED: logins through Dovecot 2.4; root's make bench-logins measures them"; \
+	fi
 
 clean:
 	rm -rf target lua/target php/target fuzz/target

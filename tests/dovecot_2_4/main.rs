@@ -1,9 +1,12 @@
 //! Dovecot 2.4, which has no Director, on machines of its own, with the Lua module in it.
 
+mod accounts;
 mod agreement;
+mod bench;
 mod home;
 mod machines;
 mod nodes;
 mod page;
 mod passdb;
+mod resilience;
 mod sessions;
