@@ -281,7 +281,7 @@ fn check(network: &Network, users: &Users, kind: &Kind) {
             );
         }
         // By the entry itself.
-        assert!(entry.log().contains("(auth failed, 1 attempts"));
+        entry.wait_for_log("(auth failed, 1 attempts");
         assert!(!nodes[1].log().contains("auth failed"));
 
         let deliver = |user: &str| deliver_to((at, lmtp_port).into(), &[user]).unwrap().concat();

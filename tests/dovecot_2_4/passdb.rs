@@ -7,6 +7,7 @@ use support::clients::{Connection, Protocol, deliver, deliver_to, log_in};
 use support::configuration::{Configuration, Node, node_state};
 use support::machines::{Machine, NETWORK, Network, PASSWORD, SHARED, address_6};
 use support::namespace;
+use support::sendmail::wait_for;
 
 const SITE: &str = "
 passdb static {
@@ -103,6 +104,7 @@ fn fails_as_its_page_says_as_root() {
             let refused = refused.to_string();
             assert!(refused.starts_with("a NO [AUTHENTICATIONFAILED]"), "{refused}");
         }
+        two.wait_for_log("Login aborted");
         assert_eq!(two.log().matches("Login aborted").count(), 1, "{}", two.log());
 
         // No node is up: nobody is let in at a proxy, or at a node by chance.
@@ -136,6 +138,9 @@ fn fails_as_its_page_says_as_root() {
         by_imap(&one).unwrap();
         let one = anew(&network, one, &settings("starttls = no"));
         by_imap(&one).unwrap();
+        wait_for("both logins are logged", || {
+            two.log().matches("Logged in").count() == 2
+        });
         let log = two.log();
         let logins: Vec<&str> = log.lines().filter(|line| line.contains("Logged in")).collect();
         let tls: Vec<bool> = logins.iter().map(|line| line.contains("TLS")).collect();

@@ -48,6 +48,7 @@ passdb static {
     proxy = y
     host = 10.24.0.4
     starttls = any-cert
+    proxy_no_multiplex = y
   }
 }
 lmtp_proxy = yes
@@ -203,6 +204,15 @@ fn settle(entries: &[Entry]) {
     }
 }
 
+/// Nobody comes any more when this goes, also in a panic: the scope would wait forever.
+struct End<'e>(&'e AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Replaces a file of a machine by a copy of it.
 fn replace(machine: &Machine, file: &str) {
     machine.run("cp", &[file, &format!("{file}.new")]);
@@ -250,6 +260,7 @@ fn all_that_is_followed_changes_under_load_as_root() {
         let begins = |state: &str| course.in_force.lock().unwrap().push(in_force(state));
         let ended = AtomicBool::new(false);
         let came: Vec<Came> = thread::scope(|scope| {
+            let _end = End(&ended);
             begins(&node_state(&[]));
             let clients: Vec<_> = entries
                 .iter()
