@@ -225,6 +225,15 @@ fn value<'s>(section: &'s Section, key: &str) -> Result<Option<&'s str>, TakeErr
 fn strategy(settings: &Doveconf, notes: &mut Vec<String>) -> Result<Strategy, TakeError> {
     let consistent = value(&settings.top, "director_consistent_hashing")?;
     let version = settings.version.as_deref();
+    if let Some(version) =
+        version.filter(|version| !version.starts_with("2.2.") && !version.starts_with("2.3."))
+    {
+        return Err(TakeError(format!(
+            "these are the settings of Dovecot {}, whose Director is not known to map users as those of 2.2 and 2.3: take \
+             them over from one of these",
+            version.escape_debug()
+        )));
+    }
     if version.is_none() && consistent.is_none() {
         notes.push(
             "the strategy of Dovecot 2.2, where the settings are of that: their first line does not say of which Dovecot \
@@ -362,7 +371,16 @@ fn passdbs<'s>(section: &'s Section, tags: &mut BTreeSet<&'s str>, notes: &mut V
             .iter()
             .filter_map(|key| inner.get(key))
             .flat_map(|fields| fields.split(' '));
-        for (field, given) in fields.filter_map(|field| field.split_once('=')) {
+        let fields: Vec<_> = fields.filter_map(|field| field.split_once('=')).collect();
+        // Of master passdbs and those that refuse, only the next one's word counts.
+        let counts = ["master", "deny"].map(|key| inner.get(key).unwrap_or("no") == "no") == [true; 2];
+        if counts
+            && OPEN_DRIVERS.contains(&driver)
+            && fields.iter().all(|(field, _)| *field != "director_tag")
+        {
+            tags.insert("");
+        }
+        for (field, given) in fields {
             match field {
                 "director_tag" if !given.contains('%') => _ = tags.insert(given),
                 "director_tag" => note(
@@ -390,8 +408,8 @@ fn passdbs<'s>(section: &'s Section, tags: &mut BTreeSet<&'s str>, notes: &mut V
 fn one_tag<'s>(tags: &BTreeSet<&'s str>, nodes: &[Node], notes: &mut Vec<String>) -> Option<&'s str> {
     let has = |tag: &str| nodes.iter().any(|node| node.tag == tag);
     match Vec::from_iter(tags)[..] {
+        [] | [&""] if has("") => {}
         [&tag] if has(tag) => return Some(tag),
-        [] if has("") => {}
         _ => {
             let all = BTreeSet::from_iter(nodes.iter().map(|node| node.tag.as_str()));
             let all: Vec<String> = all
@@ -596,6 +614,14 @@ mod tests {
             "far",
         );
         key(passdb, "tag", "");
+        // One passdb gives a tag and the next one none.
+        let both = format!(
+            "{HEAD}director_mail_servers = 192.0.2.1@far 192.0.2.2\n{passdb}passdb {{\n driver = static\n}}\n"
+        );
+        let (body, notes) = taken(&both, None);
+        assert!(!body.split("[[node]]").next().unwrap().contains("tag"), "{body}");
+        let asked = |note: &String| note.starts_with("which of the tags \"\", \"far\" users have");
+        assert!(notes.iter().any(asked), "{notes:?}");
     }
 
     /// Dovecot 2.2 has a modulo unless it was told otherwise.
@@ -620,6 +646,8 @@ mod tests {
         let (body, notes) = taken(settings, None);
         assert!(body.contains("strategy = \"ring\""), "{body}");
         assert!(notes[0].contains("of which Dovecot they are"), "{notes:?}");
+        let error = try_take(&format!("# 2.1.17 (x): y\n{settings}"), None).unwrap_err();
+        assert!(error.contains("Dovecot 2.1.17"), "{error}");
     }
 
     #[test]

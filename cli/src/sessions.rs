@@ -132,7 +132,8 @@ pub fn parse(text: &[u8]) -> Option<Vec<Line>> {
                         let address = parse_address(str::from_utf8(value).ok()?)?;
                         read.groups.insert(Group::Destination(address));
                     }
-                    name if name.starts_with(NAME_FIELDS) && !value.is_empty() => {
+                    // With what it takes for an address, Dovecot 2.4.1 crashes.
+                    name if name.starts_with(NAME_FIELDS) && !value.is_empty() && is_one_name(value) => {
                         read.groups.insert(Group::Field(name.to_owned(), text(value)));
                     }
                     _ => {}
@@ -141,6 +142,14 @@ pub fn parse(text: &[u8]) -> Option<Vec<Line>> {
             Some(read)
         })
         .collect()
+}
+
+/// Whether `doveadm kick` takes this for one name: it may be a mask of several, or an address
+/// or range of clients, in any spelling of inet_aton(3): `127.1` and `12345` are some.
+fn is_one_name(name: &[u8]) -> bool {
+    let is_address = |byte: &u8| byte.is_ascii_hexdigit() || b".:xX".contains(byte);
+    let starts_so = name.first().is_some_and(u8::is_ascii_digit) || name.contains(&b':');
+    !(name.iter().any(|byte| b"*?/".contains(byte)) || starts_so && name.iter().all(is_address))
 }
 
 impl Line {
@@ -191,6 +200,15 @@ pub enum Kick {
 }
 
 impl Kick {
+    /// Whether doveadm ends these sessions alone: not where it takes a user's name for a mask
+    /// or for an address of clients.
+    pub fn is_exact(&self) -> bool {
+        match self {
+            Kick::Group(_) => true,
+            Kick::User(_, user) => is_one_name(user),
+        }
+    }
+
     /// The words after doveadm.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["kick".into()];
@@ -317,6 +335,39 @@ user3\timap-login\t36\t10.24.0.254\t10.24.0.2\tnode2\tnode2
         let lines = parse(b"username\tservice\tpid\tip\nanna\timap\t1\t::1\n").unwrap();
         assert_eq!((lines[0].service.as_str(), lines[0].groups.len()), ("imap", 0));
         assert_eq!(parse(b"username\tservice\n").unwrap(), []);
+    }
+
+    #[test]
+    fn doveadm_takes_some_names_for_others() {
+        for name in [
+            "127.1",
+            "12345",
+            "0x7f.1",
+            "192.0.2.7",
+            "::1",
+            "fe80::1",
+            "an*",
+            "a?",
+            "10.0.0.0/8",
+            "a/b",
+        ] {
+            let kick = Kick::User(None, name.into());
+            assert!(!kick.is_exact(), "{name}");
+            let text = format!("username\tservice\tuser_node\nanna\timap\t{name}\n");
+            assert_eq!(parse(text.as_bytes()).unwrap()[0].groups.len(), 0, "{name}");
+        }
+        for name in [
+            "anna",
+            "abc",
+            "a.b",
+            "cafe",
+            "3com",
+            "1a@example.org",
+            "node1",
+            "127.0.0.1.example.org",
+        ] {
+            assert!(Kick::User(None, name.into()).is_exact(), "{name}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ local mailaffinity = require "mailaffinity"
 local SETTINGS = {
   proxy = { default = "maybe", "maybe", "always" },
   starttls = { default = "yes", "yes", "no", "any-cert" },
+  userdb_fields = { default = "no", "no", "yes" },
   tag = {},
   config = {},
   proxy_timeout = {},
@@ -60,14 +61,16 @@ local function look_up(request, extra)
     -- 10,000 IMAP logins on a loaded machine), and the client waits until the time is over.
     proxy_no_multiplex = "y",
     -- For doveadm who and doveadm kick -f user_node NODE: where the user is sent to, and
-    -- where the user goes when all nodes are up. The first two are of sessions that are
-    -- proxied, the others of those that are here.
+    -- where the user goes when all nodes are up.
     user_node = node.name,
     user_home = home and home.name,
-    userdb_user_node = node.name,
-    userdb_user_home = home and home.name,
     [extra] = "y",
   }
+  -- The same of sessions that are not proxied. With any such field, userdb prefetch takes the
+  -- passdbs' word for all that there is to know of the user.
+  if settings.userdb_fields == "yes" then
+    fields.userdb_user_node, fields.userdb_user_home = fields.user_node, fields.user_home
+  end
   -- A name is what the node's certificate is held against. It needs no DNS; two addresses
   -- that differ are refused.
   if node.host:find("[^%d.]") and not node.host:find(":", 1, true) then

@@ -715,7 +715,6 @@ address = "2001:DB8::2"
             ),
             "queue_path = \"/mnt/gfs2/mqueue/q2*\"\n\
              [users]\ncommand = [\"/usr/bin/doveadm\", \"user\", \"*\"]\nmax_loss_percent = 5\ntimeout_seconds = 7\n\
-             [checks]\nprobe = \"imap\"\nfall = 4\n\
              [watch]\ninterval_ms = 250\nhold_seconds = 0\non_change = [[\"/bin/a\", \"b\"], [\"/bin/c\"]]\n\
              [checks]\nprobe = \"imap\"\nfall = 4\nquorum = \"corosync\"\n\
              [sendmail]\ncommand = [\"/opt/sendmail\", \"-C\", \"/opt/sendmail.cf\"]\ninterval = \"1h30m\"\n\

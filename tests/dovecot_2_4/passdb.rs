@@ -107,6 +107,10 @@ fn fails_as_its_page_says_as_root() {
         two.wait_for_log("Login aborted");
         assert_eq!(two.log().matches("Login aborted").count(), 1, "{}", two.log());
 
+        // A userdb's fields would be all that userdb prefetch takes.
+        let said = one.doveadm(&["auth", "lookup", "-x", "service=mailaffinity", user]);
+        assert!(said.contains("user_home") && !said.contains("userdb"), "{said}");
+
         // No node is up: nobody is let in at a proxy, or at a node by chance.
         network.mark(&node_state(&["node1", "node2", "node3"]));
         for machine in entries {
@@ -180,7 +184,7 @@ fn names_sessions_by_node_and_takes_ipv6_as_root() {
         network.configure(Configuration::of(nodes));
         let [one, two] = [1, 2].map(|number| {
             let node = network.start(&format!("node{number}"), number);
-            node.start_dovecot(&on_node(""));
+            node.start_dovecot(&on_node(&settings("userdb_fields = yes")));
             node
         });
         let user = &a_user_of(&two, &network);

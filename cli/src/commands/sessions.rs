@@ -147,27 +147,47 @@ impl Kick {
             None => users.contains(&session.line.user),
         };
         let chosen = sessions.iter().map(|session| (&session.line, is_chosen(session)));
-        let kicks = sessions::plan(chosen);
+        let kicks = sessions::plan(chosen).into_iter();
+        let (kicks, inexact): (Vec<_>, Vec<_>) = kicks.partition(|(kick, _)| kick.is_exact());
         let dovecot = &config.dovecot;
         if self.dry_run {
-            return names::print(|out| {
+            names::print(|out| {
                 kicks.iter().try_for_each(|(kick, count)| {
                     let doveadm = child::name(&dovecot.doveadm);
                     writeln!(out, "{count}\t{doveadm} {}", child::name(&kick.arguments()))
                 })
-            });
+            })?;
+        } else {
+            end(config, &kicks)?;
         }
-        let mut left: usize = kicks.iter().map(|(_, count)| count).sum();
-        for (kick, count) in kicks {
-            kick.carry_out(&dovecot.doveadm, *dovecot.timeout)
-                .map_err(|error| {
-                    let message = format!("{error}; of the sessions, {left} are left");
-                    Failure::new(Status::Unavailable, message)
-                })?;
-            left = left.saturating_sub(count);
+        match inexact.first() {
+            None => Ok(ExitCode::SUCCESS),
+            Some((kick, _)) => Err(Failure::new(
+                Status::DataErr,
+                format!(
+                    "\"doveadm {}\" would end sessions of others, for which doveadm takes such a name: end those \
+                     of {} such users by their processes",
+                    child::name(&kick.arguments()),
+                    inexact.len()
+                ),
+            )),
         }
-        Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Ends sessions, by one kick after the other.
+fn end(config: &Config, kicks: &[(sessions::Kick, usize)]) -> Result<(), Failure> {
+    let dovecot = &config.dovecot;
+    let mut left: usize = kicks.iter().map(|(_, count)| count).sum();
+    for (kick, count) in kicks {
+        kick.carry_out(&dovecot.doveadm, *dovecot.timeout)
+            .map_err(|error| {
+                let message = format!("{error}; of the sessions, {left} are left");
+                Failure::new(Status::Unavailable, message)
+            })?;
+        left = left.saturating_sub(*count);
+    }
+    Ok(())
 }
 
 impl From<SessionsError> for Failure {

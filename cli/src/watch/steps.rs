@@ -164,7 +164,7 @@ impl Programs {
             let timeout = *config.watch.on_change_timeout;
             let mut has_run = false;
             for program in &mut self.programs {
-                has_run |= program.run_if_due(down, timeout);
+                has_run |= program.run_if_due(&self.wanted, timeout);
             }
             let waiting = self.programs.iter().filter(|program| program.told_down != *down);
             wait = waiting
@@ -201,8 +201,12 @@ impl Programs {
 
 impl Program {
     /// Tells it of the nodes that are not as it was told last. Says whether it was started.
-    fn run_if_due(&mut self, down: &BTreeSet<String>, timeout: Duration) -> bool {
+    fn run_if_due(&mut self, wanted: &Wanted, timeout: Duration) -> bool {
+        let Wanted { config, down } = wanted;
         let mut command = self.command.clone();
+        // One that the configuration no longer has is neither.
+        self.told_down
+            .retain(|node| config.nodes.index_of(node).is_some());
         for node in self.told_down.symmetric_difference(down) {
             let state = if down.contains(node) { "down" } else { "up" };
             command.extend([node.clone(), state.into()]);
@@ -222,5 +226,38 @@ impl Program {
             Err(error) => self.error = Some(error.to_string()),
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_not_told_of_a_node_that_is_gone() {
+        let text = "[[node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n";
+        let config = Config::parse(text, Path::new("mailaffinity.toml")).unwrap();
+        let wanted = Wanted {
+            config: Arc::new(config),
+            down: BTreeSet::new(),
+        };
+        let program = |known: &str| Program {
+            command: vec!["/bin/true".into()],
+            told_down: BTreeSet::from([known.to_owned()]),
+            seconds: None,
+            error: None,
+            retry: Retry::default(),
+        };
+        for (known, is_told) in [("node1", true), ("node2", false)] {
+            let mut program = program(known);
+            assert_eq!(
+                program.run_if_due(&wanted, Duration::from_secs(60)),
+                is_told,
+                "{known}"
+            );
+            assert_eq!(program.told_down, wanted.down);
+        }
     }
 }
