@@ -20,7 +20,7 @@ fn configuration() -> Configuration {
 }
 
 /// doveadm on a machine, as by ssh.
-fn doveadm(node: &Machine) -> Vec<String> {
+pub(crate) fn doveadm(node: &Machine) -> Vec<String> {
     let command = node.command("doveadm");
     let words = command.get_args().map(|word| word.to_str().unwrap().to_owned());
     ["/usr/bin/nsenter".to_owned()].into_iter().chain(words).collect()

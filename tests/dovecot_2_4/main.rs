@@ -5,6 +5,7 @@ mod agreement;
 mod bench;
 mod home;
 mod machines;
+mod migration;
 mod nodes;
 mod page;
 mod passdb;
