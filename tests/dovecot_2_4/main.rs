@@ -6,7 +6,6 @@ mod bench;
 mod home;
 mod machines;
 mod migration;
-mod nodes;
 mod page;
 mod passdb;
 mod resilience;
