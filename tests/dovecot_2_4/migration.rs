@@ -118,8 +118,9 @@ fn set_up(machine: &Machine, file: &str) {
             "10.24.0.3\n",
             &format!("10.24.0.3 {} 10.24.0.254\n", address(PROXY)),
         );
-    // Nothing of a test may depend on timing.
-    machine.start_dovecot(&format!("{lines}login_proxy_timeout = 60s\n"));
+    // The Director needs no TLS there. And nothing of a test may depend on timing.
+    let of_test = "auth_allow_cleartext = no\nlogin_proxy_timeout = 60s\n";
+    machine.start_dovecot(&(lines + of_test));
 }
 
 struct Cluster {
