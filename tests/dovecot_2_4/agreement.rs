@@ -10,7 +10,13 @@ use support::machines::{Machine, NETWORK, Network};
 use support::namespace;
 use support::site::Site;
 
-use crate::nodes;
+/// What sends users home, after those who may log in.
+const DOVECOT: &str = "passdb static {
+  result_success = continue-ok
+}
+login_trusted_networks = 10.24.0.0/24
+!include /usr/share/mailaffinity/mailaffinity-node.conf
+";
 
 fn configuration() -> Configuration {
     Configuration::of((1..=3).map(|number| {
@@ -20,7 +26,7 @@ fn configuration() -> Configuration {
 }
 
 /// doveadm on a machine, as by ssh.
-fn doveadm(node: &Machine) -> Vec<String> {
+pub(crate) fn doveadm(node: &Machine) -> Vec<String> {
     let command = node.command("doveadm");
     let words = command.get_args().map(|word| word.to_str().unwrap().to_owned());
     ["/usr/bin/nsenter".to_owned()].into_iter().chain(words).collect()
@@ -62,7 +68,11 @@ fn asks_each_node_as_root() {
     namespace::run_with_network("agreement::asks_each_node_as_root", || {
         let network = Network::new();
         network.configure(configuration());
-        let [one, two, three] = nodes::start(&network, "secret");
+        let [one, two, three] = [1, 2, 3].map(|number| {
+            let node = network.start(&format!("node{number}"), number);
+            node.start_dovecot(DOVECOT);
+            node
+        });
         let doveadms = [&one, &two, &three].map(doveadm);
         let site = Site::new();
         for row in rows(&site, &doveadms) {

@@ -5,7 +5,7 @@ mod agreement;
 mod bench;
 mod home;
 mod machines;
-mod nodes;
+mod migration;
 mod page;
 mod passdb;
 mod resilience;

@@ -10,6 +10,8 @@ use support::namespace;
 
 use crate::home::{Logs, Way};
 
+const PAGE: &str = "doc/dovecot.md";
+
 const USERS: [&str; 6] = ["anna", "bert", "carla", "dieter", "emil", "fritz"];
 
 /// What the test needs beside: it has no TLS, and nothing of it may depend on timing.
@@ -19,9 +21,14 @@ auth_allow_cleartext = yes
 login_proxy_timeout = 60s
 ";
 
-/// The blocks of the page between fences, of a kind.
-fn blocks(kind: &str) -> Vec<String> {
-    let page = fs::read_to_string(built::root().join("doc/dovecot.md")).unwrap();
+/// A page, with the nodes' addresses in this network.
+pub(crate) fn page(path: &str) -> String {
+    let page = fs::read_to_string(built::root().join(path)).unwrap();
+    page.replace("10.0.0.", &format!("{NETWORK}."))
+}
+
+/// The blocks of a page between fences, of a kind.
+pub(crate) fn blocks(page: &str, kind: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut lines = page.lines();
     while let Some(line) = lines.next() {
@@ -34,15 +41,17 @@ fn blocks(kind: &str) -> Vec<String> {
             .map(|line| format!("{}\n", line.get(indent..).unwrap_or("")))
             .collect();
         if found == kind {
-            blocks.push(block.replace("10.0.0.", &format!("{NETWORK}.")));
+            blocks.push(block);
         }
     }
     blocks
 }
 
 /// The block of Dovecot's configuration with a line in it.
-fn block_with(words: &str) -> String {
-    let found = blocks("").into_iter().find(|block| block.contains(words));
+pub(crate) fn block_with(words: &str) -> String {
+    let found = blocks(&page(PAGE), "")
+        .into_iter()
+        .find(|block| block.contains(words));
     found.unwrap_or_else(|| panic!("the page has no {words}"))
 }
 
@@ -85,10 +94,13 @@ fn set_up(machine: &Machine, lines: &str) {
 fn its_configuration_sends_users_home_as_root() {
     namespace::run_with_network("page::its_configuration_sends_users_home_as_root", || {
         let network = Network::new();
-        network.configure(&blocks("toml")[0]);
+        network.configure(&blocks(&page(PAGE), "toml")[0]);
         let nodes = [1, 2, 3].map(|number| network.start(&format!("node{number}"), number));
         let proxy = network.start("proxy1", 11);
-        let make = format!("mkdir {SHARED}/made && cd {SHARED}/made && {}", blocks("sh")[0]);
+        let make = format!(
+            "mkdir {SHARED}/made && cd {SHARED}/made && {}",
+            blocks(&page(PAGE), "sh")[0]
+        );
         nodes[0].run("sh", &["-euc", &make]);
         for node in &nodes {
             // As the page says of where there are proxies.
@@ -161,7 +173,7 @@ fn its_configuration_sends_users_home_as_root() {
         }
 
         // By the mail server of a node.
-        let page = fs::read_to_string(built::root().join("doc/dovecot.md")).unwrap();
+        let page = page(PAGE);
         let transport = page
             .lines()
             .find(|line| line.contains("virtual_transport = "))

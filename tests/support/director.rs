@@ -204,6 +204,14 @@ impl Director {
         self.dovecot.doveconf()
     }
 
+    /// What its `doveadm director` prints, which must succeed.
+    pub fn doveadm(&self, arguments: &[&str]) -> String {
+        let output = self
+            .dovecot
+            .asked_of("doveadm", &[&["director"], arguments].concat());
+        String::from_utf8(output).expect("text")
+    }
+
     /// Logs users in by IMAP, and returns the list of them once the Director has
     /// as many. Their mail hosts then refuse the connection, or do not exist: the
     /// Director has given them to the users all the same.

@@ -80,7 +80,15 @@ impl Dovecot {
 
     /// Starts one that has a Director.
     pub fn start_with_director(settings: impl FnOnce(&Path) -> String) -> Dovecot {
-        Dovecot::spawn(with_director("dovecot"), Syntax::V2_3, settings)
+        Dovecot::start_2_3(|command| command, settings)
+    }
+
+    /// The same elsewhere: `there` makes the command that runs it there.
+    pub fn start_2_3(
+        there: impl FnOnce(Command) -> Command,
+        settings: impl FnOnce(&Path) -> String,
+    ) -> Dovecot {
+        Dovecot::spawn(there(with_director("dovecot")), Syntax::V2_3, settings)
     }
 
     fn spawn(mut command: Command, syntax: Syntax, settings: impl FnOnce(&Path) -> String) -> Dovecot {
@@ -117,10 +125,18 @@ impl Dovecot {
 
     /// What `doveconf -n` prints of one that has a Director.
     pub fn doveconf(&self) -> Vec<u8> {
-        let mut doveconf = with_director("doveconf");
-        let config = self.files.path().join(CONFIG);
-        let output = doveconf.arg("-n").arg("-c").arg(config).output();
-        let output = output.unwrap_or_else(|error| panic!("{doveconf:?}: {error}"));
+        self.asked_of("doveconf", &["-n"])
+    }
+
+    /// What a program of one that has a Director prints of it.
+    pub fn asked_of(&self, program: &str, arguments: &[&str]) -> Vec<u8> {
+        let mut command = with_director(program);
+        command
+            .arg("-c")
+            .arg(self.files.path().join(CONFIG))
+            .args(arguments);
+        let output = command.output();
+        let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         assert!(output.status.success(), "{output:?}");
         output.stdout
     }

@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::built;
+use crate::dovecot::Dovecot;
 use crate::namespace::mount;
 use crate::sendmail::run_well;
 
@@ -390,6 +391,23 @@ impl Machine {
     pub fn start_dovecot(&self, lines: &str) {
         self.configure(lines);
         self.start("dovecot", &[]);
+    }
+
+    /// Starts a Dovecot 2.3 that is on this machine's network, and otherwise where the test is,
+    /// with these settings, given a folder for files.
+    pub fn start_dovecot_2_3(&self, settings: impl FnOnce(&Path) -> String) -> Dovecot {
+        let there = |command: Command| {
+            let mut nsenter = Command::new("nsenter");
+            nsenter.args(["--target", &self.pid, "--net"]);
+            nsenter.arg(command.get_program()).args(command.get_args());
+            let changed = command.get_envs();
+            nsenter.envs(changed.filter_map(|(key, value)| Some((key, value?))));
+            if let Some(folder) = command.get_current_dir() {
+                nsenter.current_dir(folder);
+            }
+            nsenter
+        };
+        Dovecot::start_2_3(there, settings)
     }
 
     /// Changes the lines of [`start_dovecot`](Machine::start_dovecot).
