@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use support::clients::{Connection, Protocol, deliver, deliver_to, log_in};
 use support::configuration::{Configuration, Node, node_state};
-use support::machines::{Machine, NETWORK, Network, PASSWORD, SHARED, address_6};
+use support::machines::{AUTHENTICATION, Machine, NETWORK, Network, PASSWORD, SHARED, address_6};
 use support::namespace;
 use support::sendmail::wait_for;
 
@@ -107,10 +107,6 @@ fn fails_as_its_page_says_as_root() {
         two.wait_for_log("Login aborted");
         assert_eq!(two.log().matches("Login aborted").count(), 1, "{}", two.log());
 
-        // A userdb's fields would be all that userdb prefetch takes.
-        let said = one.doveadm(&["auth", "lookup", "-x", "service=mailaffinity", user]);
-        assert!(said.contains("user_home") && !said.contains("userdb"), "{said}");
-
         // No node is up: nobody is let in at a proxy, or at a node by chance.
         network.mark(&node_state(&["node1", "node2", "node3"]));
         for machine in entries {
@@ -167,6 +163,22 @@ fn fails_as_its_page_says_as_root() {
                 assert!(answers[0].starts_with("250 "), "{answers:?}");
             }
         }
+
+        // userdb prefetch leaves to the next userdb what no passdb gives.
+        drop(two);
+        let two = network.start("node2", 2);
+        let userdbs = format!(
+            "userdb prefetch {{\n}}\nuserdb static {{\n  fields {{\n    home = {SHARED}/mail/elsewhere\n  }}\n}}\n"
+        );
+        two.write(
+            "/etc/dovecot/conf.d/10-auth.conf",
+            &AUTHENTICATION.replace("userdb static {\n}\n", &userdbs),
+        );
+        two.start_dovecot(&on_node(""));
+        assert!(!network.shared("mail/elsewhere").exists());
+        let mut session = by_imap(&two).unwrap();
+        session.send("b SELECT INBOX\r\n").unwrap();
+        wait_for("the mailbox", || network.shared("mail/elsewhere").exists());
 
         // A setting that there is not.
         let one = anew(&network, one, &settings("tga = far"));
