@@ -201,8 +201,11 @@ impl Watcher {
             }
         });
         let stderr = site.path("stderr");
-        let mut command = Command::new(&*support::built::MAILAFFINITY);
+        // It leaves a hangup ignored that its parent ignores, as below nohup.
+        let mut command = Command::new("env");
         command
+            .arg("--default-signal=HUP")
+            .arg(&*support::built::MAILAFFINITY)
             .arg("--config")
             .arg(site.site.config())
             .arg("watch")
