@@ -20,6 +20,11 @@
 //! [node.node3]
 //! state = "up"                 # held up, whatever the checks say
 //! reason = "its firewall drops the probe"
+//!
+//! [before]                     # where a watcher is at work: users who move between nodes that
+//! until = "2026-11-23T20:45:03Z"  # live are not let in until then, and what was before
+//! [before.node.node2]
+//! vhost_count = 50
 //! ```
 
 use std::collections::BTreeMap;
@@ -27,7 +32,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -42,6 +47,42 @@ pub struct NodeState {
     /// The nodes of which there is something to say.
     #[serde(default, rename = "node", skip_serializing_if = "BTreeMap::is_empty")]
     pub nodes: BTreeMap<String, NodeEntry>,
+    /// What was before, while users move between nodes that live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
+}
+
+/// What was before the last change, and the moment from which that change holds for users who
+/// move between nodes that live: all machines let them in again at the same time, by their
+/// clocks, and their sessions can be ended before (Dovecot's `director_user_kick_delay`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Before {
+    /// The moment.
+    #[serde(deserialize_with = "moment")]
+    pub until: Timestamp,
+    /// The nodes of which there was something to say.
+    #[serde(default, rename = "node", skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<String, NodeEntry>,
+}
+
+impl Before {
+    /// The longest time that users can be kept waiting. A moment that is further away is that
+    /// of another clock, and over.
+    pub const LONGEST: SignedDuration = SignedDuration::from_secs(2 * 60);
+
+    /// Whether the moment is still to come.
+    pub fn is_under_way(&self, now: Timestamp) -> bool {
+        now < self.until && self.until.duration_since(now) <= Before::LONGEST
+    }
+
+    /// The node state that was.
+    pub fn state(&self) -> NodeState {
+        NodeState {
+            nodes: self.nodes.clone(),
+            before: None,
+        }
+    }
 }
 
 /// What there is to say of a node.
@@ -182,6 +223,11 @@ impl Mark {
     pub fn is_by_hand(&self) -> bool {
         self.by == By::Hand || self.state == State::Up
     }
+
+    /// Whether checks found the node down: it serves nobody.
+    pub fn is_by_checks(&self) -> bool {
+        !self.is_by_hand()
+    }
 }
 
 /// An entry as the file has it.
@@ -269,6 +315,7 @@ impl NodeState {
         for entry in state.nodes.values_mut() {
             entry.mark = None;
         }
+        state.before = None;
         state
     }
 
@@ -308,6 +355,10 @@ impl NodeState {
 }
 
 fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    moment(deserializer).map(Some)
+}
+
+fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     #[derive(Deserialize)]
     #[serde(
         untagged,
@@ -321,7 +372,7 @@ fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timest
         Written::Text(text) => text,
         Written::Date(date) => date.to_string(),
     };
-    text.parse().map(Some).map_err(D::Error::custom)
+    text.parse().map_err(D::Error::custom)
 }
 
 #[cfg(test)]
@@ -369,6 +420,19 @@ mod tests {
         }
         let bare = NodeState::parse("[node.node2]\nstate = \"down\"\n").unwrap();
         assert_eq!(bare.mark_of("node2"), Some(&down));
+    }
+
+    #[test]
+    fn what_was_before_counts_until_its_moment() {
+        let text = "[before]\nuntil = 2026-11-23T20:45:03Z\n[before.node.b]\nstate = \"down\"\n";
+        let before = NodeState::parse(text).unwrap().before.unwrap();
+        assert!(before.state().is_down("b"));
+        let under_way = |time: &str| before.is_under_way(format!("2026-11-23T20:{time}Z").parse().unwrap());
+        assert!(under_way("45:00") && under_way("45:02.999") && under_way("43:03"));
+        assert!(!under_way("45:03") && !under_way("55:00"));
+        assert!(!under_way("43:02.999"), "no node state waits so long");
+        let error = NodeState::parse("[before]\n").unwrap_err();
+        assert!(error.contains("until"), "{error}");
     }
 
     #[test]
@@ -424,11 +488,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_state_survives(nodes in prop::collection::btree_map(any::<String>(), entry(), 0..4)) {
-            let state = NodeState { nodes };
+        fn any_state_survives(nodes in entries(), before in prop::option::of((any::<u32>(), entries()))) {
+            let before = before.map(|(second, nodes)| Before { until: at(second), nodes });
+            let state = NodeState { nodes, before };
             let text = format!("# written\n{}", toml::to_string(&state).unwrap());
             prop_assert_eq!(NodeState::parse(&text).unwrap(), state);
         }
+    }
+
+    fn at(second: u32) -> Timestamp {
+        Timestamp::from_second(second.into()).unwrap()
+    }
+
+    fn entries() -> impl Strategy<Value = BTreeMap<String, NodeEntry>> {
+        prop::collection::btree_map(any::<String>(), entry(), 0..4)
     }
 
     fn entry() -> impl Strategy<Value = NodeEntry> {
@@ -440,7 +513,7 @@ mod tests {
         )
             .prop_map(|(is_down, second, reason, by_hand)| Mark {
                 state: if is_down { State::Down } else { State::Up },
-                since: second.map(|second| Timestamp::from_second(second.into()).unwrap()),
+                since: second.map(at),
                 reason,
                 by: if by_hand { By::Hand } else { By::Checks },
             });
