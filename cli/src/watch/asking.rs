@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::standing::Answer;
 use crate::checks::{self, ChecksError, Observation};
-use mailaffinity::config::{Check, Checks, Config};
+use crate::corosync::{self, CorosyncError, Word};
+use mailaffinity::config::{Check, Checks, Config, Quorum};
 
-/// How often a Director is asked.
-const DIRECTOR_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a Director is asked, and corosync.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What was found out.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(crate) enum Found {
     Answer(usize, Answer),
     /// By a Director.
     Director(Result<Observation, ChecksError>),
+    /// By corosync, which was asked then.
+    Corosync(Duration, Result<Word, CorosyncError>),
 }
 
 /// Those who ask by one configuration, until this is dropped.
@@ -40,6 +43,19 @@ impl Asking {
     ) -> io::Result<Asking> {
         let goes_on = Arc::new(());
         let alive = || Arc::downgrade(&goes_on);
+        if let Some(Checks {
+            quorum: Some(Quorum::Corosync),
+            timeout,
+            ..
+        }) = &config.checks
+        {
+            let (config, timeout, tell) = (config.clone(), **timeout, tell.clone());
+            let ask = move || {
+                let asked = begun.elapsed();
+                tell(Found::Corosync(asked, corosync::ask(&config.nodes, timeout)))
+            };
+            repeat(alive(), SECOND, Duration::ZERO, ask)?;
+        }
         match &config.checks {
             None => {}
             Some(Checks {
@@ -49,7 +65,7 @@ impl Asking {
             }) => {
                 let (config, socket, timeout) = (config.clone(), socket.clone(), **timeout);
                 let ask = move || tell(Found::Director(checks::ask_director(&config, &socket, timeout)));
-                repeat(alive(), DIRECTOR_INTERVAL, Duration::ZERO, ask)?;
+                repeat(alive(), SECOND, Duration::ZERO, ask)?;
             }
             Some(Checks { check, .. }) => {
                 let (interval, timeout) = (*config.watch.interval, *config.watch.timeout);
