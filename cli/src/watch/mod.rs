@@ -8,6 +8,7 @@
 mod asking;
 mod looking;
 mod problems;
+mod quorum;
 mod standing;
 mod steps;
 mod systemd;
@@ -28,10 +29,12 @@ use serde_json::json;
 use self::asking::{Asking, Found};
 use self::looking::{Changed, Look};
 use self::problems::Problems;
+use self::quorum::Quorum;
 use self::standing::{Standing, nobody_up, turns};
 use self::steps::{Done, Program, Retry, Wanted};
 use self::systemd::notify;
 use crate::checks::{self, ChecksError, Observation};
+use crate::corosync::CorosyncError;
 use crate::exit::{Failure, Status};
 use crate::files::lock::Lock;
 use crate::node_state;
@@ -44,6 +47,8 @@ use mailaffinity::node_state::NodeState;
 
 /// What it is called in the status file.
 const WATCH: &str = "watch";
+/// What a problem with corosync is about.
+const COROSYNC: &str = "quorum";
 /// What a problem of a node is about, before its name.
 const NODE: &str = "node ";
 const SECOND: Duration = Duration::from_secs(1);
@@ -74,9 +79,6 @@ enum Event {
 /// # Errors
 /// When it cannot begin, or a thread of it has ended.
 pub(crate) fn run(path: &Path, config: Config) -> Result<Infallible, Failure> {
-    if let Some(problem) = unfit(&config) {
-        return Err(Failure::config(problem));
-    }
     let lock = lock(&config)?;
     let Ok((_, _begun)) = undo::begin(|| Ok::<_, Infallible>(((), || notify("STOPPING=1"))));
     let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
@@ -85,15 +87,6 @@ pub(crate) fn run(path: &Path, config: Config) -> Result<Infallible, Failure> {
     loop {
         watcher.wait(&told)?;
     }
-}
-
-/// Why it cannot watch by a configuration.
-fn unfit(config: &Config) -> Option<&'static str> {
-    let quorum = config.checks.as_ref().and_then(|checks| checks.quorum);
-    quorum.map(|_| {
-        "quorum in [checks]: the watcher does not hear corosync; leave it out, or have \
-         mailaffinity-update.timer do the checks"
-    })
 }
 
 struct Watcher<'p> {
@@ -110,6 +103,8 @@ struct Watcher<'p> {
     standings: Vec<Standing>,
     /// When each of them was heard of last, or the Director.
     heard: Vec<Instant>,
+    /// Where corosync has a say.
+    quorum: Option<Quorum>,
     /// As it is in force.
     state: NodeState,
     retry: Retry,
@@ -153,6 +148,7 @@ impl<'p> Watcher<'p> {
             generation: 0,
             standings: Vec::new(),
             heard: Vec::new(),
+            quorum: None,
             state,
             retry: Retry::default(),
             looking,
@@ -201,6 +197,10 @@ impl<'p> Watcher<'p> {
                 if let Some(heard) = self.heard.get_mut(index) {
                     *heard = Instant::now();
                 }
+                let answer = match &self.quorum {
+                    Some(quorum) => quorum.heard(index, answer),
+                    None => answer,
+                };
                 let one_may_fail = |asked| checks::one_may_fail(&self.state, asked);
                 standing::take(
                     &mut self.standings,
@@ -216,7 +216,43 @@ impl<'p> Watcher<'p> {
                 let observed = result.map_err(|error| self.problem("checks", Some(error.to_string())));
                 let Ok(observation) = observed else { return Ok(()) };
                 self.problem("checks", None);
-                self.change(&observation)
+                self.follow_director(observation)
+            }
+            Found::Corosync(asked, result) => {
+                let error = result.as_ref().err().map(ToString::to_string);
+                self.problem(COROSYNC, error);
+                let word = result.ok();
+                let out = word.as_ref().map(|word| Observation::Out(word.out()));
+                if let Some(quorum) = &mut self.quorum {
+                    quorum.take(asked, word);
+                }
+                out.map_or(Ok(()), |out| self.change(&out))?;
+                match self.standings[..] {
+                    [] => Ok(()),
+                    _ => self.decide(),
+                }
+            }
+        }
+    }
+
+    fn follow_director(&mut self, observation: Observation) -> Result<(), Failure> {
+        let config = self.config.clone();
+        let (now, state) = (self.begun.elapsed(), &self.state);
+        let (Some(quorum), Some(checks)) = (&mut self.quorum, &config.checks) else {
+            return self.change(&observation);
+        };
+        let Some(word) = quorum.word(now) else {
+            return Ok(());
+        };
+        let (out, is_doubtful) = (word.out(), observation.is_doubtful(&config, state, word));
+        if !quorum.allows_director(is_doubtful, now) {
+            return Ok(());
+        }
+        match observation.judged(&config, state, &checks.check, &out) {
+            Ok(observation) => self.change(&observation),
+            Err(error) => {
+                self.problem("checks", Some(error.to_string()));
+                Ok(())
             }
         }
     }
@@ -225,7 +261,10 @@ impl<'p> Watcher<'p> {
     fn decide(&mut self) -> Result<(), Failure> {
         let (config, now) = (self.config.clone(), self.begun.elapsed());
         let one_may_fail = |asked| checks::one_may_fail(&self.state, asked);
-        let turns = turns(&self.standings, &config.watch, one_may_fail, now);
+        let mut turns = turns(&self.standings, &config.watch, one_may_fail, now);
+        if let Some(quorum) = &self.quorum {
+            turns = quorum.allowed(turns, &self.standings, now);
+        }
         if turns.iter().any(Option::is_some) {
             self.change(&Observation::Answers(turns))?;
         }
@@ -320,16 +359,12 @@ impl<'p> Watcher<'p> {
     fn look(&mut self, changed: Changed) -> Result<(), Failure> {
         if changed.config {
             let problem = match Config::load(self.path) {
-                Ok(config) => match unfit(&config) {
-                    None => {
-                        self.configure(Arc::new(config))?;
-                        None
-                    }
-                    unfit => unfit.map(str::to_owned),
-                },
-                Err(error) => Some(error.to_string()),
+                Ok(config) => {
+                    self.configure(Arc::new(config))?;
+                    None
+                }
+                Err(error) => Some(format!("{error}; the last good one stays in force")),
             };
-            let problem = problem.map(|problem| format!("{problem}; the last good one stays in force"));
             self.problem("configuration", problem);
         }
         if changed.config || changed.state {
@@ -390,6 +425,11 @@ impl<'p> Watcher<'p> {
         };
         self.standings = standings;
         self.heard = vec![Instant::now(); heard_of];
+        let quorum = self.config.checks.as_ref().and_then(|checks| checks.quorum);
+        self.quorum = quorum.map(|_| Quorum::new(now));
+        if quorum.is_none() {
+            self.problem(COROSYNC, None);
+        }
     }
 
     fn note(&mut self, done: Done) {
@@ -426,6 +466,11 @@ impl<'p> Watcher<'p> {
         );
         if !is_silent {
             notify("WATCHDOG=1");
+        }
+        let now = self.begun.elapsed();
+        if self.quorum.as_ref().is_some_and(|quorum| quorum.is_silent(now)) {
+            let silent = CorosyncError::Silent("corosync was not heard of for seconds".into());
+            self.problem(COROSYNC, Some(silent.to_string()));
         }
         if self
             .written
