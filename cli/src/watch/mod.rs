@@ -6,11 +6,13 @@
 //! files: whenever the watcher ends, they are as of its last word.
 
 mod asking;
+mod ending;
 mod looking;
 mod problems;
 mod standing;
 mod steps;
 mod systemd;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -26,11 +28,13 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use self::asking::{Asking, Found};
+use self::ending::Ended;
 use self::looking::{Changed, Look};
 use self::problems::Problems;
 use self::standing::{Standing, nobody_up, turns};
-use self::steps::{Done, Program, Retry, Wanted};
+use self::steps::{Done, Program, Steps};
 use self::systemd::notify;
+use self::wanted::{Retry, Wanted};
 use crate::checks::{self, ChecksError, Observation};
 use crate::exit::{Failure, Status};
 use crate::files::lock::Lock;
@@ -114,7 +118,9 @@ struct Watcher<'p> {
     state: NodeState,
     retry: Retry,
     looking: Sender<Look>,
-    steps: Sender<Wanted>,
+    steps: Steps,
+    state_seconds: Option<f64>,
+    sessions: Option<Ended>,
     programs: Vec<Program>,
     update_seconds: Option<f64>,
     problems: Problems,
@@ -141,7 +147,7 @@ impl<'p> Watcher<'p> {
         let programs = last_programs(&config);
         let told = events.clone();
         let tell = move |done| told.send(Event::Done(done)).is_ok();
-        let steps = steps::begin(path, wanted(&config, &state), programs.clone(), tell)?;
+        let steps = Steps::begin(path, wanted(&config, &state), programs.clone(), tell)?;
         let mut watcher = Watcher {
             path,
             begun,
@@ -157,6 +163,8 @@ impl<'p> Watcher<'p> {
             retry: Retry::default(),
             looking,
             steps,
+            state_seconds: None,
+            sessions: None,
             programs,
             update_seconds: None,
             problems: Problems::default(),
@@ -270,7 +278,9 @@ impl<'p> Watcher<'p> {
         if !self.retry.is_due() {
             return Ok(());
         }
+        let begun = Instant::now();
         let changed = node_state::change(&self.config, apply);
+        self.state_seconds = Some(begun.elapsed().as_secs_f64());
         self.retry.after(changed.is_err());
         match changed {
             Ok(state) => {
@@ -312,7 +322,7 @@ impl<'p> Watcher<'p> {
     fn update(&mut self) -> Result<(), Failure> {
         self.written = None;
         self.steps
-            .send(wanted(&self.config, &self.state))
+            .want(wanted(&self.config, &self.state))
             .map_err(|_| ended())
     }
 
@@ -395,6 +405,10 @@ impl<'p> Watcher<'p> {
     fn note(&mut self, done: Done) {
         self.written = None;
         match done {
+            Done::Sessions(ended, problem) => {
+                self.sessions = ended;
+                self.problem("sessions", problem);
+            }
             Done::Update(seconds, result) => {
                 self.update_seconds = Some(seconds);
                 self.problem("update", result.err());
@@ -449,6 +463,8 @@ impl<'p> Watcher<'p> {
             "nodes_down": down(&self.config, &self.state),
             "falls": falls,
             "problems": self.problems.all(),
+            "state_seconds": self.state_seconds,
+            "sessions": self.sessions,
             "update_seconds": self.update_seconds,
             "on_change": self.programs,
         });
@@ -483,6 +499,7 @@ fn ask(config: &Arc<Config>, begun: Instant, generation: u64, events: &Sender<Ev
 fn wanted(config: &Arc<Config>, state: &NodeState) -> Wanted {
     Wanted {
         config: config.clone(),
+        state: state.clone(),
         down: down(config, state),
     }
 }
