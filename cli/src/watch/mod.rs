@@ -6,12 +6,14 @@
 //! files: whenever the watcher ends, they are as of its last word.
 
 mod asking;
+mod ending;
 mod looking;
 mod problems;
 mod quorum;
 mod standing;
 mod steps;
 mod systemd;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -27,12 +29,14 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use self::asking::{Asking, Found};
+use self::ending::Ended;
 use self::looking::{Changed, Look};
 use self::problems::Problems;
 use self::quorum::Quorum;
 use self::standing::{Standing, nobody_up, turns};
-use self::steps::{Done, Program, Retry, Wanted};
+use self::steps::{Done, Program, Steps};
 use self::systemd::notify;
+use self::wanted::{Retry, Wanted};
 use crate::checks::{self, ChecksError, Observation};
 use crate::corosync::CorosyncError;
 use crate::exit::{Failure, Status};
@@ -109,7 +113,9 @@ struct Watcher<'p> {
     state: NodeState,
     retry: Retry,
     looking: Sender<Look>,
-    steps: Sender<Wanted>,
+    steps: Steps,
+    state_seconds: Option<f64>,
+    sessions: Option<Ended>,
     programs: Vec<Program>,
     update_seconds: Option<f64>,
     problems: Problems,
@@ -136,7 +142,7 @@ impl<'p> Watcher<'p> {
         let programs = last_programs(&config);
         let told = events.clone();
         let tell = move |done| told.send(Event::Done(done)).is_ok();
-        let steps = steps::begin(path, wanted(&config, &state), programs.clone(), tell)?;
+        let steps = Steps::begin(path, wanted(&config, &state), programs.clone(), tell)?;
         let mut watcher = Watcher {
             path,
             begun,
@@ -153,6 +159,8 @@ impl<'p> Watcher<'p> {
             retry: Retry::default(),
             looking,
             steps,
+            state_seconds: None,
+            sessions: None,
             programs,
             update_seconds: None,
             problems: Problems::default(),
@@ -309,7 +317,9 @@ impl<'p> Watcher<'p> {
         if !self.retry.is_due() {
             return Ok(());
         }
+        let begun = Instant::now();
         let changed = node_state::change(&self.config, apply);
+        self.state_seconds = Some(begun.elapsed().as_secs_f64());
         self.retry.after(changed.is_err());
         match changed {
             Ok(state) => {
@@ -351,7 +361,7 @@ impl<'p> Watcher<'p> {
     fn update(&mut self) -> Result<(), Failure> {
         self.written = None;
         self.steps
-            .send(wanted(&self.config, &self.state))
+            .want(wanted(&self.config, &self.state))
             .map_err(|_| ended())
     }
 
@@ -435,6 +445,10 @@ impl<'p> Watcher<'p> {
     fn note(&mut self, done: Done) {
         self.written = None;
         match done {
+            Done::Sessions(ended, problem) => {
+                self.sessions = ended;
+                self.problem("sessions", problem);
+            }
             Done::Update(seconds, result) => {
                 self.update_seconds = Some(seconds);
                 self.problem("update", result.err());
@@ -494,6 +508,8 @@ impl<'p> Watcher<'p> {
             "nodes_down": down(&self.config, &self.state),
             "falls": falls,
             "problems": self.problems.all(),
+            "state_seconds": self.state_seconds,
+            "sessions": self.sessions,
             "update_seconds": self.update_seconds,
             "on_change": self.programs,
         });
@@ -528,6 +544,7 @@ fn ask(config: &Arc<Config>, begun: Instant, generation: u64, events: &Sender<Ev
 fn wanted(config: &Arc<Config>, state: &NodeState) -> Wanted {
     Wanted {
         config: config.clone(),
+        state: state.clone(),
         down: down(config, state),
     }
 }
