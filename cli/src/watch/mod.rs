@@ -196,6 +196,8 @@ impl<'p> Watcher<'p> {
         }
         if self.ticked.elapsed() >= SECOND {
             self.ticked = Instant::now();
+            let now = Timestamp::now();
+            self.change_state(|state| state.end_moves(now))?;
             self.tick();
         }
         Ok(())
@@ -261,8 +263,11 @@ impl<'p> Watcher<'p> {
 
     /// Makes of the node state what was observed.
     fn change(&mut self, observation: &Observation) -> Result<(), Failure> {
-        let now = Timestamp::now();
-        let apply = |state: &mut NodeState| observation.apply(&self.config, state, now);
+        let (config, now) = (self.config.clone(), Timestamp::now());
+        self.change_state(|state| observation.apply(&config, state, now))
+    }
+
+    fn change_state(&mut self, apply: impl Fn(&mut NodeState)) -> Result<(), Failure> {
         let mut after = self.state.clone();
         apply(&mut after);
         if after == self.state || !self.retry.is_due() {
