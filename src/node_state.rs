@@ -21,6 +21,11 @@
 //! [node.node3]
 //! state = "up"                 # held up, whatever the checks say
 //! reason = "its firewall drops the probe"
+//!
+//! [before]                     # where a watcher is at work: users who move between nodes that
+//! until = "2026-11-23T20:45:03Z"  # live are not let in until then, and what was before
+//! [before.node.node2]
+//! vhost_count = 50
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +33,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -43,6 +48,42 @@ pub struct NodeState {
     /// The nodes of which there is something to say.
     #[serde(default, rename = "node", skip_serializing_if = "BTreeMap::is_empty")]
     pub nodes: BTreeMap<String, NodeEntry>,
+    /// What was before, while users move between nodes that live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
+}
+
+/// What was before the last change, and the moment from which that change holds for users who
+/// move between nodes that live: all machines let them in again at the same time, by their
+/// clocks, and their sessions can be ended before (Dovecot's `director_user_kick_delay`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Before {
+    /// The moment.
+    #[serde(deserialize_with = "moment")]
+    pub until: Timestamp,
+    /// The nodes of which there was something to say.
+    #[serde(default, rename = "node", skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<String, NodeEntry>,
+}
+
+impl Before {
+    /// The longest time that users can be kept waiting. A moment that is further away is that
+    /// of another clock, and over.
+    pub const LONGEST: SignedDuration = SignedDuration::from_secs(2 * 60);
+
+    /// Whether the moment is still to come.
+    pub fn is_under_way(&self, now: Timestamp) -> bool {
+        now < self.until && self.until.duration_since(now) <= Before::LONGEST
+    }
+
+    /// The node state that was.
+    pub fn state(&self) -> NodeState {
+        NodeState {
+            nodes: self.nodes.clone(),
+            before: None,
+        }
+    }
 }
 
 /// What there is to say of a node.
@@ -239,6 +280,11 @@ impl Mark {
     pub fn is_by_hand(&self) -> bool {
         self.by == By::Hand || self.state == State::Up
     }
+
+    /// Whether checks found the node down: it serves nobody.
+    pub fn is_by_checks(&self) -> bool {
+        !self.is_by_hand()
+    }
 }
 
 /// An entry as the file has it.
@@ -360,6 +406,7 @@ impl NodeState {
         for entry in state.nodes.values_mut() {
             entry.mark = None;
         }
+        state.before = None;
         state
     }
 
@@ -399,6 +446,10 @@ impl NodeState {
 }
 
 fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    moment(deserializer).map(Some)
+}
+
+fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     #[derive(Deserialize)]
     #[serde(
         untagged,
@@ -412,7 +463,7 @@ fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timest
         Written::Text(text) => text,
         Written::Date(date) => date.to_string(),
     };
-    text.parse().map(Some).map_err(D::Error::custom)
+    text.parse().map_err(D::Error::custom)
 }
 
 #[cfg(test)]
@@ -467,6 +518,19 @@ mod tests {
         }
         let bare = NodeState::parse("[node.node2]\nstate = \"down\"\n").unwrap();
         assert_eq!(bare.mark_of("node2"), Some(&down));
+    }
+
+    #[test]
+    fn what_was_before_counts_until_its_moment() {
+        let text = "[before]\nuntil = 2026-11-23T20:45:03Z\n[before.node.b]\nstate = \"down\"\n";
+        let before = NodeState::parse(text).unwrap().before.unwrap();
+        assert!(before.state().is_down("b"));
+        let under_way = |time: &str| before.is_under_way(format!("2026-11-23T20:{time}Z").parse().unwrap());
+        assert!(under_way("45:00") && under_way("45:02.999") && under_way("43:03"));
+        assert!(!under_way("45:03") && !under_way("55:00"));
+        assert!(!under_way("43:02.999"), "no node state waits so long");
+        let error = NodeState::parse("[before]\n").unwrap_err();
+        assert!(error.contains("until"), "{error}");
     }
 
     #[test]
@@ -527,7 +591,7 @@ mod tests {
         let is = |state: &NodeState, text: &str| {
             assert_eq!(toml::to_string(state).unwrap(), text);
         };
-        state.move_users(&some(&[1, 3]), "a", Some(seconds(60)));
+        state.move_users(&some(&[1, 3]), "a", Some(at(60)));
         state.move_users(&some(&[4]), "a", None);
         state.move_users(&some(&[]), "c", None);
         state.move_back(&some(&[1, 2]), |node| node == "b");
@@ -536,34 +600,39 @@ mod tests {
             "[node.a]\nmoved = \"00000001=1970-01-01T00:01:00Z 00000003=1970-01-01T00:01:00Z 00000004\"\n",
         );
         state.move_users(&some(&[3]), "a", None);
-        state.move_users(&some(&[4]), "a", Some(seconds(61)));
-        state.end_moves(seconds(59));
+        state.move_users(&some(&[4]), "a", Some(at(61)));
+        state.end_moves(at(59));
         assert_eq!(state.nodes["a"].moved.len(), 3);
-        assert_eq!(state.nodes["a"].moved.until(4), Some(seconds(61)));
-        state.end_moves(seconds(60));
+        assert_eq!(state.nodes["a"].moved.until(4), Some(at(61)));
+        state.end_moves(at(60));
         is(
             &state,
             "[node.a]\nmoved = \"00000003 00000004=1970-01-01T00:01:01Z\"\n",
         );
         state.set_mark("a", Some(Mark::new(State::Up)));
         state.move_back(&some(&[3]), |_| true);
-        state.end_moves(seconds(61));
+        state.end_moves(at(61));
         assert!(state.nodes["a"].moved.is_empty() && state.nodes["a"].mark.is_some());
         state.set_mark("a", None);
         assert_eq!(state, NodeState::default());
     }
 
-    fn seconds(since_1970: u32) -> Timestamp {
-        Timestamp::from_second(since_1970.into()).unwrap()
-    }
-
     proptest! {
         #[test]
-        fn any_state_survives(nodes in prop::collection::btree_map(any::<String>(), entry(), 0..4)) {
-            let state = NodeState { nodes };
+        fn any_state_survives(nodes in entries(), before in prop::option::of((any::<u32>(), entries()))) {
+            let before = before.map(|(second, nodes)| Before { until: at(second), nodes });
+            let state = NodeState { nodes, before };
             let text = format!("# written\n{}", toml::to_string(&state).unwrap());
             prop_assert_eq!(NodeState::parse(&text).unwrap(), state);
         }
+    }
+
+    fn at(second: u32) -> Timestamp {
+        Timestamp::from_second(second.into()).unwrap()
+    }
+
+    fn entries() -> impl Strategy<Value = BTreeMap<String, NodeEntry>> {
+        prop::collection::btree_map(any::<String>(), entry(), 0..4)
     }
 
     fn entry() -> impl Strategy<Value = NodeEntry> {
@@ -575,14 +644,14 @@ mod tests {
         )
             .prop_map(|(is_down, second, reason, by)| Mark {
                 state: if is_down { State::Down } else { State::Up },
-                since: second.map(seconds),
+                since: second.map(at),
                 reason,
                 by,
             });
         let some = || prop::collection::btree_set(any::<u32>(), 0..5);
         let moved = (some(), some(), any::<u32>()).prop_map(|(for_good, for_now, until)| {
             let mut moved = Moved::from_iter(for_good);
-            moved.insert(&for_now, Some(seconds(until)));
+            moved.insert(&for_now, Some(at(until)));
             moved
         });
         (

@@ -4,11 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use jiff::Timestamp;
+
 use crate::access_map::{Entry, Published};
 use crate::config::{AccessMapConfig, Config, ConfigError, NoHash, NoNodeUp, NodeConfig};
 use crate::files::followed::Followed;
-use crate::mapping::Cluster;
-use crate::node_state::{NodeState, State};
+use crate::mapping::{Cluster, ClusterError};
+use crate::node_state::{Before, Mark, NodeState, State};
 
 /// A configuration file, followed over the life of a process.
 ///
@@ -42,11 +44,25 @@ pub struct InForce {
     pub config: Config,
     /// Which nodes are down.
     pub state: NodeState,
-    /// The mapping among the nodes that are up.
+    /// The mapping among the nodes that are up, for users who move from the moment on from
+    /// which the node state holds.
     pub cluster: Cluster,
+    /// What the mapping was before, and that moment.
+    before: Option<(Before, Cluster)>,
     /// The mapping if all were, from when it is first asked for.
     home: OnceLock<Option<Cluster>>,
     published: Option<Published>,
+}
+
+/// That a user moves from a node that lives to another.
+#[derive(Clone, Copy, Debug)]
+pub struct Move<'f> {
+    /// The node of until now.
+    pub from: &'f NodeConfig,
+    /// The node of then.
+    pub to: &'f NodeConfig,
+    /// When that is. Until then, sessions are ended on the old node; whoever can lets none begin.
+    pub at: Timestamp,
 }
 
 /// Why there is no node for a user.
@@ -155,6 +171,7 @@ impl InForce {
     fn new(config: Config, earlier: Option<&InForce>) -> Result<InForce, String> {
         let state = earlier.map(|earlier| earlier.state.clone()).unwrap_or_default();
         let cluster = config.cluster(&state).map_err(|error| error.to_string())?;
+        let before = before(&config, &state).map_err(|error| error.to_string())?;
         let published = config
             .access_map
             .as_ref()
@@ -164,6 +181,7 @@ impl InForce {
             config,
             state,
             cluster,
+            before,
             home: OnceLock::new(),
         })
     }
@@ -174,9 +192,10 @@ impl InForce {
             if state == in_force.state {
                 return Ok(None);
             }
-            let cluster = in_force.config.cluster(&state);
-            let cluster = cluster.map_err(|error| format!("{}: {error}", path.display()))?;
-            Ok(Some((state, cluster)))
+            let named = |error| format!("{}: {error}", path.display());
+            let cluster = in_force.config.cluster(&state).map_err(named)?;
+            let before = before(&in_force.config, &state).map_err(named)?;
+            Ok(Some((state, cluster, before)))
         };
         let loaded = file.refresh(
             path,
@@ -189,10 +208,11 @@ impl InForce {
                 )
             },
         );
-        if let Some(Some((state, cluster))) = loaded {
+        if let Some(Some((state, cluster, before))) = loaded {
             let in_force = Arc::make_mut(in_force);
             in_force.state = state;
             in_force.cluster = cluster;
+            in_force.before = before;
             in_force.home = OnceLock::new();
         }
     }
@@ -211,7 +231,8 @@ impl InForce {
     }
 
     /// The node that serves a user: the one the access map names, by its published answers
-    /// if there are any, unless it is down; else the computed one among those that are up.
+    /// if there are any, unless it is down; else the computed one among those that are up. Who
+    /// [moves](Move) stays on the old node until then.
     ///
     /// Notices go to `notify`: why it is not the one of the map.
     ///
@@ -219,12 +240,18 @@ impl InForce {
     /// When no node is up, and for a user who has no hash.
     pub fn node_of(&self, user: &[u8], mut notify: impl FnMut(String)) -> Result<&NodeConfig, NoNode> {
         let user = self.config.authenticated(user)?;
-        let hash = self.config.username_hash.hash(&user);
+        let hash = self.config.username_hash.hash(&user).map_err(NoHash::from);
+        let moves = hash
+            .as_ref()
+            .ok()
+            .and_then(|hash| self.move_of_hash(*hash, &self.config.tag));
         let computed = hash
-            .map_err(|problem| NoHash::from(problem).into())
+            .map_err(NoNode::from)
             .and_then(|hash| self.node_of_hash(hash, &self.config.tag));
         match self.mapped_node(&user, &mut notify) {
             Ok(None) => {}
+            // The map may have followed already.
+            Ok(Some((_, node))) if moves.is_some_and(|moves| std::ptr::eq(node, moves.to)) => {}
             Ok(Some((_, node))) if !self.state.is_down(&node.node.name) => return Ok(node),
             // Users whom the Director has on a node that is down belong there.
             Ok(Some((_, node)))
@@ -241,7 +268,8 @@ impl InForce {
         computed
     }
 
-    /// The node that the mapping alone gives to a user.
+    /// The node that the mapping alone gives to a user. Who [moves](Move) stays on the old
+    /// node until then.
     ///
     /// # Errors
     /// When no node with the tag is up, and for a user who has no hash.
@@ -262,8 +290,36 @@ impl InForce {
         self.node_at(index, tag)
     }
 
+    /// Whether a user moves now, and where to.
+    pub fn move_of(&self, user: &[u8], tag: &str) -> Option<Move<'_>> {
+        // Mostly nobody does.
+        self.before.as_ref()?;
+        self.move_of_hash(self.config.hash_of(user).ok()?, tag)
+    }
+
+    fn move_of_hash(&self, hash: u32, tag: &str) -> Option<Move<'_>> {
+        let (before, old) = self.before.as_ref()?;
+        if !before.is_under_way(Timestamp::now()) {
+            return None;
+        }
+        let at = |cluster: &Cluster| self.config.nodes.get(cluster.index_of_hash(hash, tag)?);
+        let (from, to) = (at(old)?, at(&self.cluster)?);
+        let is_dead = self
+            .state
+            .mark_of(&from.node.name)
+            .is_some_and(Mark::is_by_checks);
+        (!std::ptr::eq(from, to) && !is_dead).then_some(Move {
+            from,
+            to,
+            at: before.until,
+        })
+    }
+
     fn node_of_hash(&self, hash: u32, tag: &str) -> Result<&NodeConfig, NoNode> {
-        self.node_at(self.cluster.index_of_hash(hash, tag), tag)
+        match self.move_of_hash(hash, tag) {
+            Some(moves) => Ok(moves.from),
+            None => self.node_at(self.cluster.index_of_hash(hash, tag), tag),
+        }
     }
 
     fn node_at(&self, index: Option<usize>, tag: &str) -> Result<&NodeConfig, NoNode> {
@@ -313,6 +369,15 @@ impl InForce {
         let entry = map.queue_group(user).map_err(|error| error.to_string())?;
         Ok((map.path(), entry))
     }
+}
+
+/// What was before, and its mapping.
+fn before(config: &Config, state: &NodeState) -> Result<Option<(Before, Cluster)>, ClusterError> {
+    let Some(before) = &state.before else {
+        return Ok(None);
+    };
+    let cluster = config.cluster(&before.state())?;
+    Ok(Some((before.clone(), cluster)))
 }
 
 #[cfg(test)]
@@ -402,6 +467,58 @@ host = "node2.example.org"
             site.host_of("User2@example.org"),
             (Some("node2.example.org".into()), vec![])
         );
+    }
+
+    #[test]
+    fn who_moves_between_living_nodes_changes_by_the_clock() {
+        let mut site = Fixture::new("QGRP:user1@\tnode1group\nQGRP:user2@\tnode1group\n");
+        // node2 comes back, or is given up by hand; user2 is node1's by hand, or in the map alone.
+        let moves = |site: &Fixture, after: &str, before: &str, seconds: i64| {
+            let until = Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap();
+            site.replace(
+                "nodes.toml",
+                &format!("# written\n{after}[before]\nuntil = \"{until}\"\n{before}"),
+            );
+        };
+        let down = |by: &str| format!("[node.node2]\nstate = \"down\"\nby = \"{by}\"\n");
+        let was_down = |by: &str| down(by).replace("[node", "[before.node");
+        let node1 = Some("node1.example.org".to_owned());
+        moves(&site, "", &was_down("checks"), 60);
+        assert_eq!(site.host_of("user1"), (node1.clone(), vec![]), "the map lags");
+        let now_and_then = |site: &Fixture| {
+            let in_force = site.site.in_force().unwrap();
+            let moves = in_force
+                .move_of(b"user1", "")
+                .map(|moves| (moves.from.host.clone(), moves.to.host.clone()));
+            (in_force.computed_node(b"user1", "").unwrap().host.clone(), moves)
+        };
+        let (one, two) = ("node1.example.org".to_owned(), COMPUTED.to_owned());
+        assert_eq!(
+            now_and_then(&site),
+            (one.clone(), Some((one.clone(), two.clone())))
+        );
+        site.replace("access", "QGRP:user1@\tnode2group\nQGRP:user2@\tnode1group\n");
+        assert_eq!(
+            site.host_of("user1"),
+            (node1.clone(), vec![]),
+            "the map has followed"
+        );
+        assert_eq!(site.host_of("user2").0, node1);
+        moves(&site, "", &was_down("checks"), 0);
+        assert_eq!(site.host_of("user1"), (Some(two.clone()), vec![]));
+        assert_eq!(now_and_then(&site), (two.clone(), None));
+        moves(&site, &down("hand"), "", 60);
+        assert_eq!(site.host_of("user1"), (Some(two.clone()), vec![]));
+        assert_eq!(
+            now_and_then(&site),
+            (two.clone(), Some((two.clone(), one.clone())))
+        );
+        moves(&site, &down("checks"), "", 60);
+        site.site.refresh();
+        assert_eq!(now_and_then(&site), (one, None), "nobody waits for a dead node");
+        moves(&site, &down("hand"), "", 999);
+        site.site.refresh();
+        assert_eq!(now_and_then(&site).1, None, "the clock was another one");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::child;
 use crate::corosync::{self, CorosyncError};
 use crate::director::{self, DirectorError, Snapshot};
-use crate::probe::probe;
+use crate::probe::{self, Service};
 use mailaffinity::config::{Check, Checks, Config, NodeConfig, Quorum};
 use mailaffinity::mapping::{Node, ring_label};
 use mailaffinity::node_state::{By, Mark, NodeEntry, NodeState, State};
@@ -83,7 +83,7 @@ pub fn observe(config: &Config, state: &NodeState) -> (Option<Observation>, Opti
     let asked = match &checks.check {
         Check::Director(socket) => ask_director(config, socket, *checks.timeout),
         check => Ok(ask_all(config, state, checks, |node| {
-            ask(check, node, *checks.timeout)
+            ask(check, node, *checks.timeout).map(drop)
         })),
     };
     let out = match checks.quorum {
@@ -122,19 +122,21 @@ fn out_of_quorum(
     Ok(word.members.into_iter().map(|member| !member).collect())
 }
 
-/// Asks about one node, once.
+/// Asks about one node, once. If it is up, what can tell as soon as it dies is left open.
 ///
 /// # Errors
 /// When it is down: why. Also of a Director, which tells of all nodes at once.
-pub(crate) fn ask(check: &Check, node: &Node, timeout: Duration) -> Result<(), String> {
+pub(crate) fn ask(check: &Check, node: &Node, timeout: Duration) -> Result<Option<Service>, String> {
     match check {
         Check::Director(_) => Err("a Director tells of all nodes at once".into()),
-        Check::Probe(kind, port) => probe(SocketAddr::new(node.address, *port), *kind, timeout),
+        Check::Probe(kind, port) => {
+            probe::connect(SocketAddr::new(node.address, *port), *kind, timeout).map(Some)
+        }
         Check::Command(command) => {
             let arguments = [node.name.clone(), ring_label(node.address)];
             child::run_silent(&[command, &arguments[..]].concat(), timeout)
                 .and_then(child::Finished::success)
-                .map(drop)
+                .map(|_| None)
                 .map_err(|error| error.to_string())
         }
     }

@@ -58,6 +58,7 @@ pub mod update;
 mod update_run;
 pub mod users;
 mod watch;
+mod watcher_lock;
 
 pub use commands::mailaffinity;
 pub use hash_user_group::hash_user_group;

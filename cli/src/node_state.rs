@@ -1,15 +1,19 @@
 //! Changes of the node state file, one at a time and each in one step.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mailaffinity::config::Config;
-use mailaffinity::node_state::{NodeState, NodeStateError};
+use jiff::Timestamp;
+use mailaffinity::config::{Check, Config};
+use mailaffinity::mapping::Strategy;
+use mailaffinity::node_state::{Before, Mark, NodeEntry, NodeState, NodeStateError};
 
 use crate::files::lock;
 use crate::files::place::Place;
 use crate::files::replace::{has_leftovers, remove_leftovers, replace};
+use crate::watcher_lock;
 
 const HEADING: &str = "# The state of the nodes. Written by mailaffinity; nodes not named here are up.\n\n";
 
@@ -36,7 +40,9 @@ pub enum ChangeError {
     },
 }
 
-/// Changes the node state, and returns the new one.
+/// Changes the node state, and returns the new one. Where a watcher is at work, who ends
+/// sessions, users who move between nodes that live are let in again some time later
+/// (`move_seconds` in `[watch]`). A Director keeps users waiting by itself.
 ///
 /// # Errors
 /// When it cannot be locked, read or written.
@@ -48,6 +54,9 @@ pub fn change(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<No
     let before = NodeState::load(path).map_err(ChangeError::Read)?;
     let mut after = before.clone();
     change(&mut after);
+    let now = Timestamp::now();
+    let moves_wait = !asks_director(config) && watcher_lock::is_at_work(config);
+    after.before = before_change(config, &before, &after, now, moves_wait);
     if after != before {
         save(&after, &place).map_err(|error| ChangeError::Write {
             path: path.to_path_buf(),
@@ -55,6 +64,48 @@ pub fn change(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<No
         })?;
     }
     Ok(after)
+}
+
+/// What is to stand in the node state of before, after a change.
+fn before_change(
+    config: &Config,
+    before: &NodeState,
+    after: &NodeState,
+    now: Timestamp,
+    moves_wait: bool,
+) -> Option<Before> {
+    let under_way = before.before.clone().filter(|earlier| earlier.is_under_way(now));
+    if !moves_wait || !moves_between_living(config, before, after) {
+        return under_way;
+    }
+    // Whoever moves already is still kept out of where that began.
+    let nodes = under_way.map_or_else(|| before.nodes.clone(), |earlier| earlier.nodes);
+    // In whole seconds, as Dovecot's delay_until has it.
+    let until = now.checked_add(*config.watch.move_time).ok()?;
+    let until = Timestamp::from_second(until.as_second().saturating_add(1)).ok()?;
+    (!config.watch.move_time.is_zero()).then_some(Before { until, nodes })
+}
+
+/// Whether users may move from nodes that live. On a ring, those of a node that checks found
+/// down are the only ones who do then.
+fn moves_between_living(config: &Config, before: &NodeState, after: &NodeState) -> bool {
+    let nothing = NodeEntry::default();
+    let names: BTreeSet<&String> = before.nodes.keys().chain(after.nodes.keys()).collect();
+    names.into_iter().any(|name| {
+        let entry = |state: &NodeState| state.nodes.get(name).unwrap_or(&nothing).clone();
+        let (old, new) = (entry(before), entry(after));
+        let has_died = new.mark.as_ref().is_some_and(Mark::is_by_checks);
+        let dead = NodeEntry {
+            mark: new.mark.clone(),
+            ..old.clone()
+        };
+        old != new && !(has_died && dead == new && config.strategy == Strategy::Ring)
+    })
+}
+
+fn asks_director(config: &Config) -> bool {
+    let checks = config.checks.as_ref();
+    checks.is_some_and(|checks| matches!(checks.check, Check::Director(_)))
 }
 
 /// Removes what a change left that was killed when the new state was in force already, so that
@@ -135,6 +186,59 @@ mod tests {
             1,
             "no temporary file is left"
         );
+    }
+
+    #[test]
+    fn who_moves_between_living_nodes_is_kept_out_meanwhile() {
+        let config = |strategy: &str, keys: &str| {
+            let text = format!(
+                "strategy = \"{strategy}\"\n[watch]\n{keys}\n[[node]]\nname = \"a\"\naddress = \"10.0.0.1\"\n\
+                 [[node]]\nname = \"b\"\naddress = \"10.0.0.2\"\n"
+            );
+            Config::parse(&text, Path::new("x")).unwrap()
+        };
+        let ring = config("ring", "");
+        let state = |text: &str| NodeState::parse(&format!("#\n{text}")).unwrap();
+        let at = |time: &str| -> Timestamp { format!("2026-11-27T20:00:{time}Z").parse().unwrap() };
+        let until = |before: &Option<Before>| before.as_ref().map(|before| before.until);
+        let (up, died) = (state(""), state("[node.b]\nstate = \"down\"\nby = \"checks\"\n"));
+        let by_hand = state("[node.b]\nstate = \"down\"\n");
+        let of = |config: &Config, before: &NodeState, after: &NodeState, now: &str| {
+            before_change(config, before, after, at(now), true)
+        };
+        assert_eq!(
+            of(&ring, &up, &died, "00"),
+            None,
+            "all who move were on a dead node"
+        );
+        assert_eq!(of(&ring, &died, &died, "00"), None);
+        assert_eq!(
+            until(&of(&config("modulo", ""), &up, &died, "00")),
+            Some(at("03")),
+            "others move too"
+        );
+        let back = of(&ring, &died, &up, "10.5").unwrap();
+        assert_eq!((back.until, &back.state()), (at("13"), &died));
+        assert_eq!(of(&ring, &up, &by_hand, "00").unwrap().state(), up);
+        assert_eq!(before_change(&ring, &died, &up, at("10"), false), None);
+        assert_eq!(of(&config("ring", "move_seconds = 0"), &died, &up, "10"), None);
+
+        // One after the other.
+        let moving = NodeState {
+            before: Some(back.clone()),
+            ..up
+        };
+        let more = state("[node.a]\nvhost_count = 50\n");
+        assert_eq!(of(&ring, &moving, &moving, "11"), Some(back.clone()));
+        assert_eq!(
+            of(&ring, &moving, &died, "11"),
+            Some(back),
+            "a node that dies ends no waiting"
+        );
+        let both = of(&ring, &moving, &more, "11").unwrap();
+        assert_eq!((both.until, &both.state()), (at("14"), &died));
+        assert_eq!(of(&ring, &moving, &moving, "13"), None, "it is over");
+        assert_eq!(of(&ring, &moving, &more, "13").unwrap().state(), state(""));
     }
 
     #[test]

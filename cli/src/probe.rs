@@ -11,6 +11,9 @@ use mailaffinity::deadline::Deadline;
 /// The longest line that is taken for a greeting.
 const LONGEST_GREETING: u64 = 1024;
 
+/// How long saying goodbye may take, where nobody reads.
+const GOODBYE_TIME: Duration = Duration::from_millis(100);
+
 /// How much of a greeting an error shows.
 const SHOWN: usize = 200;
 
@@ -43,11 +46,56 @@ impl Protocol {
     }
 }
 
+/// A service that was up when it was asked: the connection to it.
+#[derive(Debug)]
+pub(crate) struct Service {
+    socket: TcpStream,
+    goodbye: &'static [u8],
+}
+
+impl Service {
+    /// Whether it ends the connection within this time, as it does at once when it dies.
+    pub(crate) fn ends_within(&self, time: Duration) -> bool {
+        let deadline = Deadline::after(time);
+        let mut service = TimedSocket {
+            socket: &self.socket,
+            deadline,
+        };
+        loop {
+            match service.read(&mut [0; 512]) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return !is_timeout(&error),
+            }
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let deadline = Deadline::after(GOODBYE_TIME);
+        // Whether it arrives is no longer a question of being up.
+        let _ = TimedSocket {
+            socket: &self.socket,
+            deadline,
+        }
+        .write_all(self.goodbye);
+    }
+}
+
 /// Asks a service whether it is up, for at most `timeout` in all.
 ///
 /// # Errors
 /// When it is not: a sentence that names the address and says what was seen instead.
 pub fn probe(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<(), String> {
+    connect(address, probe, timeout).map(drop)
+}
+
+/// The same, with the connection left open.
+///
+/// # Errors
+/// Those of [`probe`].
+pub(crate) fn connect(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<Service, String> {
     let deadline = Deadline::after(timeout);
     let socket = deadline
         .left()
@@ -57,21 +105,25 @@ pub fn probe(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<(),
             false => format!("{address} accepts no connection: {error}"),
         })?;
     let protocol = match probe {
-        Probe::Tcp => return Ok(()),
+        Probe::Tcp => return Ok(Service { socket, goodbye: b"" }),
         Probe::Imap => IMAP,
         Probe::Lmtp => LMTP,
     };
     let name = protocol.name;
-    let mut service = TimedSocket { socket, deadline };
+    let mut service = TimedSocket {
+        socket: &socket,
+        deadline,
+    };
     let mut line = Vec::new();
     let end = BufReader::new(&mut service)
         .take(LONGEST_GREETING)
         .read_until(b'\n', &mut line);
     if line.ends_with(b"\n") {
         return if protocol.accepts(&line) {
-            // Whether it arrives is no longer a question of being up.
-            let _ = service.write_all(protocol.goodbye);
-            Ok(())
+            Ok(Service {
+                socket,
+                goodbye: protocol.goodbye,
+            })
         } else {
             Err(format!(
                 "{address} does not greet as {name} does: {}",

@@ -52,6 +52,14 @@ local function look_up(request, extra)
     return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, "mailaffinity: " .. message
   end
   if message then dovecot.i_warning("mailaffinity: " .. message) end
+  -- The user's sessions on the old node, which lives, are being ended. A login waits for that;
+  -- a delivery, for which Dovecot does not wait, comes again.
+  local moves_at = node.moves_at
+  if moves_at and request.protocol == "lmtp" then
+    return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE,
+      ("mailaffinity: moves from %s to %s"):format(node.name, node.moves_to.name)
+  end
+  node = node.moves_to or node
   local home = site.home(request.user, settings.tag)
   local fields = {
     [settings.proxy == "always" and "proxy" or "proxy_maybe"] = "y",
@@ -64,6 +72,7 @@ local function look_up(request, extra)
     -- where the user goes when all nodes are up.
     user_node = node.name,
     user_home = home and home.name,
+    delay_until = moves_at and tostring(moves_at),
     [extra] = "y",
   }
   -- The same of sessions that are not proxied. With any such field, userdb prefetch takes the

@@ -57,8 +57,13 @@ fn functions(lua: &Lua, path: &Path) -> Result<Table> {
     let functions = lua.create_table()?;
 
     for (name, of_user) in [
-        ("node", InForce::computed_node as OfUser),
-        ("home", InForce::home_node),
+        (
+            "node",
+            (|in_force, user, tag| now_and_then(in_force, user, tag)) as OfUser,
+        ),
+        ("home", |in_force, user, tag| {
+            Ok(Described::new(in_force, in_force.home_node(user, tag)?))
+        }),
     ] {
         let asked = site.clone();
         let node = move |lua: &Lua, (user, tag): (Value, Value)| {
@@ -94,10 +99,23 @@ fn functions(lua: &Lua, path: &Path) -> Result<Table> {
     Ok(functions)
 }
 
-/// The node that the mapping gives to a user with a tag, as the Director does, or would if
-/// all were up. The access map is not asked: it is made of the mapping, may lag behind it, and
-/// can be locked for a while.
-type OfUser = for<'f> fn(&'f InForce, &[u8], &str) -> std::result::Result<&'f NodeConfig, NoNode>;
+/// A node for a user with a tag.
+type OfUser = fn(&InForce, &[u8], &str) -> std::result::Result<Described, NoNode>;
+
+/// The node that the mapping gives to a user with a tag, as the Director does, and where the user
+/// moves to. The access map is not asked: it is made of the mapping, may lag behind it, and can
+/// be locked for a while.
+fn now_and_then(in_force: &InForce, user: &[u8], tag: &str) -> std::result::Result<Described, NoNode> {
+    // In one look at the clock.
+    let Some(moves) = in_force.move_of(user, tag) else {
+        return Ok(Described::new(in_force, in_force.computed_node(user, tag)?));
+    };
+    let to = Described::new(in_force, moves.to);
+    Ok(Described {
+        moves: Some((moves.at.as_second(), Box::new(to))),
+        ..Described::new(in_force, moves.from)
+    })
+}
 
 fn node_of(
     in_force: &InForce,
@@ -107,10 +125,7 @@ fn node_of(
 ) -> std::result::Result<Described, String> {
     // No tag is anything but text.
     let tag = String::from_utf8_lossy(tag.unwrap_or(in_force.config.tag.as_bytes()));
-    match of_user(in_force, user, &tag) {
-        Ok(node) => Ok(Described::new(in_force, node)),
-        Err(problem) => Err(problem.to_string()),
-    }
+    of_user(in_force, user, &tag).map_err(|problem| problem.to_string())
 }
 
 /// A string, or a number as Lua itself makes a string of it.
@@ -131,6 +146,8 @@ fn optional_text(lua: &Lua, name: &str, value: Value) -> std::result::Result<Opt
 struct Described {
     node: NodeConfig,
     down: Option<Mark>,
+    /// When its user moves, in seconds since 1970, and where to.
+    moves: Option<(i64, Box<Described>)>,
 }
 
 impl Described {
@@ -139,13 +156,14 @@ impl Described {
         Described {
             node: node.clone(),
             down: mark.filter(|mark| mark.state == State::Down).cloned(),
+            moves: None,
         }
     }
 }
 
 impl IntoLua for Described {
     fn into_lua(self, lua: &Lua) -> Result<Value> {
-        let Described { node, down } = self;
+        let Described { node, down, moves } = self;
         let table = lua.create_table_with_capacity(0, 9)?;
         table.raw_set("name", node.node.name)?;
         table.raw_set("address", ring_label(node.node.address))?;
@@ -157,6 +175,10 @@ impl IntoLua for Described {
         if let Some(Mark { since, reason, .. }) = down {
             table.raw_set("since", since.map(|since| since.to_string()))?;
             table.raw_set("reason", reason)?;
+        }
+        if let Some((at, to)) = moves {
+            table.raw_set("moves_at", at)?;
+            table.raw_set("moves_to", *to)?;
         }
         table.into_lua(lua)
     }

@@ -21,6 +21,18 @@ t.run(("sed -i s/node3.example/moved.example/ %s"):format(config))
 t.is(answer(), { "moved.example.org" }, "the configuration is another")
 t.configure()
 
+-- Who moves between nodes that live is not let in meanwhile.
+local moment = os.time() + 60
+local was_down = '[before]\nuntil = "%s"\n[before.node.node3]\nstate = "down"\n'
+t.replace("nodes.toml", was_down:format(os.date("!%Y-%m-%dT%TZ", moment)))
+local moving = site.node("user1")
+t.is({ moving.host, moving.moves_to.host, moving.moves_at }, { away, home, moment }, "node3 comes back")
+t.is(moving.moves_to.moves_to, nil, "once")
+t.is(site.home("user1").moves_to, nil, "nobody goes away from home")
+t.replace("nodes.toml", was_down:format(os.date("!%Y-%m-%dT%TZ", os.time())))
+t.is({ site.node("user1").host, site.node("user1").moves_at }, { home }, "it is there")
+t.mark_down()
+
 -- Each problem is told when it is new: not at each login.
 t.mark_down("node3", "nod1")
 local unknown = 'nodes.toml: node "nod1" is down but not in the configuration; correct its name or remove it'

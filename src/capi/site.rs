@@ -69,7 +69,8 @@ pub unsafe extern "C" fn mailaffinity_site_open(
 
 /// Finds the node that serves a user now: the one that the access map names, by its published
 /// answers if there are any, unless it is down; else the one that the mapping gives among those
-/// that are up and have the configuration's default tag.
+/// that are up and have the configuration's default tag. Users who move between nodes that live
+/// have the old one until the moment that the node state names.
 ///
 /// On success, `*cluster_out` is a cluster of what is in force, which the caller frees with
 /// `mailaffinity_cluster_free`, at any time, and `*node_out` the number of the node there.

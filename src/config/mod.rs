@@ -392,6 +392,10 @@ pub struct Watch {
     pub hold: Seconds<0, DAY, 10>,
     /// A node that went down so often within an hour stays down (`falls_per_hour`).
     pub falls_per_hour: Number<1, 1000, 5>,
+    /// How long users who move between nodes that live are kept out meanwhile, in which their
+    /// sessions are ended (`move_seconds`).
+    #[serde(rename = "move_seconds")]
+    pub move_time: Seconds<0, 60, 2>,
     /// An update is run at least that often (`update_seconds`).
     #[serde(rename = "update_seconds")]
     pub update: Seconds<1, DAY, 60>,

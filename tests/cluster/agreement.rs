@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use jiff::Timestamp;
 use serde_json::Value;
 use support::configuration::{Configuration, Node};
 use support::director::{Director, Settings};
@@ -251,6 +252,18 @@ fn users() -> String {
 
 fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// PHP has the old node of those who move until then.
+#[test]
+fn it_waits_for_users_who_move() {
+    let mailsite = Mailsite::start();
+    let until = Timestamp::from_second(Timestamp::now().as_second() + 15).unwrap();
+    let state = format!("[before]\nuntil = \"{until}\"\n[before.node.node2]\nstate = \"down\"\n");
+    fs::write(mailsite.site.path("new"), state).unwrap();
+    fs::rename(mailsite.site.path("new"), mailsite.site.path("nodes.toml")).unwrap();
+    mailsite.site.must(&["agreement"]);
+    assert!(Timestamp::now() >= until);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //! not at home.
 
 use std::io::ErrorKind;
+use std::thread;
 
+use jiff::Timestamp;
 use mailaffinity::mapping::UsernameHash;
 use support::clients::{Connection, Protocol, deliver, deliver_to, log_in};
 use support::configuration::{Configuration, Node, node_state};
@@ -248,5 +250,66 @@ fn names_sessions_by_node_and_takes_ipv6_as_root() {
             log_in(Protocol::Imap, two.address_6(), user, PASSWORD).unwrap();
             wait_for("the login", || node.log().matches("Logged in").count() > before);
         }
+    });
+}
+
+/// A node comes back while users of it have sessions elsewhere.
+#[test]
+#[ignore = "as root"]
+fn who_moves_between_nodes_that_live_waits_as_root() {
+    let test = "passdb::who_moves_between_nodes_that_live_waits_as_root";
+    namespace::run_with_network(test, || {
+        let network = Network::new();
+        network.configure(Configuration::of_three_nodes(NETWORK));
+        let [one, two] = [1, 2].map(|number| {
+            let node = network.start(&format!("node{number}"), number);
+            node.start_dovecot(&on_node(""));
+            node
+        });
+        let proxy = network.start("proxy1", 11);
+        let lines = format!("{SITE}!include /usr/share/mailaffinity/mailaffinity-proxy.conf\n{PATIENCE}");
+        proxy.start_dovecot(&lines);
+        let user = &a_user_of(&two, &network);
+        let other = &a_user_of(&one, &network);
+
+        // Long enough to see that mail is refused meanwhile.
+        let now = Timestamp::now();
+        let until = Timestamp::from_second(now.as_second() + 10).unwrap();
+        network.mark(&format!(
+            "[node.node3]\nstate = \"down\"\n[before]\nuntil = \"{until}\"\n{}",
+            node_state(&["node2", "node3"]).replace("[node.", "[before.node.")
+        ));
+        let deliveries = [(one.address(), 2424), (proxy.address(), 24)];
+        for (entry, port) in deliveries {
+            let answers = deliver_to((entry, port).into(), &[user]).unwrap();
+            if Timestamp::now() < until {
+                is_refused_for_now(&answers);
+            }
+        }
+        proxy.wait_for_log("moves from");
+        for machine in [&one, &two, &proxy] {
+            log_in(Protocol::Imap, machine.address(), other, PASSWORD).unwrap();
+        }
+        thread::scope(|scope| {
+            for machine in [&one, &two, &proxy] {
+                scope.spawn(|| {
+                    log_in(Protocol::Imap, machine.address(), user, PASSWORD).unwrap();
+                    let let_in = Timestamp::now();
+                    assert!(let_in >= until, "{}: {let_in}, before {until}", machine.name());
+                });
+            }
+        });
+        for (entry, port) in deliveries {
+            let answers = deliver_to((entry, port).into(), &[user]).unwrap();
+            assert!(answers[0].starts_with("250 "), "{answers:?}");
+        }
+        let logged_in = |node: &Machine, user: &str| {
+            let words = format!("imap-login: Info: Logged in: user=<{user}>");
+            node.log().matches(&words).count()
+        };
+        wait_for("all logins in the logs", || {
+            logged_in(&two, user) == 3 && logged_in(&one, other) == 3
+        });
+        assert_eq!((logged_in(&one, user), logged_in(&two, other)), (0, 0));
     });
 }

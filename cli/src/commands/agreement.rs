@@ -6,9 +6,11 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::agreement::{Opinion, Question};
@@ -87,6 +89,7 @@ impl Agreement {
             "--".into(),
         ];
         let own_domains = OnceCell::new();
+        wait_for_moves(config)?;
         for attempt in 1..=ATTEMPTS {
             let before = Files::read(config)?;
             let tell = if self.quiet {
@@ -114,6 +117,7 @@ impl Agreement {
                     Err(UpdateError::Locked(error)) if error.kind() != ErrorKind::WouldBlock => {}
                     done => done?,
                 }
+                wait_for_moves(config)?;
                 continue;
             }
             if agree && opinions.iter().all(|opinion| opinion.asked() == 0) {
@@ -143,6 +147,17 @@ impl Agreement {
         let message = "node state or access map changed each time while they were asked about; try again";
         Err(Failure::new(Status::TempFail, message))
     }
+}
+
+/// Until users have moved who do so now: the parts are of two opinions on them meanwhile.
+fn wait_for_moves(config: &Config) -> Result<(), Failure> {
+    let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
+    let now = Timestamp::now();
+    if let Some(before) = state.before.filter(|before| before.is_under_way(now)) {
+        let left = before.until.duration_since(now);
+        thread::sleep(left.try_into().unwrap_or_default());
+    }
+    Ok(())
 }
 
 /// What an update changes.

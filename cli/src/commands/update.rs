@@ -9,7 +9,7 @@ use clap::Args;
 use crate::differences::print_differences;
 use crate::exit::Failure;
 use crate::update_run::UpdateRun;
-use crate::watch;
+use crate::watcher_lock;
 use mailaffinity::config::Config;
 
 /// Check the nodes and bring the access map up to date
@@ -57,7 +57,7 @@ impl Update {
             return Ok(ExitCode::SUCCESS);
         }
         let run = UpdateRun {
-            checks: !watch::is_at_work(config),
+            checks: !watcher_lock::is_at_work(config),
             accept_loss: self.accept_loss,
             force: self.force,
             wait: Duration::from_secs(self.wait),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::standing::Answer;
 use crate::checks::{self, ChecksError, Observation};
+use crate::probe::Service;
 use mailaffinity::config::{Check, Checks, Config};
 
 /// How often a Director is asked.
@@ -48,7 +49,9 @@ impl Asking {
                 ..
             }) => {
                 let (config, socket, timeout) = (config.clone(), socket.clone(), **timeout);
-                let ask = move || tell(Found::Director(checks::ask_director(&config, &socket, timeout)));
+                let ask = move || {
+                    tell(Found::Director(checks::ask_director(&config, &socket, timeout))).then_some(None)
+                };
                 repeat(alive(), DIRECTOR_INTERVAL, Duration::ZERO, ask)?;
             }
             Some(Checks { check, .. }) => {
@@ -57,9 +60,12 @@ impl Asking {
                     let (check, node, tell) = (check.clone(), node.node.clone(), tell.clone());
                     let ask = move || {
                         let asked = begun.elapsed();
-                        let result = checks::ask(&check, &node, timeout);
+                        let (result, open) = match checks::ask(&check, &node, timeout) {
+                            Ok(open) => (Ok(()), open),
+                            Err(problem) => (Err(problem), None),
+                        };
                         let given = begun.elapsed();
-                        tell(Found::Answer(index, Answer { asked, given, result }))
+                        tell(Found::Answer(index, Answer { asked, given, result })).then_some(open)
                     };
                     // Not all at the same moment.
                     let part = index as f64 / config.nodes.len() as f64;
@@ -71,22 +77,83 @@ impl Asking {
     }
 }
 
-/// Asks again and again in a thread; after a question that took long, not more often than else.
+/// Asks again and again in a thread, until `ask` returns nothing; after a question that took
+/// long, not more often than else. A connection that it leaves open is looked at meanwhile: if it
+/// ends, the next question comes at once, but never twice in a row, as a service may end all.
 fn repeat(
     goes_on: Weak<()>,
     interval: Duration,
     first: Duration,
-    ask: impl Fn() -> bool + Send + 'static,
+    ask: impl Fn() -> Option<Option<Service>> + Send + 'static,
 ) -> io::Result<()> {
     let ask_forever = move || {
         let mut next = Instant::now() + first;
+        let mut is_early = false;
+        let mut open = None;
         loop {
-            thread::sleep(next.saturating_duration_since(Instant::now()));
-            if goes_on.strong_count() == 0 || !ask() {
+            let left = next.saturating_duration_since(Instant::now());
+            is_early = match open.take() {
+                Some(service) if !is_early => Service::ends_within(&service, left),
+                _ => {
+                    thread::sleep(left);
+                    false
+                }
+            };
+            if goes_on.strong_count() == 0 {
                 return;
             }
-            next = Instant::now().max(next + interval);
+            let Some(kept) = ask() else { return };
+            open = kept;
+            let now = Instant::now();
+            next = if is_early {
+                now + interval
+            } else {
+                now.max(next + interval)
+            };
         }
     };
     thread::Builder::new().spawn(ask_forever).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc;
+
+    use super::*;
+    use mailaffinity::config::Probe;
+
+    /// Asks a service once an hour: each question as it comes, and the service's end of it.
+    fn asked(listener: &TcpListener) -> (Arc<()>, mpsc::Receiver<()>) {
+        let (goes_on, address) = (Arc::new(()), listener.local_addr().unwrap());
+        let (tell, told) = mpsc::channel();
+        let ask = move || {
+            let check = Check::Probe(Probe::Tcp, address.port());
+            let node = mailaffinity::mapping::Node::new("node1", address.ip());
+            let open = checks::ask(&check, &node, Duration::from_secs(60)).unwrap();
+            tell.send(()).ok().map(|()| open)
+        };
+        let hour = Duration::from_secs(3600);
+        repeat(Arc::downgrade(&goes_on), hour, Duration::ZERO, ask).unwrap();
+        (goes_on, told)
+    }
+
+    fn accept(listener: &TcpListener) -> TcpStream {
+        listener.accept().unwrap().0
+    }
+
+    #[test]
+    fn the_end_of_a_connection_is_noticed_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (_goes_on, told) = asked(&listener);
+        let first = accept(&listener);
+        told.recv().unwrap();
+        drop(first);
+        // An hour early.
+        let second = accept(&listener);
+        told.recv().unwrap();
+        drop(second);
+        let third = told.recv_timeout(Duration::from_millis(100));
+        assert!(third.is_err(), "but only once");
+    }
 }

@@ -33,17 +33,15 @@ use self::steps::{Done, Program, Retry, Wanted};
 use self::systemd::notify;
 use crate::checks::{self, ChecksError, Observation};
 use crate::exit::{Failure, Status};
-use crate::files::lock::{self, Lock};
-use crate::files::place::Place;
+use crate::files::lock::Lock;
 use crate::node_state;
 use crate::report::{Log, last_status, write_status};
 use crate::undo;
 use crate::update::NodeChanges;
+use crate::watcher_lock;
 use mailaffinity::config::{Check, Checks, Config, NodeConfig};
 use mailaffinity::node_state::NodeState;
 
-/// How long a watcher waits for whoever holds its lock: longer than looking takes.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// What it is called in the status file.
 const WATCH: &str = "watch";
 /// What a problem of a node is about, before its name.
@@ -54,27 +52,13 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(60);
 /// How much longer than a question may take nobody may be heard of.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Beside the status file, which each machine has for itself unless it shares the folder.
-fn lock_place(config: &Config) -> io::Result<Place> {
-    Place::with_folders(&config.status.with_file_name(WATCH))
-}
-
 fn lock(config: &Config) -> Result<Lock, Failure> {
-    let lock = lock_place(config).and_then(|place| lock::of(&place, LOCK_WAIT));
-    lock.map_err(|error| match error.kind() {
+    watcher_lock::take(config).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock => {
             Failure::new(Status::TempFail, format!("another watcher is at work: {error}"))
         }
         _ => error.into(),
     })
-}
-
-/// Whether a watcher checks the nodes.
-pub(crate) fn is_at_work(config: &Config) -> bool {
-    let place = Place::of(&config.status.with_file_name(WATCH));
-    place
-        .and_then(|place| lock::wait_until_free(&place, Duration::ZERO))
-        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 /// What the thread that decides is told.
@@ -196,11 +180,21 @@ impl<'p> Watcher<'p> {
         }
         if self.ticked.elapsed() >= SECOND {
             self.ticked = Instant::now();
-            let now = Timestamp::now();
-            self.change_state(|state| state.end_moves(now))?;
+            self.end_moves()?;
             self.tick();
         }
         Ok(())
+    }
+
+    /// When users have moved, what was before goes, and so do moves whose time has come.
+    fn end_moves(&mut self) -> Result<(), Failure> {
+        let (mut after, now) = (self.state.clone(), Timestamp::now());
+        after.end_moves(now);
+        let before = self.state.before.as_ref();
+        match after != self.state || before.is_some_and(|before| !before.is_under_way(now)) {
+            true => self.write_state(|state| state.end_moves(now)),
+            false => Ok(()),
+        }
     }
 
     fn take(&mut self, found: Found) -> Result<(), Failure> {
@@ -264,16 +258,20 @@ impl<'p> Watcher<'p> {
     /// Makes of the node state what was observed.
     fn change(&mut self, observation: &Observation) -> Result<(), Failure> {
         let (config, now) = (self.config.clone(), Timestamp::now());
-        self.change_state(|state| observation.apply(&config, state, now))
-    }
-
-    fn change_state(&mut self, apply: impl Fn(&mut NodeState)) -> Result<(), Failure> {
+        let apply = |state: &mut NodeState| observation.apply(&config, state, now);
         let mut after = self.state.clone();
         apply(&mut after);
-        if after == self.state || !self.retry.is_due() {
+        if after == self.state {
             return Ok(());
         }
-        // To the state as it is now, which others may have changed meanwhile.
+        self.write_state(apply)
+    }
+
+    /// Changes the node state as it is now, which others may have changed meanwhile.
+    fn write_state(&mut self, apply: impl FnOnce(&mut NodeState)) -> Result<(), Failure> {
+        if !self.retry.is_due() {
+            return Ok(());
+        }
         let changed = node_state::change(&self.config, apply);
         self.retry.after(changed.is_err());
         match changed {

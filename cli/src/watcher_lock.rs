@@ -1,0 +1,31 @@
+//! Whether a watcher is at work: it holds a lock beside the status file, which each machine has
+//! for itself unless it shares the folder.
+
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use crate::files::lock::{self, Lock};
+use crate::files::place::Place;
+use mailaffinity::config::Config;
+
+/// How long a watcher waits for whoever holds its lock: longer than looking takes.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// The file is named after it.
+const WATCH: &str = "watch";
+
+/// Takes the watcher's lock.
+///
+/// # Errors
+/// As [`lock::of`].
+pub(crate) fn take(config: &Config) -> io::Result<Lock> {
+    let place = Place::with_folders(&config.status.with_file_name(WATCH))?;
+    lock::of(&place, LOCK_WAIT)
+}
+
+/// Whether a watcher checks the nodes, and does what follows when they change.
+pub(crate) fn is_at_work(config: &Config) -> bool {
+    let place = Place::of(&config.status.with_file_name(WATCH));
+    place
+        .and_then(|place| lock::wait_until_free(&place, Duration::ZERO))
+        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
