@@ -7,15 +7,16 @@
 //! is empty for a moment.
 //!
 //! ```toml
-//! [node.node1]                 # what the Director has otherwise than the configuration
-//! vhost_count = 50
-//! moved = "24f9e15e"            # users by their hash, as after `doveadm director move`
+//! [node.node1]
+//! vhost_count = 50             # what the Director has otherwise than the configuration
+//! # Users by their hash who were moved there, one of them for a time.
+//! moved = "24f9e15e 34c33682=2026-11-27T22:00:00Z"
 //!
 //! [node.node2]
 //! state = "down"
 //! since = "2026-11-23T20:45:00Z"
 //! reason = "new disks"
-//! by = "hand"                  # or "checks", which end what they began
+//! by = "hand"                  # or "checks", which end what they began, or "director"
 //!
 //! [node.node3]
 //! state = "up"                 # held up, whatever the checks say
@@ -27,7 +28,7 @@
 //! vhost_count = 50
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -99,33 +100,66 @@ pub struct NodeEntry {
     /// Its tag in the Director, where the configuration has another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
-    /// The users, by username hash, whom the Director has on it, though the mapping gives
-    /// another node.
+    /// The users, by username hash, who were moved to it, by hand or by the Director, though
+    /// the mapping gives another node.
     #[serde(skip_serializing_if = "Moved::is_empty")]
     pub moved: Moved,
 }
 
-/// Users by their username hashes, each once and in order. There may be millions, and
-/// all readers of the node state have to read them: so they are one text, in which each
-/// has eight hexadecimal digits, with blanks between them.
+impl NodeEntry {
+    /// Whether users who were moved to it are there. Not while it is down; but a Director leaves
+    /// them there, and all have to agree with it.
+    pub fn keeps_moved(&self) -> bool {
+        let leave = |mark: &Mark| mark.state == State::Down && mark.by != By::Director;
+        !self.mark.as_ref().is_some_and(leave)
+    }
+}
+
+/// Users by their username hashes, each once and in order, and until when they are moved, if
+/// that has an end. There may be millions, and all readers of the node state have to read
+/// them: so they are one text, in which each has eight hexadecimal digits, perhaps with `=`
+/// and a time, with blanks between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Moved(Vec<u32>);
+pub struct Moved {
+    hashes: Vec<u32>,
+    until: BTreeMap<u32, Timestamp>,
+}
 
 impl Moved {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.hashes.is_empty()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.hashes.len()
     }
 
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
-        self.0.iter().copied()
+        self.hashes.iter().copied()
+    }
+
+    /// When the move of one of them ends.
+    pub fn until(&self, hash: u32) -> Option<Timestamp> {
+        self.until.get(&hash).copied()
+    }
+
+    /// Adds some, all until then.
+    pub fn insert(&mut self, hashes: &BTreeSet<u32>, until: Option<Timestamp>) {
+        self.remove(hashes);
+        self.hashes.extend(hashes);
+        self.hashes.sort_unstable();
+        self.until
+            .extend(hashes.iter().filter_map(|hash| Some((*hash, until?))));
+    }
+
+    /// Takes some out, if they are there.
+    pub fn remove(&mut self, hashes: &BTreeSet<u32>) {
+        self.hashes.retain(|hash| !hashes.contains(hash));
+        self.until.retain(|hash, _| !hashes.contains(hash));
     }
 }
 
@@ -134,7 +168,8 @@ impl FromIterator<u32> for Moved {
         let mut hashes: Vec<u32> = hashes.into_iter().collect();
         hashes.sort_unstable();
         hashes.dedup();
-        Moved(hashes)
+        let until = BTreeMap::new();
+        Moved { hashes, until }
     }
 }
 
@@ -142,17 +177,34 @@ impl TryFrom<String> for Moved {
     type Error = String;
 
     fn try_from(text: String) -> Result<Moved, String> {
-        let hash = |word: &str| match u32::from_str_radix(word, 16) {
-            Ok(hash) if word.len() == 8 && !word.starts_with('+') => Ok(hash),
-            _ => {
-                let shown: String = word.chars().take(20).collect();
-                Err(format!(
-                    "\"{}\" is no username hash: it has eight hexadecimal digits",
-                    shown.escape_debug()
-                ))
-            }
+        let refused = |word: &str, problem| {
+            let shown: String = word.chars().take(40).collect();
+            Err(format!("\"{}\" is no {problem}", shown.escape_debug()))
         };
-        text.split_ascii_whitespace().map(hash).collect()
+        let mut until = BTreeMap::new();
+        let hash = |word: &str| {
+            let (digits, end) = match word.split_once('=') {
+                Some((digits, end)) => (digits, Some(end)),
+                None => (word, None),
+            };
+            let hash = match u32::from_str_radix(digits, 16) {
+                Ok(hash) if digits.len() == 8 && !digits.starts_with('+') => hash,
+                _ => return refused(digits, "username hash: it has eight hexadecimal digits"),
+            };
+            match end.map(str::parse) {
+                None => {}
+                Some(Ok(end)) => _ = until.insert(hash, end),
+                Some(Err(_)) => {
+                    return refused(word, "hash with a time, such as 24f9e15e=2026-11-27T22:00:00Z");
+                }
+            }
+            Ok(hash)
+        };
+        let moved: Moved = text
+            .split_ascii_whitespace()
+            .map(hash)
+            .collect::<Result<_, _>>()?;
+        Ok(Moved { until, ..moved })
     }
 }
 
@@ -165,8 +217,11 @@ impl Serialize for Moved {
 impl fmt::Display for Moved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut between = "";
-        for hash in &self.0 {
+        for hash in &self.hashes {
             write!(f, "{between}{hash:08x}")?;
+            if let Some(until) = self.until.get(hash) {
+                write!(f, "={until}")?;
+            }
             between = " ";
         }
         Ok(())
@@ -192,6 +247,8 @@ pub enum By {
     Hand,
     /// The checks of the configuration: it stays until they find otherwise.
     Checks,
+    /// A Director whom these ask, likewise.
+    Director,
 }
 
 /// That a node is down or held up, since when, and why.
@@ -308,6 +365,46 @@ impl NodeState {
         }
     }
 
+    /// Moves users to a node, until then if that is said.
+    pub fn move_users(&mut self, hashes: &BTreeSet<u32>, node: &str, until: Option<Timestamp>) {
+        if !hashes.is_empty() {
+            self.entry(node).moved.insert(hashes, until);
+        }
+    }
+
+    /// Takes users back from nodes to which they were moved.
+    pub fn move_back(&mut self, hashes: &BTreeSet<u32>, is_meant: impl Fn(&str) -> bool) {
+        self.nodes.retain(|name, entry| {
+            if !is_meant(name) {
+                return true;
+            }
+            entry.moved.remove(hashes);
+            *entry != NodeEntry::default()
+        });
+    }
+
+    /// Whether the time of a move has come.
+    pub fn has_moves_to_end(&self, now: Timestamp) -> bool {
+        let mut moves = self.nodes.values().flat_map(|entry| entry.moved.until.values());
+        moves.any(|until| *until <= now)
+    }
+
+    /// Ends the moves whose time has come.
+    pub fn end_moves(&mut self, now: Timestamp) {
+        self.nodes.retain(|_, entry| {
+            let moves = entry.moved.until.iter();
+            let ended: BTreeSet<u32> = moves
+                .filter(|(_, until)| **until <= now)
+                .map(|(hash, _)| *hash)
+                .collect();
+            if ended.is_empty() {
+                return true;
+            }
+            entry.moved.remove(&ended);
+            *entry != NodeEntry::default()
+        });
+    }
+
     /// The same, with all nodes up.
     #[must_use]
     pub fn without_marks(&self) -> NodeState {
@@ -390,6 +487,13 @@ mod tests {
         assert_eq!(hashes, [7, 0x24fa_11ee, u32::MAX]);
         let text = toml::to_string(&state).unwrap();
         assert_eq!(text, "[node.a]\nmoved = \"00000007 24fa11ee ffffffff\"\n");
+        for text in ["00000007=", "00000007=tomorrow", "00000007=2026-11-27"] {
+            let error = moved(text).unwrap_err();
+            assert!(
+                error.contains(&format!("\"{text}\" is no hash with a time")),
+                "{error}"
+            );
+        }
         for text in ["7", "000000007", "+0000007", "0000000g", "00000007,00000008"] {
             let error = moved(text).unwrap_err();
             assert!(
@@ -486,6 +590,39 @@ mod tests {
         assert!(NodeState::load(&path).is_err());
     }
 
+    #[test]
+    fn moves_begin_and_end() {
+        let mut state = NodeState::parse("[node.b]\nmoved = \"00000001 00000002\"\n").unwrap();
+        let some = |hashes: &[u32]| hashes.iter().copied().collect::<BTreeSet<u32>>();
+        let is = |state: &NodeState, text: &str| {
+            assert_eq!(toml::to_string(state).unwrap(), text);
+        };
+        state.move_users(&some(&[1, 3]), "a", Some(at(60)));
+        state.move_users(&some(&[4]), "a", None);
+        state.move_users(&some(&[]), "c", None);
+        state.move_back(&some(&[1, 2]), |node| node == "b");
+        is(
+            &state,
+            "[node.a]\nmoved = \"00000001=1970-01-01T00:01:00Z 00000003=1970-01-01T00:01:00Z 00000004\"\n",
+        );
+        state.move_users(&some(&[3]), "a", None);
+        state.move_users(&some(&[4]), "a", Some(at(61)));
+        state.end_moves(at(59));
+        assert_eq!(state.nodes["a"].moved.len(), 3);
+        assert_eq!(state.nodes["a"].moved.until(4), Some(at(61)));
+        state.end_moves(at(60));
+        is(
+            &state,
+            "[node.a]\nmoved = \"00000003 00000004=1970-01-01T00:01:01Z\"\n",
+        );
+        state.set_mark("a", Some(Mark::new(State::Up)));
+        state.move_back(&some(&[3]), |_| true);
+        state.end_moves(at(61));
+        assert!(state.nodes["a"].moved.is_empty() && state.nodes["a"].mark.is_some());
+        state.set_mark("a", None);
+        assert_eq!(state, NodeState::default());
+    }
+
     proptest! {
         #[test]
         fn any_state_survives(nodes in entries(), before in prop::option::of((any::<u32>(), entries()))) {
@@ -509,15 +646,20 @@ mod tests {
             any::<bool>(),
             any::<Option<u32>>(),
             any::<String>(),
-            any::<bool>(),
+            prop::sample::select(vec![By::Hand, By::Checks, By::Director]),
         )
-            .prop_map(|(is_down, second, reason, by_hand)| Mark {
+            .prop_map(|(is_down, second, reason, by)| Mark {
                 state: if is_down { State::Down } else { State::Up },
                 since: second.map(at),
                 reason,
-                by: if by_hand { By::Hand } else { By::Checks },
+                by,
             });
-        let moved = prop::collection::vec(any::<u32>(), 0..5).prop_map(Moved::from_iter);
+        let some = || prop::collection::btree_set(any::<u32>(), 0..5);
+        let moved = (some(), some(), any::<u32>()).prop_map(|(for_good, for_now, until)| {
+            let mut moved = Moved::from_iter(for_good);
+            moved.insert(&for_now, Some(at(until)));
+            moved
+        });
         (
             prop::option::of(mark),
             any::<Option<u32>>(),

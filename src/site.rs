@@ -645,6 +645,28 @@ host = "node2.example.org"
     }
 
     #[test]
+    fn users_who_were_moved_are_followed() {
+        let mut site = Fixture::new("");
+        let mut nodes = |state: &str| {
+            site.replace("nodes.toml", state);
+            site.site.refresh();
+            let in_force = site.site.in_force().unwrap();
+            let nodes = [
+                in_force.computed_node(b"user1", ""),
+                in_force.home_node(b"user1", ""),
+            ];
+            nodes.map(|node| node.unwrap().node.name.clone())
+        };
+        let moved = "[node.node1]\nmoved = \"24c9e15e=2026-11-27T22:00:00Z\"\n";
+        assert_eq!(nodes(moved), ["node1", "node1"]);
+        assert_eq!(
+            nodes(&format!("{moved}state = \"down\"\nby = \"checks\"\n")),
+            ["node2", "node1"]
+        );
+        assert_eq!(nodes("# back"), ["node2", "node2"]);
+    }
+
+    #[test]
     fn changes_are_followed() {
         let mut site = Fixture::new("QGRP:user1@ node1group\n");
         assert_eq!(site.host_of("user1").0.as_deref(), Some("node1.example.org"));

@@ -6,6 +6,7 @@
 //! heard, nothing changes without a quorum, and a node that is out of it is down.
 
 use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::thread;
@@ -320,27 +321,31 @@ impl Observation {
     pub fn apply(&self, config: &Config, state: &mut NodeState, now: Timestamp) {
         if let Observation::Out(out) = self {
             for (node, _) in config.nodes.iter().zip(out).filter(|(_, out)| **out) {
-                mark(state, &node.node.name, Some((now, OUT)));
+                mark(state, &node.node.name, By::Checks, Some((now, OUT)));
             }
             return;
         }
         // Of what checks began, they end what they no longer decide.
+        let by_director = matches!(self, Observation::Director { .. });
         let stays = |name: &str, mark: &Mark| mark.is_by_hand() || config.nodes.index_of(name).is_some();
         state.nodes.retain(|name, entry| {
-            let mark = entry.mark.take().filter(|mark| stays(name, mark));
-            *entry = NodeEntry {
-                mark,
-                ..NodeEntry::default()
-            };
-            entry.mark.is_some()
+            let NodeEntry { mark, moved, .. } = mem::take(entry);
+            entry.mark = mark.filter(|mark| stays(name, mark));
+            if !by_director {
+                entry.moved = moved;
+                if let Some(mark) = entry.mark.as_mut().filter(|mark| mark.by == By::Director) {
+                    mark.by = By::Checks;
+                }
+            }
+            *entry != NodeEntry::default()
         });
         match self {
             Observation::Answers(changes) => {
                 for (node, change) in config.nodes.iter().zip(changes) {
                     match change {
                         None => {}
-                        Some(Ok(())) => mark(state, &node.node.name, None),
-                        Some(Err(reason)) => mark(state, &node.node.name, Some((now, reason))),
+                        Some(Ok(())) => mark(state, &node.node.name, By::Checks, None),
+                        Some(Err(reason)) => mark(state, &node.node.name, By::Checks, Some((now, reason))),
                     }
                 }
             }
@@ -351,20 +356,19 @@ impl Observation {
 }
 
 /// Marks a node as the checks have it, down since when and why, unless it is marked by
-/// hand. A node that stays down keeps its mark.
-fn mark(state: &mut NodeState, node: &str, down: Option<(Timestamp, &str)>) {
-    match (state.mark_of(node), down) {
-        (Some(known), None) if !known.is_by_hand() => state.set_mark(node, None),
-        (None, Some((since, reason))) => {
-            let mark = Mark {
-                state: State::Down,
-                since: Some(since),
-                reason: reason.into(),
-                by: By::Checks,
-            };
-            state.set_mark(node, Some(mark));
-        }
-        _ => {}
+/// hand. A node that stays down by the same word keeps its mark.
+fn mark(state: &mut NodeState, node: &str, by: By, down: Option<(Timestamp, &str)>) {
+    let known = state.mark_of(node);
+    let down = down.map(|(since, reason)| Mark {
+        state: State::Down,
+        since: known.map_or(Some(since), |known| known.since),
+        reason: reason.into(),
+        by,
+    });
+    match (known, &down) {
+        (Some(known), _) if known.is_by_hand() => {}
+        (Some(known), Some(down)) if known.by == down.by => {}
+        _ => state.set_mark(node, down),
     }
 }
 
@@ -379,7 +383,9 @@ fn apply_director(
         let host = match host {
             Ok(host) => host,
             Err(reason) => {
-                mark(state, &node.name, Some((now, reason)));
+                // Of a node that is out, a Director need not know yet.
+                let by = if reason == OUT { By::Checks } else { By::Director };
+                mark(state, &node.name, by, Some((now, reason)));
                 continue;
             }
         };
@@ -387,6 +393,7 @@ fn apply_director(
         mark(
             state,
             &node.name,
+            By::Director,
             (!host.up).then_some((since, "the Director has it down")),
         );
         if host.vhost_count != node.vhost_count {
@@ -443,6 +450,32 @@ mod tests {
             up,
             changed: None,
         }
+    }
+
+    #[test]
+    fn a_director_has_moves_of_its_own_and_others_none() {
+        let config = config();
+        let text = "[node.node1]\nvhost_count = 7\nmoved = \"00000001\"\nstate = \"down\"\nreason = \"dead\"\n\
+                    by = \"checks\"\nsince = \"2026-11-23T20:45:00Z\"\n";
+        let mut state = NodeState::parse(text).unwrap();
+        let by_probes = Observation::Answers(vec![None; NODES]);
+        let mut apply = |observation: &Observation| {
+            observation.apply(&config, &mut state, Timestamp::now());
+            let entry = state.nodes["node1"].clone();
+            let mark = entry.mark.as_ref().unwrap();
+            assert_eq!(mark.since, Some("2026-11-23T20:45:00Z".parse().unwrap()));
+            (entry.moved.len(), entry.keeps_moved(), mark.reason.clone())
+        };
+        assert_eq!(apply(&by_probes), (1, false, "dead".into()));
+        let down = || host(false);
+        let by_director = Observation::Director {
+            hosts: (0..NODES).map(|_| Ok(down())).collect(),
+            snapshot: Snapshot::default(),
+        };
+        let said = "the Director has it down";
+        assert_eq!(apply(&by_director), (0, true, said.into()));
+        assert_eq!(apply(&by_probes), (0, false, said.into()));
+        assert_eq!(state.nodes["node1"].vhost_count, None);
     }
 
     fn any_mark() -> impl Strategy<Value = Option<Mark>> {

@@ -31,7 +31,7 @@ use crate::users::{self, OutsideUids, UserList, UsersError};
 use mailaffinity::access_map::{AccessMap, Entry, Published, key};
 use mailaffinity::config::{AccessMapConfig, Config, MapBuild, NoNodeUp, UserSource};
 use mailaffinity::mapping::{Cluster, ClusterError};
-use mailaffinity::node_state::{Mark, NodeState, NodeStateError};
+use mailaffinity::node_state::{NodeState, NodeStateError};
 
 /// Why an update stopped. What was in force before still is, but for a new node state
 /// where only the map could not follow.
@@ -163,7 +163,7 @@ impl NodeChanges {
     }
 }
 
-/// Checks the nodes and, if `save`, writes down what is new.
+/// Checks the nodes, ends moves whose time has come and, if `save`, writes down what is new.
 ///
 /// # Errors
 /// When the state cannot be read or written. That they cannot be checked is no error
@@ -175,14 +175,20 @@ pub fn check_nodes(config: &Config, save: bool) -> Result<NodeChanges, UpdateErr
     let before = NodeState::load(&config.node_state).map_err(UpdateError::State)?;
     let mut after = before.clone();
     let (observation, problem) = checks::observe(config, &before);
-    if let Some(observation) = observation {
-        let now = Timestamp::now();
-        let apply = |state: &mut NodeState| observation.apply(config, state, now);
-        apply(&mut after);
-        if save && after != before {
-            // To the state as it is now, which others may have changed meanwhile.
-            after = node_state::change(config, apply).map_err(UpdateError::Change)?;
+    let has_quorum = !matches!(problem, Some(ChecksError::Corosync(_)));
+    let now = Timestamp::now();
+    let apply = |state: &mut NodeState| {
+        if let Some(observation) = &observation {
+            observation.apply(config, state, now);
         }
+        if has_quorum {
+            state.end_moves(now);
+        }
+    };
+    apply(&mut after);
+    if save && after != before {
+        // To the state as it is now, which others may have changed meanwhile.
+        after = node_state::change(config, apply).map_err(UpdateError::Change)?;
     }
     Ok(NodeChanges {
         before,
@@ -507,11 +513,10 @@ fn digest_of_origin(
     names: &MailNames,
 ) -> String {
     let queue_groups: Vec<_> = config.nodes.iter().map(|node| &node.queue_group).collect();
-    // Who marked a node decides on the users moved to it.
-    let by_hand = |name: &str| state.mark_of(name).map(Mark::is_by_hand);
-    let moved = state.nodes.iter().filter(|(_, entry)| !entry.moved.is_empty());
+    let moved = state.nodes.iter().filter(|(_, entry)| entry.keeps_moved());
     let moved: Vec<_> = moved
-        .map(|(name, entry)| (name, by_hand(name), &entry.moved))
+        .filter(|(_, entry)| !entry.moved.is_empty())
+        .map(|(name, entry)| (name, &entry.moved))
         .collect();
     let rules = format!(
         "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",

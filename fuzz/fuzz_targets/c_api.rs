@@ -142,7 +142,7 @@ const CONFIGS: [&str; 2] = [
 ];
 const STATES: [&str; 2] = [
     "[node.node1]\nstate = \"down\"\nsince = \"2026-11-23T20:45:00Z\"\n",
-    "[node.node1]\nvhost_count = 7\nmoved = \"24c9e15e 00000001\"\n",
+    "[node.node1]\nvhost_count = 7\nmoved = \"24c9e15e 00000001=2026-11-27T22:00:00Z\"\n",
 ];
 
 /// Beside this program, where only its user writes.

@@ -32,7 +32,7 @@ use toml::de::DeTable;
 use crate::access_map::AccessMap;
 use crate::files::regular_file;
 use crate::mapping::{Cluster, ClusterError, Node, Strategy, UsernameHash};
-use crate::node_state::{Mark, NodeEntry, NodeState, State};
+use crate::node_state::{NodeEntry, NodeState};
 use crate::toml_error::{line_and_problem, line_of};
 pub use authentication::{LONGEST_NAME, NoHash, Separator, UsernameFormat};
 pub use nodes::{NodeConfig, Nodes};
@@ -622,9 +622,9 @@ impl Config {
     }
 
     /// The cluster as it stands: the nodes of the configuration, up or down, with the
-    /// vhosts, tags and moved users that the node state has, but for those moved to
-    /// nodes that are down by hand: whoever marks a node wants its users to leave. A
-    /// node's place in it is its place in [`nodes`](Config::nodes).
+    /// vhosts, tags and moved users that the node state has, but for those whom their node
+    /// does not [keep](NodeEntry::keeps_moved). A node's place in it is its place in
+    /// [`nodes`](Config::nodes).
     ///
     /// # Errors
     /// When the node state has too many vhosts; see [`Cluster::new`].
@@ -639,8 +639,7 @@ impl Config {
                 tag: entry.tag.as_ref().unwrap_or(&node.tag).clone(),
                 ..node.clone()
             });
-            let down_by_hand = |mark: &Mark| mark.state == State::Down && mark.is_by_hand();
-            if !entry.mark.as_ref().is_some_and(down_by_hand) {
+            if entry.keeps_moved() {
                 moved.extend(entry.moved.iter().map(|hash| (hash, index)));
             }
         }
@@ -850,6 +849,13 @@ address = "2001:DB8::2"
             node("[node.a]\nmoved = \"24c9e15e\"\n[node.z]\nmoved = \"00000001\"\n").as_deref(),
             Some("a")
         );
+        // A node that dies loses those who were moved to it too, unless a Director has them there.
+        for (by, expected) in [("hand", "b"), ("checks", "b"), ("director", "a")] {
+            let dead = format!(
+                "[node.a]\nstate = \"down\"\nby = \"{by}\"\nmoved = \"24c9e15e=2026-11-27T22:00:00Z\"\n"
+            );
+            assert_eq!(node(&dead).as_deref(), Some(expected), "{by}");
+        }
         let huge = NodeState::parse("[node.b]\nvhost_count = 4000000000\n").unwrap();
         assert!(config.cluster(&huge).is_err());
     }

@@ -432,6 +432,35 @@ fn changes_while_nodes_are_asked() {
     assert_node(&site, "node2", "up", None, "");
 }
 
+/// Who was moved there is as all others: only a Director leaves users on a node that is dead.
+#[test]
+fn users_moved_to_a_node_that_dies() {
+    let mut nodes = Nodes::new("fall = 1\nrise = 1\n");
+    let users: Vec<String> = (0..60).map(|number| format!("user{number}")).collect();
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+    nodes.site.must(&[&["move"], &users[..], &["node3"]].concat());
+    let at_node3 = |nodes: &Nodes| {
+        let map = fs::read_to_string(nodes.site.path("access")).unwrap();
+        let entries = map.lines().filter(|line| line.ends_with("\tnode3group"));
+        (
+            entries.count(),
+            nodes.site.must(&["map", "--all"]).matches("\tnode3\t").count(),
+        )
+    };
+    nodes.site.must(&["update"]);
+    assert_eq!(
+        at_node3(&nodes),
+        (60, 60),
+        "nothing that the checks find ends a move"
+    );
+    nodes.stop(3);
+    nodes.update();
+    assert_eq!(at_node3(&nodes), (0, 0));
+    nodes.greet(3, &[GOOD]);
+    nodes.site.must(&["update"]);
+    assert_eq!(at_node3(&nodes), (60, 60));
+}
+
 #[test]
 fn a_node_state_that_cannot_be_locked() {
     let site = Site::new();

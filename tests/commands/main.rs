@@ -1,4 +1,5 @@
 //! The commands by themselves.
 
 mod checks;
+mod moves;
 mod scripts;

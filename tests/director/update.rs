@@ -497,7 +497,7 @@ fn users_moved_to_a_host_that_goes_down() {
     assert_eq!(peers.count_at("127.0.0.3"), moved.len());
     let node = peers.site.node("node3");
     assert_eq!(node["state"], "down");
-    assert_eq!(node["by"], "checks");
+    assert_eq!(node["by"], "director");
     assert_eq!(node["reason"], "the Director has it down");
     let since: Timestamp = node["since"].as_str().unwrap().parse().unwrap();
     assert!(begun <= since && since <= Timestamp::now(), "{node}");
@@ -563,7 +563,7 @@ fn marks_by_hand_win() {
             let state = fs::read_to_string(peers.site.path("nodes.toml")).unwrap();
             let held_up = state
                 .replace("\"down\"", "\"up\"")
-                .replace("\"checks\"", "\"hand\"");
+                .replace("\"director\"", "\"hand\"");
             fs::write(peers.site.path("nodes.toml"), held_up).unwrap();
             peers.site.must(&["update"]);
         }

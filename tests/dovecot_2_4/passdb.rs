@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::thread;
 
 use jiff::Timestamp;
+use mailaffinity::mapping::UsernameHash;
 use support::clients::{Connection, Protocol, deliver, deliver_to, log_in};
 use support::configuration::{Configuration, Node, node_state};
 use support::machines::{AUTHENTICATION, Machine, NETWORK, Network, PASSWORD, SHARED, address_6};
@@ -238,6 +239,17 @@ fn names_sessions_by_node_and_takes_ipv6_as_root() {
         assert!(said.starts_with('1'), "{said}");
         while away.line().is_ok() {}
         two.wait_for_log("Kicked by admin");
+
+        // Who was moved by hand, also while that node is dead.
+        let hash = UsernameHash::default().hash(user.as_bytes()).unwrap();
+        let moved = format!("[node.node1]\nmoved = \"{hash:08x}\"\n");
+        let dead = format!("{moved}state = \"down\"\nby = \"checks\"\n");
+        for (state, node) in [(&moved, &one), (&dead, &two), (&moved, &one)] {
+            network.mark(state);
+            let before = node.log().matches("Logged in").count();
+            log_in(Protocol::Imap, two.address_6(), user, PASSWORD).unwrap();
+            wait_for("the login", || node.log().matches("Logged in").count() > before);
+        }
     });
 }
 

@@ -173,3 +173,53 @@ fn a_director_is_followed() {
     let stderr = watcher.end();
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
+
+#[test]
+fn a_move_ends_when_its_time_has_come() {
+    let site = Site::new();
+    site.configure(site.checked_by_files().set("watch.move_seconds", 60));
+    let watcher = Watcher::start(&site);
+    site.wait_for_map();
+    let home = site.groups();
+    let users = ["user0", "user1"];
+    let node = |user: &str| match home[user].as_str() {
+        "node1group" => "node2",
+        _ => "node1",
+    };
+    for user in users {
+        site.site.must(&["move", "--for", "1h", user, node(user)]);
+    }
+    let are_away = || {
+        users
+            .iter()
+            .all(|user| site.groups()[*user] == format!("{}group", node(user)))
+    };
+    wait_for("the map", are_away);
+    // What nodes do ends no move.
+    site.set_up(3, false);
+    site.wait_for_down(&["node3"]);
+    site.set_up(3, true);
+    site.wait_for_down(&[]);
+    site.wait_for_map();
+    assert!(are_away());
+    let state = fs::read_to_string(site.path("nodes.toml")).unwrap();
+    let moved = |user: &str| site.site.state().nodes[node(user)].moved.clone();
+    let hashes: Vec<_> = moved("user0").iter().collect();
+    let until = moved("user0").until(hashes[0]).unwrap();
+    site.write(
+        "nodes.toml",
+        &state.replacen(&until.to_string(), "2026-01-01T00:00:00Z", 1),
+    );
+    wait_for("the end of one", || {
+        site.site
+            .state()
+            .nodes
+            .values()
+            .map(|entry| entry.moved.len())
+            .sum::<usize>()
+            == 1
+    });
+    site.wait_for_map();
+    assert!(!are_away() && site.groups() != home);
+    watcher.end();
+}

@@ -7,6 +7,7 @@ mod drain;
 mod from_director;
 mod manual;
 mod map;
+mod moves;
 mod nodes;
 mod queue_groups;
 mod sessions;
@@ -80,6 +81,7 @@ enum Command {
     Down(nodes::Down),
     Up(nodes::Up),
     Auto(nodes::Auto),
+    Move(moves::Move),
     Update(update::Update),
     Watch(watch::Watch),
     Diff(diff::Diff),
@@ -103,6 +105,7 @@ pub fn mailaffinity() -> ExitCode {
         Command::Down(down) => down.run(&config, &load(&config)?),
         Command::Up(up) => up.run(&config, &load(&config)?),
         Command::Auto(auto) => auto.run(&config, &load(&config)?),
+        Command::Move(moves) => moves.run(&config, &load(&config)?),
         Command::Update(update) => update.run(&config, &load(&config)?),
         Command::Watch(watch) => watch.run(&config, load(&config)?),
         Command::Diff(diff) => diff.run(&load(&config)?),

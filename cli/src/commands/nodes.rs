@@ -143,7 +143,7 @@ impl Nodes {
         names::print(|out| {
             writeln!(
                 out,
-                "{:<width$}  STATE  {:<20}  {:<6}   SHARE  REASON",
+                "{:<width$}  STATE  {:<20}  {:<8}   SHARE  REASON",
                 "NODE", "SINCE", "BY"
             )?;
             for (_, live, mark, share) in rows {
@@ -151,7 +151,7 @@ impl Nodes {
                     .and_then(|mark| mark.since)
                     .map(|since| format!("{since:.0}"));
                 let line = format!(
-                    "{:<width$}  {:<5}  {:<20}  {:<6}  {:>5.1}%  {}",
+                    "{:<width$}  {:<5}  {:<20}  {:<8}  {:>5.1}%  {}",
                     live.name,
                     if live.up { "up" } else { "down" },
                     since.as_deref().unwrap_or("-"),
@@ -171,6 +171,7 @@ fn by(by: By) -> &'static str {
     match by {
         By::Hand => "hand",
         By::Checks => "checks",
+        By::Director => "director",
     }
 }
 

@@ -47,7 +47,7 @@ use crate::undo;
 use crate::update::NodeChanges;
 use crate::watcher_lock;
 use mailaffinity::config::{Check, Checks, Config, NodeConfig};
-use mailaffinity::node_state::NodeState;
+use mailaffinity::node_state::{Before, NodeState};
 
 /// What it is called in the status file.
 const WATCH: &str = "watch";
@@ -190,11 +190,12 @@ impl<'p> Watcher<'p> {
         Ok(())
     }
 
-    /// When users have moved, what was before goes.
+    /// When users have moved, what was before goes, and so do moves whose time has come.
     fn end_moves(&mut self) -> Result<(), Failure> {
-        let before = self.state.before.as_ref();
-        match before.is_some_and(|before| !before.is_under_way(Timestamp::now())) {
-            true => self.write_state(|_| ()),
+        let (state, now) = (&self.state, Timestamp::now());
+        let have_moved = |before: &Before| !before.is_under_way(now);
+        match state.has_moves_to_end(now) || state.before.as_ref().is_some_and(have_moved) {
+            true => self.write_state(|state| state.end_moves(now)),
             false => Ok(()),
         }
     }
