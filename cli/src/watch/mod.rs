@@ -40,6 +40,7 @@ use crate::files::lock::{self, Lock};
 use crate::files::place::Place;
 use crate::node_state;
 use crate::report::{Log, last_status, write_status};
+use crate::shared_node_state::SharedError;
 use crate::undo;
 use crate::update::NodeChanges;
 use mailaffinity::config::{Check, Checks, Config, NodeConfig};
@@ -49,6 +50,10 @@ use mailaffinity::node_state::NodeState;
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// What it is called in the status file.
 const WATCH: &str = "watch";
+/// What a problem with the node state that machines share is about,
+const SHARED: &str = "shared node state";
+/// and when it has not been read for too long.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// What a problem with corosync is about.
 const COROSYNC: &str = "quorum";
 /// What a problem of a node is about, before its name.
@@ -119,6 +124,8 @@ struct Watcher<'p> {
     standings: Vec<Standing>,
     /// When each of them was heard of last, or the Director.
     heard: Vec<Instant>,
+    /// What people want on all machines, as far as it is known, and when that was read last.
+    shared: (Option<NodeState>, Instant),
     /// Where corosync has a say.
     quorum: Option<Quorum>,
     /// As it is in force.
@@ -164,6 +171,7 @@ impl<'p> Watcher<'p> {
             generation: 0,
             standings: Vec::new(),
             heard: Vec::new(),
+            shared: (None, begun),
             quorum: None,
             state,
             retry: Retry::default(),
@@ -223,6 +231,13 @@ impl<'p> Watcher<'p> {
                 let Ok(observation) = observed else { return Ok(()) };
                 self.problem("checks", None);
                 self.follow_director(observation)
+            }
+            Found::Shared(result) => {
+                self.shared.1 = Instant::now();
+                self.problem(SHARED, result.as_ref().err().map(ToString::to_string));
+                let Ok(shared) = result else { return Ok(()) };
+                self.shared.0 = Some(shared);
+                self.write_state(|_| ())
             }
             Found::Corosync(asked, result) => {
                 let error = result.as_ref().err().map(ToString::to_string);
@@ -300,15 +315,25 @@ impl<'p> Watcher<'p> {
 
     /// Makes of the node state what was observed.
     fn change(&mut self, observation: &Observation) -> Result<(), Failure> {
-        let now = Timestamp::now();
-        let apply = |state: &mut NodeState| observation.apply(&self.config, state, now);
+        let (config, now) = (self.config.clone(), Timestamp::now());
+        self.write_state(|state| observation.apply(&config, state, now))
+    }
+
+    /// Changes the node state, which has all that people want on all machines.
+    fn write_state(&mut self, change: impl Fn(&mut NodeState)) -> Result<(), Failure> {
+        let apply = |state: &mut NodeState| {
+            change(state);
+            if let Some(shared) = &self.shared.0 {
+                *state = node_state::merged(&self.config, shared, state);
+            }
+        };
         let mut after = self.state.clone();
         apply(&mut after);
         if after == self.state || !self.retry.is_due() {
             return Ok(());
         }
         // To the state as it is now, which others may have changed meanwhile.
-        let changed = node_state::change(&self.config, apply);
+        let changed = node_state::change_own(&self.config, apply);
         self.retry.after(changed.is_err());
         match changed {
             Ok(state) => {
@@ -425,9 +450,13 @@ impl<'p> Watcher<'p> {
         self.standings = standings;
         self.heard = vec![Instant::now(); heard_of];
         let quorum = self.config.checks.as_ref().and_then(|checks| checks.quorum);
+        self.shared = (None, Instant::now());
         self.quorum = quorum.map(|_| Quorum::new(now));
         if quorum.is_none() {
             self.problem(COROSYNC, None);
+        }
+        if self.config.shared_node_state.is_none() {
+            self.problem(SHARED, None);
         }
     }
 
@@ -465,6 +494,15 @@ impl<'p> Watcher<'p> {
         );
         if !is_silent {
             notify("WATCHDOG=1");
+        }
+        if let Some(path) = self.config.shared_node_state.clone()
+            && self.shared.1.elapsed() > PATIENCE
+        {
+            let hangs = SharedError::new(
+                &path,
+                "its storage hangs; marks by hand are as they were, checks go on",
+            );
+            self.problem(SHARED, Some(hangs.to_string()));
         }
         let now = self.begun.elapsed();
         if self.quorum.as_ref().is_some_and(|quorum| quorum.is_silent(now)) {
