@@ -1,0 +1,151 @@
+//! Marks on storage that all machines share, and that hangs: a FUSE file system whose server
+//! is stopped.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::built::MAILAFFINITY;
+use support::namespace;
+use support::sendmail::{run, wait_for};
+
+use crate::site::{Site, Watcher};
+
+/// Storage that is mounted while this lives.
+struct Storage(Child);
+
+impl Storage {
+    fn mount(real: &Path, at: &Path) -> Storage {
+        fs::create_dir_all(real.join("mailaffinity")).unwrap();
+        fs::create_dir_all(at).unwrap();
+        let server = Command::new("bindfs")
+            .args(["-f", "--no-allow-other"])
+            .args([real, at])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("bindfs runs");
+        let storage = Storage(server);
+        wait_for("the storage", || at.join("mailaffinity").exists());
+        storage
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        // Whoever waits for it gets an error then.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A command of another machine, with files of its own but for what is shared.
+fn elsewhere(site: &Site, arguments: &[&str]) -> Output {
+    let command = Command::new(&*MAILAFFINITY)
+        .arg("--config")
+        .arg(site.path("elsewhere.toml"))
+        .args(arguments)
+        .output();
+    let output = command.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output
+}
+
+#[test]
+#[ignore = "as root"]
+fn that_hangs_holds_up_nothing_as_root() {
+    namespace::run("storage::that_hangs_holds_up_nothing_as_root", || {
+        let site = Site::new();
+        let (real, at) = (site.path("real"), site.path("storage"));
+        let storage = Storage::mount(&real, &at);
+        let shared = at.join("mailaffinity/nodes.toml");
+        let configuration = site.checked_by_files().set_path("shared_node_state", &shared);
+        site.configure(configuration.clone());
+        let configuration = configuration
+            .set_path("node_state", site.path("elsewhere.nodes.toml"))
+            .set_path("status", site.path("elsewhere.status.json"))
+            .set_path("syslog", site.path("no-log"));
+        fs::write(site.path("elsewhere.toml"), configuration.to_string()).unwrap();
+
+        // Nobody has marked anything yet, or the storage is not mounted.
+        let mut watcher = Watcher::start(&site);
+        site.wait_for_problem("is its storage mounted");
+        site.site.must(&["auto", "node1"]);
+        site.wait_until_well();
+        site.wait_for_map();
+        // What people say arrives, whoever asks about the nodes.
+        elsewhere(&site, &["down", "node3", "--reason", "new disks"]);
+        site.wait_for_down(&["node3"]);
+        site.set_up(2, false);
+        site.wait_for_down(&["node2", "node3"]);
+        elsewhere(&site, &["auto", "node3"]);
+        site.wait_for_down(&["node2"]);
+        let listed = String::from_utf8(elsewhere(&site, &["nodes"]).stdout).unwrap();
+        assert_eq!(
+            listed.matches(" down ").count(),
+            0,
+            "each finds out for itself: {listed}"
+        );
+        // Here it holds when the command ends, without a watcher too.
+        drop(watcher);
+        site.site.must(&["down", "node3"]);
+        assert_eq!(site.down(), ["node2", "node3"]);
+        site.site.must(&["auto", "node2", "node3"]);
+        assert_eq!(site.down(), [""; 0]);
+        watcher = Watcher::start(&site);
+        site.set_up(2, true);
+        site.wait_for_down(&[]);
+
+        storage.signal(Signal::STOP);
+        site.wait_for_problem("its storage hangs");
+        site.set_up(2, false);
+        site.wait_for_down(&["node2"]);
+        site.wait_for_map();
+        watcher.wait_for_another("WATCHDOG=1");
+        let output = site.site.run(&["down", "node3"], b"");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(75), "{said}");
+        assert!(
+            said.contains("did not end within") && said.lines().count() == 1,
+            "{said}"
+        );
+        assert_eq!(site.down(), ["node2"]);
+        // Also one that begins now, whatever became of the other's.
+        watcher.signal(Signal::TERM);
+        watcher.wait();
+        drop(watcher);
+        let watcher = Watcher::start(&site);
+        site.set_up(3, false);
+        site.wait_for_down(&["node2", "node3"]);
+        site.wait_for_map();
+        site.set_up(3, true);
+        site.wait_for_down(&["node2"]);
+        site.wait_for_problem("its storage hangs");
+
+        storage.signal(Signal::CONT);
+        site.wait_until_well();
+        elsewhere(&site, &["down", "node1"]);
+        site.wait_for_down(&["node1", "node2"]);
+        site.wait_for_map();
+        // What is broken or away is none of people's doing.
+        let good = fs::read(&shared).unwrap();
+        fs::write(&shared, "[node.").unwrap();
+        site.wait_for_problem("not a node state");
+        fs::write(&shared, &good).unwrap();
+        site.wait_until_well();
+        drop(storage);
+        site.wait_for_problem("shared node state: ");
+        site.set_up(2, true);
+        site.wait_for_down(&["node1"]);
+        let stderr = watcher.end();
+        assert!(
+            stderr.lines().all(|line| line.contains("shared node state: ")),
+            "{stderr}"
+        );
+        run(Command::new("umount").arg("--lazy").arg(&at), b"");
+    });
+}
