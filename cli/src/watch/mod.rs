@@ -22,13 +22,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use serde_json::json;
 
 use self::asking::{Asking, Found};
 use self::looking::{Changed, Look};
 use self::problems::Problems;
-use self::standing::{Standing, nobody_up, turns};
+use self::standing::{HOUR, Standing, nobody_up, turns};
 use self::steps::{Done, Program, Retry, Wanted};
 use self::systemd::notify;
 use crate::checks::{self, ChecksError, Observation};
@@ -60,6 +60,9 @@ fn lock(config: &Config) -> Result<Lock, Failure> {
         _ => error.into(),
     })
 }
+
+/// When each node fell within the last hour, by its name.
+type Falls<Name> = BTreeMap<Name, Vec<Timestamp>>;
 
 /// What the thread that decides is told.
 enum Event {
@@ -98,6 +101,8 @@ fn unfit(config: &Config) -> Option<&'static str> {
 
 struct Watcher<'p> {
     path: &'p Path,
+    /// From when times of answers and falls count: an hour before it began, since falls of that
+    /// hour have one too.
     begun: Instant,
     since: Timestamp,
     events: Sender<Event>,
@@ -132,7 +137,8 @@ impl<'p> Watcher<'p> {
         state: NodeState,
         events: Sender<Event>,
     ) -> Result<Watcher<'p>, Failure> {
-        let begun = Instant::now();
+        let now = Instant::now();
+        let begun = now.checked_sub(HOUR).unwrap_or(now);
         let told = events.clone();
         let tell = move |changed| told.send(Event::Changed(changed)).is_ok();
         let looking = looking::begin(path, config.clone(), tell)?;
@@ -161,10 +167,11 @@ impl<'p> Watcher<'p> {
             update_seconds: None,
             problems: Problems::default(),
             is_ready: false,
-            ticked: begun,
+            ticked: now,
             written: None,
         };
         watcher.take_nodes(BTreeMap::new());
+        watcher.remember_falls();
         Ok(watcher)
     }
 
@@ -242,7 +249,7 @@ impl<'p> Watcher<'p> {
             .iter()
             .map(|standing| {
                 let is_flapping = standing.is_flapping(&config.watch, now);
-                is_flapping.then(|| standing.falls(now))
+                is_flapping.then(|| standing.falls(now).count())
             })
             .collect();
         for (node, falls) in config.nodes.iter().zip(flapping) {
@@ -394,6 +401,19 @@ impl<'p> Watcher<'p> {
         self.heard = vec![Instant::now(); heard_of];
     }
 
+    /// The falls that the last watcher left in the status file. Those to come are of a clock that
+    /// was set back since: none counts for longer than an hour from now.
+    fn remember_falls(&mut self) {
+        let falls = last_status(&self.config, WATCH).and_then(|mut last| last.remove("falls"));
+        let falls = falls.and_then(|falls| serde_json::from_value::<Falls<String>>(falls).ok());
+        let (falls, now) = (falls.unwrap_or_default(), Timestamp::now());
+        for (node, standing) in self.config.nodes.iter().zip(&mut self.standings) {
+            let falls = falls.get(&node.node.name).into_iter().flatten();
+            let ago = |fall: &Timestamp| Duration::try_from(now.duration_since(*fall)).unwrap_or_default();
+            standing.remember(falls.map(ago), self.begun.elapsed());
+        }
+    }
+
     fn note(&mut self, done: Done) {
         self.written = None;
         match done {
@@ -439,11 +459,12 @@ impl<'p> Watcher<'p> {
     }
 
     fn write_status(&self) {
-        let now = self.begun.elapsed();
+        let (now, clock) = (self.begun.elapsed(), Timestamp::now());
+        let at = |ago| clock.checked_sub(ago).ok()?.round(Unit::Second).ok();
         let falls = self.config.nodes.iter().zip(&self.standings);
-        let falls: BTreeMap<&str, usize> = falls
-            .map(|(node, standing)| (node.node.name.as_str(), standing.falls(now)))
-            .filter(|(_, falls)| *falls > 0)
+        let falls: Falls<&str> = falls
+            .map(|(node, standing)| (&*node.node.name, standing.falls(now).filter_map(at).collect()))
+            .filter(|(_, falls): &(_, Vec<_>)| !falls.is_empty())
             .collect();
         let status = json!({
             "since": self.since.to_string(),
