@@ -383,6 +383,12 @@ impl NodeState {
         });
     }
 
+    /// Whether the time of a move has come.
+    pub fn has_moves_to_end(&self, now: Timestamp) -> bool {
+        let mut moves = self.nodes.values().flat_map(|entry| entry.moved.until.values());
+        moves.any(|until| *until <= now)
+    }
+
     /// Ends the moves whose time has come.
     pub fn end_moves(&mut self, now: Timestamp) {
         self.nodes.retain(|_, entry| {

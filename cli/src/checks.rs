@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::child;
-use crate::corosync::{self, CorosyncError};
+use crate::corosync::{self, CorosyncError, Word};
 use crate::director::{self, DirectorError, Snapshot};
 use crate::probe::{self, Service};
 use mailaffinity::config::{Check, Checks, Config, NodeConfig, Quorum};
@@ -40,7 +40,7 @@ pub enum Observation {
 }
 
 /// Why a node is down that is out of the quorum.
-const OUT: &str = "corosync does not have it among its members";
+pub(crate) const OUT: &str = "corosync does not have it among its members";
 
 /// Why nothing could be found out.
 #[derive(Debug, thiserror::Error)]
@@ -111,15 +111,11 @@ fn out_of_quorum(
     asked: Option<&Observation>,
 ) -> Result<Vec<bool>, CorosyncError> {
     let mut word = corosync::ask(&config.nodes, *checks.timeout)?;
-    let answers = asked.map_or_else(Vec::new, Observation::answers);
-    let mut nodes = config.nodes.iter().zip(&answers);
-    let falls = nodes.any(|(node, answer)| *answer == Some(false) && !state.is_down(&node.node.name));
-    let answers: Vec<bool> = answers.into_iter().map(|answer| answer == Some(true)).collect();
-    if falls && word.may_be_old(&answers) {
+    if asked.is_some_and(|asked| asked.is_doubtful(config, state, &word)) {
         thread::sleep(word.age);
         word = corosync::ask(&config.nodes, *checks.timeout)?;
     }
-    Ok(word.members.into_iter().map(|member| !member).collect())
+    Ok(word.out())
 }
 
 /// Asks about one node, once. If it is up, what can tell as soon as it dies is left open.
@@ -271,9 +267,18 @@ impl Observation {
         }
     }
 
+    /// Whether nodes fall by this, and it may be so because this machine was cut off.
+    pub(crate) fn is_doubtful(&self, config: &Config, state: &NodeState, word: &Word) -> bool {
+        let answers = self.answers();
+        let mut nodes = config.nodes.iter().zip(&answers);
+        let falls = nodes.any(|(node, answer)| *answer == Some(false) && !state.is_down(&node.node.name));
+        let answers: Vec<bool> = answers.into_iter().map(|answer| answer == Some(true)).collect();
+        falls && word.may_be_old(&answers)
+    }
+
     /// What is to be done: all that was found out but for nodes that are as they were, and
     /// for those that are out of the quorum, which are down whatever was found out.
-    fn judged(
+    pub(crate) fn judged(
         self,
         config: &Config,
         state: &NodeState,

@@ -150,6 +150,11 @@ impl Membership {
 }
 
 impl Word {
+    /// Which of the nodes are out of it.
+    pub(crate) fn out(&self) -> Vec<bool> {
+        self.members.iter().map(|member| !member).collect()
+    }
+
     /// Whether it may be this machine that was cut off, and corosync has not noticed yet:
     /// no more than half of the members answer. Who wants to change something then asks
     /// once more, after [`age`](Word::age).

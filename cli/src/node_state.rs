@@ -103,7 +103,8 @@ fn moves_between_living(config: &Config, before: &NodeState, after: &NodeState) 
     })
 }
 
-fn asks_director(config: &Config) -> bool {
+/// Whether a Director says which nodes are up, who ends sessions of users who move itself.
+pub(crate) fn asks_director(config: &Config) -> bool {
     let checks = config.checks.as_ref();
     checks.is_some_and(|checks| matches!(checks.check, Check::Director(_)))
 }

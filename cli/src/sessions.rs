@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use crate::child::{self, ChildError};
 use crate::nodes::is_this_machine;
-use mailaffinity::config::{Config, NodeConfig};
+use mailaffinity::config::{Config, Dovecot, NodeConfig};
+use mailaffinity::deadline::Deadline;
 use mailaffinity::mapping::{Cluster, parse_address, ring_label};
 
 /// The start of the names of the fields that Dovecot takes for further names of a user.
@@ -68,6 +69,19 @@ pub(crate) enum SessionsError {
     /// It says something else than sessions.
     #[error("{0} prints what makes no sense")]
     Nonsense(String),
+}
+
+impl SessionsError {
+    /// Whether Dovecot does not run, and so has none: nobody listens where `doveadm` asks
+    /// (its `net_connect_unix()`).
+    pub(crate) fn is_not_running(&self) -> bool {
+        let SessionsError::Doveadm(error) = self else {
+            return false;
+        };
+        let asked = error.problem.contains("net_connect_unix(");
+        let nobody = ["No such file or directory", "Connection refused"];
+        asked && nobody.iter().any(|why| error.problem.ends_with(why))
+    }
 }
 
 /// Asks this machine's Dovecot for its sessions.
@@ -288,6 +302,74 @@ pub fn plan<'s>(lines: impl IntoIterator<Item = (&'s Line, bool)>) -> Vec<(Kick,
                 return kicks;
             }
         }
+    }
+}
+
+/// How chosen sessions are ended, as [`plan`] says.
+pub(crate) struct Plan {
+    /// Each `doveadm kick`, and how many sessions it ends.
+    pub(crate) kicks: Vec<(Kick, usize)>,
+    /// Those that would end sessions of others, and are left.
+    inexact: Vec<(Kick, usize)>,
+}
+
+/// Why not all that are to be ended were.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}; of the sessions, {left} are left")]
+pub(crate) struct EndError {
+    problem: String,
+    left: usize,
+}
+
+impl Plan {
+    pub(crate) fn of<'s>(lines: impl IntoIterator<Item = (&'s Line, bool)>) -> Plan {
+        let (kicks, inexact) = plan(lines).into_iter().partition(|(kick, _)| kick.is_exact());
+        Plan { kicks, inexact }
+    }
+
+    /// Ends the sessions, by one kick after the other, while this time lasts: how many.
+    ///
+    /// # Errors
+    /// With the first kick that fails, and when the time is over.
+    pub(crate) fn carry_out(&self, dovecot: &Dovecot, time: Duration) -> Result<usize, EndError> {
+        let deadline = Deadline::after(time);
+        let count = |kicks: &[(Kick, usize)]| kicks.iter().map(|(_, count)| count).sum();
+        let end = |kick: &Kick| {
+            let left = deadline
+                .left()
+                .map_err(|_| format!("after {time:?}, the time for that is over"))?;
+            let ended = kick.carry_out(&dovecot.doveadm, left.min(*dovecot.timeout));
+            ended.map_err(|error| error.to_string())
+        };
+        for (done, (kick, _)) in self.kicks.iter().enumerate() {
+            end(kick).map_err(|problem| EndError {
+                problem,
+                left: count(self.kicks.get(done..).unwrap_or_default()),
+            })?;
+        }
+        Ok(count(&self.kicks))
+    }
+
+    /// The users whose sessions are left for that.
+    pub(crate) fn left(&self) -> BTreeSet<&[u8]> {
+        let kicks = self.inexact.iter().map(|(kick, _)| kick);
+        kicks
+            .filter_map(|kick| match kick {
+                Kick::User(_, user) => Some(user.as_slice()),
+                Kick::Group(_) => None,
+            })
+            .collect()
+    }
+
+    /// What is left, and why.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        let (kick, _) = self.inexact.first()?;
+        Some(format!(
+            "\"doveadm {}\" would end sessions of others, for which doveadm takes such a name: end those of {} such \
+             users by their processes",
+            child::name(&kick.arguments()),
+            self.inexact.len()
+        ))
     }
 }
 

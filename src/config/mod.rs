@@ -39,7 +39,7 @@ pub use nodes::{NodeConfig, Nodes};
 use values::MapSpec;
 pub use values::{
     AbsolutePath, CommandLine, Host, ImapSocket, Interval, LibraryName, MakemapOptions, Millis, Number,
-    QueueFlags, Seconds, check_host,
+    QueueFlags, Seconds, Switch, check_host,
 };
 
 /// Where the configuration is unless one is named.
@@ -399,6 +399,8 @@ pub struct Watch {
     /// An update is run at least that often (`update_seconds`).
     #[serde(rename = "update_seconds")]
     pub update: Seconds<1, DAY, 60>,
+    /// Whether it ends sessions of users who belong on other nodes (`end_sessions`).
+    pub end_sessions: Switch<true>,
     /// Programs that are started when nodes went down or up (`on_change`).
     pub on_change: Vec<CommandLine>,
     /// How long each of them may take (`on_change_seconds`).

@@ -117,6 +117,25 @@ bounded! {
     Millis(Duration) = |millis| Duration::from_millis(u64::from(millis));
 }
 
+/// Yes or no; `DEFAULT` where neither is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Switch<const DEFAULT: bool>(bool);
+
+impl<const DEFAULT: bool> Default for Switch<DEFAULT> {
+    fn default() -> Self {
+        Switch(DEFAULT)
+    }
+}
+
+impl<const DEFAULT: bool> Deref for Switch<DEFAULT> {
+    type Target = bool;
+
+    fn deref(&self) -> &bool {
+        &self.0
+    }
+}
+
 impl<'de> Deserialize<'de> for UsernameHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UsernameHash, D::Error> {
         UsernameHash::parse(String::deserialize(deserializer)?).map_err(D::Error::custom)

@@ -6,3 +6,4 @@ mod locks;
 mod mail_names;
 mod quorum;
 mod scenario;
+mod watchers;

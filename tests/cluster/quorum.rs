@@ -16,13 +16,13 @@ use support::sendmail::{run, wait_for};
 use tempfile::TempDir;
 
 /// The nodes, each of which has a configuration and a node state of its own.
-struct Nodes {
-    corosyncs: Corosyncs,
+pub(crate) struct Nodes {
+    pub(crate) corosyncs: Corosyncs,
     folder: TempDir,
 }
 
 impl Nodes {
-    fn start() -> Nodes {
+    pub(crate) fn start() -> Nodes {
         let folder = TempDir::new_in(built::tmp()).unwrap();
         let nodes = Nodes {
             corosyncs: Corosyncs::start(folder.path()),
@@ -36,35 +36,39 @@ impl Nodes {
     }
 
     fn configure(&self, name: &str, quorum: &str) {
+        let checks = "probe = \"imap\"\nfall = 1\nrise = 1\ninterval_ms = 0\n";
+        self.configure_with(name, &format!("[checks]\n{checks}{quorum}"));
+    }
+
+    pub(crate) fn configure_with(&self, name: &str, lines: &str) {
+        fs::create_dir_all(self.path(name)).unwrap();
         let configuration = Configuration::of_three_nodes(NETWORK)
-            .with(&format!(
-                "[checks]\nprobe = \"imap\"\nfall = 1\nrise = 1\ninterval_ms = 0\n{quorum}"
-            ))
+            .with(lines)
             .set_path("node_state", self.state_file(name))
-            .set_path("status", self.path(&format!("{name}.json")))
-            .set_path("syslog", self.path("no-log"));
+            .set_path("status", self.path(name).join("status.json"))
+            .set_path("syslog", self.path(name).join("log"));
         fs::write(self.path(&format!("{name}.toml")), configuration.to_string()).unwrap();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn state_file(&self, name: &str) -> PathBuf {
-        self.path(&format!("{name}-state.toml"))
+    pub(crate) fn state_file(&self, name: &str) -> PathBuf {
+        self.path(name).join("nodes.toml")
     }
 
-    fn state(&self, name: &str) -> NodeState {
+    pub(crate) fn state(&self, name: &str) -> NodeState {
         NodeState::load(&self.state_file(name)).unwrap()
     }
 
-    fn down(&self, name: &str) -> BTreeSet<String> {
+    pub(crate) fn down(&self, name: &str) -> BTreeSet<String> {
         let state = self.state(name);
         let nodes = (1..=NODES).map(|number| format!("node{number}"));
         nodes.filter(|node| state.is_down(node)).collect()
     }
 
-    fn command(&self, number: usize, name: &str, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, number: usize, name: &str, arguments: &[&str]) -> Command {
         let mut command = self.corosyncs.command(number, &*MAILAFFINITY);
         command
             .arg("--config")

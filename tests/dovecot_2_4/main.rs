@@ -10,3 +10,4 @@ mod page;
 mod passdb;
 mod resilience;
 mod sessions;
+mod watched;

@@ -14,7 +14,7 @@ use support::sendmail::{run, run_well, wait_for};
 
 const USERS: usize = 24;
 
-fn site(file: &str) -> String {
+pub(crate) fn site(file: &str) -> String {
     format!(
         "passdb static {{
   result_success = continue-ok
@@ -27,13 +27,13 @@ login_proxy_timeout = 60s
 }
 
 /// Somebody who has logged in at a machine.
-struct Client {
-    user: String,
+pub(crate) struct Client {
+    pub(crate) user: String,
     connection: Connection,
 }
 
 impl Client {
-    fn at(machine: &Machine, user: &str) -> Client {
+    pub(crate) fn at(machine: &Machine, user: &str) -> Client {
         let connection = log_in(Protocol::Imap, machine.address(), user, PASSWORD);
         Client {
             user: user.to_owned(),
@@ -41,7 +41,7 @@ impl Client {
         }
     }
 
-    fn must_be_there(&mut self) {
+    pub(crate) fn must_be_there(&mut self) {
         self.connection.send("b NOOP\r\n").unwrap();
         let line = self
             .connection
@@ -50,7 +50,13 @@ impl Client {
         assert!(line.starts_with("b OK"), "{}: {line}", self.user);
     }
 
-    fn must_be_ended(mut self) {
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let noop = self.connection.send("b NOOP\r\n");
+        let line = noop.and_then(|()| self.connection.line());
+        !line.is_ok_and(|line| line.starts_with("b OK"))
+    }
+
+    pub(crate) fn must_be_ended(mut self) {
         while let Ok(line) = self.connection.line() {
             assert!(line.starts_with("* BYE"), "{}: {line}", self.user);
         }
@@ -61,14 +67,14 @@ fn mailaffinity(machine: &Machine, arguments: &[&str]) -> Output {
     run(machine.command(&MAILAFFINITY).args(arguments), b"")
 }
 
-fn must(machine: &Machine, arguments: &[&str]) -> String {
+pub(crate) fn must(machine: &Machine, arguments: &[&str]) -> String {
     let output = run_well(machine.command(&MAILAFFINITY).args(arguments), b"");
     assert_eq!(output.stderr, b"");
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// The sessions of a machine: user, node, and the right node.
-fn sessions(machine: &Machine, arguments: &[&str]) -> BTreeSet<(String, String, String)> {
+pub(crate) fn sessions(machine: &Machine, arguments: &[&str]) -> BTreeSet<(String, String, String)> {
     let text = must(machine, &[&["sessions", "--json"], arguments].concat());
     let session = |line: &str| {
         let session: Value = serde_json::from_str(line).unwrap();
@@ -89,13 +95,13 @@ fn sessions(machine: &Machine, arguments: &[&str]) -> BTreeSet<(String, String, 
     text.lines().map(session).collect()
 }
 
-fn wrong_users(machine: &Machine) -> BTreeSet<String> {
+pub(crate) fn wrong_users(machine: &Machine) -> BTreeSet<String> {
     let wrong = sessions(machine, &["--wrong"]);
     wrong.into_iter().map(|(user, ..)| user).collect()
 }
 
 /// The node of each user, by the mapping.
-fn mapping(machine: &Machine, users: &[String]) -> BTreeMap<String, String> {
+pub(crate) fn mapping(machine: &Machine, users: &[String]) -> BTreeMap<String, String> {
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
     let text = must(machine, &[&["map"], &users[..]].concat());
     let node = |line: &str| {

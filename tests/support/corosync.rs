@@ -1,6 +1,6 @@
-//! Three nodes with a corosync each, on this machine and apart from it: they have networks,
-//! mounts, processes and shared memory of their own, which go with them. Only root can
-//! start them.
+//! Three nodes with a corosync each, on this machine and apart from it: they have names,
+//! networks, mounts, processes and shared memory of their own, which go with them. Only root
+//! can start them.
 //!
 //! Two bridges join them: one for corosync, one for all else. Each node has a service that
 //! greets as IMAP does.
@@ -60,13 +60,15 @@ impl Corosyncs {
             "for network in ring mail; do ip link add $network type bridge; ip link set $network up; done",
         );
         let nodes: Vec<Apart> = (1..=NODES)
-            .map(|_| {
-                Apart::start(
-                    "for folder in /run /dev/shm /var/lib/corosync; do mount -t tmpfs none $folder; done
+            .map(|number| {
+                // Corosync looks for its machine's name in its list first.
+                Apart::start(&format!(
+                    "hostname node{number}
+                    for folder in /run /dev/shm /var/lib/corosync; do mount -t tmpfs none $folder; done
                     perl -MIO::Socket::INET -e '
                         my $service = IO::Socket::INET->new(LocalPort => 143, Listen => 99) or die;
-                        while (my $client = $service->accept) { print $client qq{* OK ready\\r\\n} }' &",
-                )
+                        while (my $client = $service->accept) {{ print $client qq{{* OK ready\\r\\n}} }}' &",
+                ))
             })
             .collect();
         for (number, node) in (1..).zip(&nodes) {
@@ -176,6 +178,9 @@ fn corosync_conf() -> String {
     )
 }
 
+/// Of [`Apart`], beside that of processes.
+const NAMESPACES: [&str; 4] = ["--net", "--mount", "--uts", "--ipc"];
+
 /// A process that has namespaces of its own, and others in them.
 struct Apart(Child);
 
@@ -185,7 +190,8 @@ impl Apart {
         let script =
             format!("set -e; mount -t proc proc /proc; ip link set lo up\n{script}\necho ready; exec cat");
         let mut unshare = Command::new("unshare")
-            .args(["--net", "--mount", "--ipc", "--pid", "--fork", "--kill-child"])
+            .args(NAMESPACES)
+            .args(["--pid", "--fork", "--kill-child"])
             .args(["sh", "-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -207,7 +213,8 @@ impl Apart {
         let pid = self.pid();
         let mut command = Command::new("nsenter");
         command
-            .args(["--net", "--mount", "--ipc", "--target", &pid.to_string()])
+            .args(NAMESPACES)
+            .args(["--target", &pid.to_string()])
             .arg(format!("--pid=/proc/{pid}/ns/pid_for_children"))
             .arg("--")
             .arg(program);

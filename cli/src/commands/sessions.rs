@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -14,7 +15,7 @@ use crate::child;
 use crate::exit::{Failure, Status};
 use crate::names;
 use crate::nodes::find_node;
-use crate::sessions::{self, Session, SessionsError};
+use crate::sessions::{self, Plan, Session, SessionsError};
 use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::node_state::NodeState;
 
@@ -147,47 +148,23 @@ impl Kick {
             None => users.contains(&session.line.user),
         };
         let chosen = sessions.iter().map(|session| (&session.line, is_chosen(session)));
-        let kicks = sessions::plan(chosen).into_iter();
-        let (kicks, inexact): (Vec<_>, Vec<_>) = kicks.partition(|(kick, _)| kick.is_exact());
-        let dovecot = &config.dovecot;
+        let plan = Plan::of(chosen);
         if self.dry_run {
             names::print(|out| {
-                kicks.iter().try_for_each(|(kick, count)| {
-                    let doveadm = child::name(&dovecot.doveadm);
+                plan.kicks.iter().try_for_each(|(kick, count)| {
+                    let doveadm = child::name(&config.dovecot.doveadm);
                     writeln!(out, "{count}\t{doveadm} {}", child::name(&kick.arguments()))
                 })
             })?;
         } else {
-            end(config, &kicks)?;
+            let ended = plan.carry_out(&config.dovecot, Duration::MAX);
+            ended.map_err(|error| Failure::new(Status::Unavailable, error))?;
         }
-        match inexact.first() {
+        match plan.complaint() {
             None => Ok(ExitCode::SUCCESS),
-            Some((kick, _)) => Err(Failure::new(
-                Status::DataErr,
-                format!(
-                    "\"doveadm {}\" would end sessions of others, for which doveadm takes such a name: end those \
-                     of {} such users by their processes",
-                    child::name(&kick.arguments()),
-                    inexact.len()
-                ),
-            )),
+            Some(complaint) => Err(Failure::new(Status::DataErr, complaint)),
         }
     }
-}
-
-/// Ends sessions, by one kick after the other.
-fn end(config: &Config, kicks: &[(sessions::Kick, usize)]) -> Result<(), Failure> {
-    let dovecot = &config.dovecot;
-    let mut left: usize = kicks.iter().map(|(_, count)| count).sum();
-    for (kick, count) in kicks {
-        kick.carry_out(&dovecot.doveadm, *dovecot.timeout)
-            .map_err(|error| {
-                let message = format!("{error}; of the sessions, {left} are left");
-                Failure::new(Status::Unavailable, message)
-            })?;
-        left = left.saturating_sub(*count);
-    }
-    Ok(())
 }
 
 impl From<SessionsError> for Failure {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::standing::Answer;
 use crate::checks::{self, ChecksError, Observation};
+use crate::corosync::{self, CorosyncError, Word};
 use crate::probe::Service;
-use mailaffinity::config::{Check, Checks, Config};
+use mailaffinity::config::{Check, Checks, Config, Quorum};
 
-/// How often a Director is asked.
-const DIRECTOR_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a Director is asked, and corosync.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What was found out.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) enum Found {
     Answer(usize, Answer),
     /// By a Director.
     Director(Result<Observation, ChecksError>),
+    /// By corosync, which was asked then.
+    Corosync(Duration, Result<Word, CorosyncError>),
 }
 
 /// Those who ask by one configuration, until this is dropped.
@@ -41,6 +44,19 @@ impl Asking {
     ) -> io::Result<Asking> {
         let goes_on = Arc::new(());
         let alive = || Arc::downgrade(&goes_on);
+        if let Some(Checks {
+            quorum: Some(Quorum::Corosync),
+            timeout,
+            ..
+        }) = &config.checks
+        {
+            let (config, timeout, tell) = (config.clone(), **timeout, tell.clone());
+            let ask = move || {
+                let asked = begun.elapsed();
+                tell(Found::Corosync(asked, corosync::ask(&config.nodes, timeout))).then_some(None)
+            };
+            repeat(alive(), SECOND, Duration::ZERO, ask)?;
+        }
         match &config.checks {
             None => {}
             Some(Checks {
@@ -52,7 +68,7 @@ impl Asking {
                 let ask = move || {
                     tell(Found::Director(checks::ask_director(&config, &socket, timeout))).then_some(None)
                 };
-                repeat(alive(), DIRECTOR_INTERVAL, Duration::ZERO, ask)?;
+                repeat(alive(), SECOND, Duration::ZERO, ask)?;
             }
             Some(Checks { check, .. }) => {
                 let (interval, timeout) = (*config.watch.interval, *config.watch.timeout);

@@ -6,11 +6,14 @@
 //! files: whenever the watcher ends, they are as of its last word.
 
 mod asking;
+mod ending;
 mod looking;
 mod problems;
+mod quorum;
 mod standing;
 mod steps;
 mod systemd;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -26,12 +29,16 @@ use jiff::{Timestamp, Unit};
 use serde_json::json;
 
 use self::asking::{Asking, Found};
+use self::ending::Ended;
 use self::looking::{Changed, Look};
 use self::problems::Problems;
+use self::quorum::Quorum;
 use self::standing::{HOUR, Standing, nobody_up, turns};
-use self::steps::{Done, Program, Retry, Wanted};
+use self::steps::{Done, Program, Steps};
 use self::systemd::notify;
+use self::wanted::{Retry, Wanted};
 use crate::checks::{self, ChecksError, Observation};
+use crate::corosync::CorosyncError;
 use crate::exit::{Failure, Status};
 use crate::files::lock::Lock;
 use crate::node_state;
@@ -40,10 +47,12 @@ use crate::undo;
 use crate::update::NodeChanges;
 use crate::watcher_lock;
 use mailaffinity::config::{Check, Checks, Config, NodeConfig};
-use mailaffinity::node_state::NodeState;
+use mailaffinity::node_state::{Before, NodeState};
 
 /// What it is called in the status file.
 const WATCH: &str = "watch";
+/// What a problem with corosync is about.
+const COROSYNC: &str = "quorum";
 /// What a problem of a node is about, before its name.
 const NODE: &str = "node ";
 const SECOND: Duration = Duration::from_secs(1);
@@ -77,9 +86,6 @@ enum Event {
 /// # Errors
 /// When it cannot begin, or a thread of it has ended.
 pub(crate) fn run(path: &Path, config: Config) -> Result<Infallible, Failure> {
-    if let Some(problem) = unfit(&config) {
-        return Err(Failure::config(problem));
-    }
     let lock = lock(&config)?;
     let Ok((_, _begun)) = undo::begin(|| Ok::<_, Infallible>(((), || notify("STOPPING=1"))));
     let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
@@ -88,15 +94,6 @@ pub(crate) fn run(path: &Path, config: Config) -> Result<Infallible, Failure> {
     loop {
         watcher.wait(&told)?;
     }
-}
-
-/// Why it cannot watch by a configuration.
-fn unfit(config: &Config) -> Option<&'static str> {
-    let quorum = config.checks.as_ref().and_then(|checks| checks.quorum);
-    quorum.map(|_| {
-        "quorum in [checks]: the watcher does not hear corosync; leave it out, or have \
-         mailaffinity-update.timer do the checks"
-    })
 }
 
 struct Watcher<'p> {
@@ -115,11 +112,15 @@ struct Watcher<'p> {
     standings: Vec<Standing>,
     /// When each of them was heard of last, or the Director.
     heard: Vec<Instant>,
+    /// Where corosync has a say.
+    quorum: Option<Quorum>,
     /// As it is in force.
     state: NodeState,
     retry: Retry,
     looking: Sender<Look>,
-    steps: Sender<Wanted>,
+    steps: Steps,
+    state_seconds: Option<f64>,
+    sessions: Option<Ended>,
     programs: Vec<Program>,
     update_seconds: Option<f64>,
     problems: Problems,
@@ -147,7 +148,7 @@ impl<'p> Watcher<'p> {
         let programs = last_programs(&config);
         let told = events.clone();
         let tell = move |done| told.send(Event::Done(done)).is_ok();
-        let steps = steps::begin(path, wanted(&config, &state), programs.clone(), tell)?;
+        let steps = Steps::begin(path, wanted(&config, &state), programs.clone(), tell)?;
         let mut watcher = Watcher {
             path,
             begun,
@@ -159,10 +160,13 @@ impl<'p> Watcher<'p> {
             generation: 0,
             standings: Vec::new(),
             heard: Vec::new(),
+            quorum: None,
             state,
             retry: Retry::default(),
             looking,
             steps,
+            state_seconds: None,
+            sessions: None,
             programs,
             update_seconds: None,
             problems: Problems::default(),
@@ -193,13 +197,17 @@ impl<'p> Watcher<'p> {
         Ok(())
     }
 
-    /// When users have moved, what was before goes, and so do moves whose time has come.
+    /// When users have moved, what was before goes, and so do moves whose time has come, where
+    /// anything may change.
     fn end_moves(&mut self) -> Result<(), Failure> {
-        let (mut after, now) = (self.state.clone(), Timestamp::now());
-        after.end_moves(now);
-        let before = self.state.before.as_ref();
-        match after != self.state || before.is_some_and(|before| !before.is_under_way(now)) {
-            true => self.write_state(|state| state.end_moves(now)),
+        let (state, now, elapsed) = (&self.state, Timestamp::now(), self.begun.elapsed());
+        let may_change = |quorum: &Quorum| quorum.word(elapsed).is_some();
+        if state.has_moves_to_end(now) && self.quorum.as_ref().is_none_or(may_change) {
+            return self.write_state(|state| state.end_moves(now));
+        }
+        let have_moved = |before: &Before| !before.is_under_way(now);
+        match state.before.as_ref().is_some_and(have_moved) {
+            true => self.write_state(|_| ()),
             false => Ok(()),
         }
     }
@@ -210,6 +218,10 @@ impl<'p> Watcher<'p> {
                 if let Some(heard) = self.heard.get_mut(index) {
                     *heard = Instant::now();
                 }
+                let answer = match &self.quorum {
+                    Some(quorum) => quorum.heard(index, answer),
+                    None => answer,
+                };
                 let one_may_fail = |asked| checks::one_may_fail(&self.state, asked);
                 standing::take(
                     &mut self.standings,
@@ -225,7 +237,43 @@ impl<'p> Watcher<'p> {
                 let observed = result.map_err(|error| self.problem("checks", Some(error.to_string())));
                 let Ok(observation) = observed else { return Ok(()) };
                 self.problem("checks", None);
-                self.change(&observation)
+                self.follow_director(observation)
+            }
+            Found::Corosync(asked, result) => {
+                let error = result.as_ref().err().map(ToString::to_string);
+                self.problem(COROSYNC, error);
+                let word = result.ok();
+                let out = word.as_ref().map(|word| Observation::Out(word.out()));
+                if let Some(quorum) = &mut self.quorum {
+                    quorum.take(asked, word);
+                }
+                out.map_or(Ok(()), |out| self.change(&out))?;
+                match self.standings[..] {
+                    [] => Ok(()),
+                    _ => self.decide(),
+                }
+            }
+        }
+    }
+
+    fn follow_director(&mut self, observation: Observation) -> Result<(), Failure> {
+        let config = self.config.clone();
+        let (now, state) = (self.begun.elapsed(), &self.state);
+        let (Some(quorum), Some(checks)) = (&mut self.quorum, &config.checks) else {
+            return self.change(&observation);
+        };
+        let Some(word) = quorum.word(now) else {
+            return Ok(());
+        };
+        let (out, is_doubtful) = (word.out(), observation.is_doubtful(&config, state, word));
+        if !quorum.allows_director(is_doubtful, now) {
+            return Ok(());
+        }
+        match observation.judged(&config, state, &checks.check, &out) {
+            Ok(observation) => self.change(&observation),
+            Err(error) => {
+                self.problem("checks", Some(error.to_string()));
+                Ok(())
             }
         }
     }
@@ -234,7 +282,10 @@ impl<'p> Watcher<'p> {
     fn decide(&mut self) -> Result<(), Failure> {
         let (config, now) = (self.config.clone(), self.begun.elapsed());
         let one_may_fail = |asked| checks::one_may_fail(&self.state, asked);
-        let turns = turns(&self.standings, &config.watch, one_may_fail, now);
+        let mut turns = turns(&self.standings, &config.watch, one_may_fail, now);
+        if let Some(quorum) = &self.quorum {
+            turns = quorum.allowed(turns, &self.standings, now);
+        }
         if turns.iter().any(Option::is_some) {
             self.change(&Observation::Answers(turns))?;
         }
@@ -279,7 +330,9 @@ impl<'p> Watcher<'p> {
         if !self.retry.is_due() {
             return Ok(());
         }
+        let begun = Instant::now();
         let changed = node_state::change(&self.config, apply);
+        self.state_seconds = Some(begun.elapsed().as_secs_f64());
         self.retry.after(changed.is_err());
         match changed {
             Ok(state) => {
@@ -321,7 +374,7 @@ impl<'p> Watcher<'p> {
     fn update(&mut self) -> Result<(), Failure> {
         self.written = None;
         self.steps
-            .send(wanted(&self.config, &self.state))
+            .want(wanted(&self.config, &self.state))
             .map_err(|_| ended())
     }
 
@@ -329,16 +382,12 @@ impl<'p> Watcher<'p> {
     fn look(&mut self, changed: Changed) -> Result<(), Failure> {
         if changed.config {
             let problem = match Config::load(self.path) {
-                Ok(config) => match unfit(&config) {
-                    None => {
-                        self.configure(Arc::new(config))?;
-                        None
-                    }
-                    unfit => unfit.map(str::to_owned),
-                },
-                Err(error) => Some(error.to_string()),
+                Ok(config) => {
+                    self.configure(Arc::new(config))?;
+                    None
+                }
+                Err(error) => Some(format!("{error}; the last good one stays in force")),
             };
-            let problem = problem.map(|problem| format!("{problem}; the last good one stays in force"));
             self.problem("configuration", problem);
         }
         if changed.config || changed.state {
@@ -399,6 +448,11 @@ impl<'p> Watcher<'p> {
         };
         self.standings = standings;
         self.heard = vec![Instant::now(); heard_of];
+        let quorum = self.config.checks.as_ref().and_then(|checks| checks.quorum);
+        self.quorum = quorum.map(|_| Quorum::new(now));
+        if quorum.is_none() {
+            self.problem(COROSYNC, None);
+        }
     }
 
     /// The falls that the last watcher left in the status file. Those to come are of a clock that
@@ -417,6 +471,10 @@ impl<'p> Watcher<'p> {
     fn note(&mut self, done: Done) {
         self.written = None;
         match done {
+            Done::Sessions(ended, problem) => {
+                self.sessions = ended;
+                self.problem("sessions", problem);
+            }
             Done::Update(seconds, result) => {
                 self.update_seconds = Some(seconds);
                 self.problem("update", result.err());
@@ -449,6 +507,11 @@ impl<'p> Watcher<'p> {
         if !is_silent {
             notify("WATCHDOG=1");
         }
+        let now = self.begun.elapsed();
+        if self.quorum.as_ref().is_some_and(|quorum| quorum.is_silent(now)) {
+            let silent = CorosyncError::Silent("corosync was not heard of for seconds".into());
+            self.problem(COROSYNC, Some(silent.to_string()));
+        }
         if self
             .written
             .is_none_or(|written| written.elapsed() >= STATUS_INTERVAL)
@@ -472,6 +535,8 @@ impl<'p> Watcher<'p> {
             "nodes_down": down(&self.config, &self.state),
             "falls": falls,
             "problems": self.problems.all(),
+            "state_seconds": self.state_seconds,
+            "sessions": self.sessions,
             "update_seconds": self.update_seconds,
             "on_change": self.programs,
         });
@@ -506,6 +571,7 @@ fn ask(config: &Arc<Config>, begun: Instant, generation: u64, events: &Sender<Ev
 fn wanted(config: &Arc<Config>, state: &NodeState) -> Wanted {
     Wanted {
         config: config.clone(),
+        state: state.clone(),
         down: down(config, state),
     }
 }

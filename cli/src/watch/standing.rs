@@ -27,12 +27,16 @@ pub(crate) struct Standing {
     is_by_hand: bool,
     /// How many answers in a row say otherwise, and count,
     against: u32,
-    /// and when the first of them was asked for.
+    /// when the first of them was asked for,
     since: Duration,
+    /// and when it was given.
+    told: Duration,
     /// How many failures in a row there were, whether they count or not.
     failures: u32,
     /// When the last of all failures was told.
     failed: Option<Duration>,
+    /// When the first success came of those that it has not failed since.
+    well_since: Duration,
     last: Option<Answer>,
     /// When checks found it down.
     falls: VecDeque<Duration>,
@@ -45,8 +49,10 @@ impl Standing {
             is_by_hand: mark.is_some_and(Mark::is_by_hand),
             against: 0,
             since: Duration::ZERO,
+            told: Duration::ZERO,
             failures: 0,
             failed: None,
+            well_since: Duration::ZERO,
             last: None,
             falls: VecDeque::new(),
         }
@@ -73,12 +79,17 @@ impl Standing {
             self.against = 0;
         } else {
             if self.against == 0 {
-                self.since = answer.asked;
+                (self.since, self.told) = (answer.asked, answer.given);
             }
             self.against = self.against.saturating_add(1);
         }
         match answer.result {
-            Ok(()) => self.failures = 0,
+            Ok(()) => {
+                if self.failures > 0 {
+                    self.well_since = answer.given;
+                }
+                self.failures = 0;
+            }
             Err(_) => {
                 self.failures = self.failures.saturating_add(1);
                 self.failed = Some(answer.given);
@@ -130,6 +141,19 @@ impl Standing {
     fn answers(&self) -> bool {
         let answers = |answer: &Answer| answer.result.is_ok();
         self.is_asked() && !self.is_down && self.last.as_ref().is_some_and(answers)
+    }
+
+    /// When the first answer came that speaks against how it is marked.
+    pub(crate) fn against_since(&self) -> Duration {
+        self.told
+    }
+
+    /// Whether this one has answered since another one failed first, and already did when that
+    /// was asked last. When a cut begins the former is not so, and the latter when it ends.
+    pub(crate) fn answers_while_fails(&self, failing: &Standing) -> bool {
+        let answers = |last: &Answer| last.result.is_ok() && last.asked >= failing.told;
+        let before = |last: &Answer| self.well_since <= last.asked;
+        self.last.as_ref().is_some_and(answers) && failing.last.as_ref().is_some_and(before)
     }
 
     /// Whether that is as lately as it is asked.

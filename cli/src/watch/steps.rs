@@ -1,36 +1,28 @@
 //! What follows when nodes or files have changed: threads that never hold up those who ask.
 //!
-//! The access map comes first, then the programs, which are started whether the map could
-//! follow or not. Each is tried again until it succeeds, with pauses that grow.
+//! Sessions of users who belong elsewhere come first, then the access map, then the programs,
+//! which are started whether the map could follow or not. None waits for a step before it that
+//! takes its time. Each is tried again until it succeeds, with pauses that grow.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, SendError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::ending::{self, Ended};
+use super::wanted::{Retry, Wanted, next};
 use crate::child::{self, Finished};
 use crate::update_run::UpdateRun;
-use mailaffinity::config::Config;
-
-/// The pause after a first failure, and after many.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// What is to be in force.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) config: Arc<Config>,
-    /// The nodes that are down.
-    pub(crate) down: BTreeSet<String>,
-}
 
 /// What a step came to.
 #[derive(Debug)]
 pub(crate) enum Done {
+    /// The sessions, if there are any to end, and what is wrong.
+    Sessions(Option<Ended>, Option<String>),
     /// The update, after so many seconds.
     Update(f64, Result<(), String>),
     /// The programs, and what all of them came to so far.
@@ -53,68 +45,52 @@ pub(crate) struct Program {
     retry: Retry,
 }
 
-/// When something that failed is tried again.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Retry {
-    failures: u32,
-    not_before: Option<Instant>,
+/// The threads.
+pub(crate) struct Steps {
+    sessions: Sender<Wanted>,
+    updates: Sender<Wanted>,
 }
 
-impl Retry {
-    pub(crate) fn after(&mut self, has_failed: bool) {
-        if !has_failed {
-            *self = Retry::default();
-            return;
-        }
-        let pause = PAUSES.0.saturating_mul(1 << self.failures.min(16)).min(PAUSES.1);
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = Some(Instant::now() + pause);
+impl Steps {
+    /// Starts them. They do at once what is wanted, until `tell` says no. `known` is what programs
+    /// knew when a watcher ended.
+    ///
+    /// # Errors
+    /// When the system has no threads left.
+    pub(crate) fn begin(
+        path: &Path,
+        wanted: Wanted,
+        known: Vec<Program>,
+        tell: impl Fn(Done) -> bool + Clone + Send + 'static,
+    ) -> io::Result<Steps> {
+        let (sessions, sessions_wanted) = mpsc::channel();
+        let (updates, updates_wanted) = mpsc::channel();
+        let (programs, programs_wanted) = mpsc::channel();
+        let told = tell.clone();
+        let tell_sessions = move |ended, problem| told(Done::Sessions(ended, problem));
+        in_thread(move || ending::end_forever(&sessions_wanted, tell_sessions))?;
+        let (path, first, tell_update) = (path.to_owned(), wanted.clone(), tell.clone());
+        in_thread(move || update_forever(&path, first, &updates_wanted, &programs, tell_update))?;
+        let programs = Programs {
+            programs: known,
+            wanted,
+        };
+        in_thread(move || programs.run_forever(&programs_wanted, tell))?;
+        Ok(Steps { sessions, updates })
     }
 
-    pub(crate) fn is_due(&self) -> bool {
-        self.wait().is_zero()
-    }
-
-    /// How long it has to wait.
-    pub(crate) fn wait(&self) -> Duration {
-        let until = |then: Instant| then.saturating_duration_since(Instant::now());
-        self.not_before.map_or(Duration::ZERO, until)
+    /// Has all that follows done.
+    ///
+    /// # Errors
+    /// When one of the threads has ended.
+    pub(crate) fn want(&self, wanted: Wanted) -> Result<(), SendError<Wanted>> {
+        self.sessions.send(wanted.clone())?;
+        self.updates.send(wanted)
     }
 }
 
-/// Starts the threads, which do at once what is sent to them, until `tell` says no. `known` is
-/// what programs knew when a watcher ended.
-///
-/// # Errors
-/// When the system has no threads left.
-pub(crate) fn begin(
-    path: &Path,
-    wanted: Wanted,
-    known: Vec<Program>,
-    tell: impl Fn(Done) -> bool + Clone + Send + 'static,
-) -> io::Result<Sender<Wanted>> {
-    let (updates, updates_wanted) = mpsc::channel();
-    let (programs, programs_wanted) = mpsc::channel();
-    let path = path.to_owned();
-    let (first, tell_update) = (wanted.clone(), tell.clone());
-    thread::Builder::new()
-        .spawn(move || update_forever(&path, first, &updates_wanted, &programs, tell_update))?;
-    let programs = Programs {
-        programs: known,
-        wanted,
-    };
-    thread::Builder::new().spawn(move || programs.run_forever(&programs_wanted, tell))?;
-    Ok(updates)
-}
-
-/// Waits until something is wanted, or for this time; of several, the last counts. `None`
-/// when nobody is left who could want anything.
-fn next<T>(wanted: &Receiver<T>, wait: Duration) -> Option<Option<T>> {
-    match wanted.recv_timeout(wait) {
-        Ok(first) => Some(Some(wanted.try_iter().last().unwrap_or(first))),
-        Err(RecvTimeoutError::Timeout) => Some(None),
-        Err(RecvTimeoutError::Disconnected) => None,
-    }
+fn in_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().spawn(work).map(drop)
 }
 
 fn update_forever(
@@ -160,7 +136,7 @@ impl Programs {
                 self.wanted = next;
                 self.take_configured();
             }
-            let Wanted { config, down } = &self.wanted;
+            let Wanted { config, down, .. } = &self.wanted;
             let timeout = *config.watch.on_change_timeout;
             let mut has_run = false;
             for program in &mut self.programs {
@@ -179,7 +155,7 @@ impl Programs {
 
     /// The programs of the configuration. A new one has nothing to be told.
     fn take_configured(&mut self) {
-        let Wanted { config, down } = &self.wanted;
+        let Wanted { config, down, .. } = &self.wanted;
         let program = |command: &[String]| {
             let known = self.programs.iter().find(|program| program.command == command);
             known.cloned().unwrap_or_else(|| Program {
@@ -202,7 +178,7 @@ impl Programs {
 impl Program {
     /// Tells it of the nodes that are not as it was told last. Says whether it was started.
     fn run_if_due(&mut self, wanted: &Wanted, timeout: Duration) -> bool {
-        let Wanted { config, down } = wanted;
+        let Wanted { config, down, .. } = wanted;
         let mut command = self.command.clone();
         // One that the configuration no longer has is neither.
         self.told_down
@@ -231,9 +207,11 @@ impl Program {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::sync::Arc;
 
     use super::*;
+    use mailaffinity::config::Config;
+    use mailaffinity::node_state::NodeState;
 
     #[test]
     fn a_program_is_not_told_of_a_node_that_is_gone() {
@@ -241,6 +219,7 @@ mod tests {
         let config = Config::parse(text, Path::new("mailaffinity.toml")).unwrap();
         let wanted = Wanted {
             config: Arc::new(config),
+            state: NodeState::default(),
             down: BTreeSet::new(),
         };
         let program = |known: &str| Program {
