@@ -7,3 +7,4 @@ mod life;
 mod nodes;
 mod programs;
 mod site;
+mod table;

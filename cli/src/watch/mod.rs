@@ -50,7 +50,7 @@ use mailaffinity::config::{Check, Checks, Config, NodeConfig};
 use mailaffinity::node_state::{Before, NodeState};
 
 /// What it is called in the status file.
-const WATCH: &str = "watch";
+pub(crate) const WATCH: &str = "watch";
 /// What a problem with corosync is about.
 const COROSYNC: &str = "quorum";
 /// What a problem of a node is about, before its name.
