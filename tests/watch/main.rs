@@ -8,3 +8,4 @@ mod nodes;
 mod programs;
 mod site;
 mod storage;
+mod table;

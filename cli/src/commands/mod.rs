@@ -103,7 +103,7 @@ pub fn mailaffinity() -> ExitCode {
     undo::before_signals();
     exit::run(|Arguments { config, command }: Arguments| match command {
         Command::Map(map) => map.run(&load(&config)?),
-        Command::Nodes(nodes) => nodes.run(&load(&config)?),
+        Command::Nodes(nodes) => nodes.run(&config, &load(&config)?),
         Command::Down(down) => down.run(&config, &load(&config)?),
         Command::Up(up) => up.run(&config, &load(&config)?),
         Command::Auto(auto) => auto.run(&config, &load(&config)?),

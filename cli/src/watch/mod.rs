@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use serde_json::json;
 
 use self::asking::{Asking, Found};
@@ -33,7 +33,7 @@ use self::ending::Ended;
 use self::looking::{Changed, Look};
 use self::problems::Problems;
 use self::quorum::Quorum;
-use self::standing::{Standing, nobody_up, turns};
+use self::standing::{HOUR, Standing, nobody_up, turns};
 use self::steps::{Done, Program, Steps};
 use self::systemd::notify;
 use self::wanted::{Retry, Wanted};
@@ -51,7 +51,7 @@ use mailaffinity::config::{Check, Checks, Config, NodeConfig};
 use mailaffinity::node_state::{Before, NodeState};
 
 /// What it is called in the status file.
-const WATCH: &str = "watch";
+pub(crate) const WATCH: &str = "watch";
 /// What a problem with the node state that machines share is about,
 const SHARED: &str = "shared node state";
 /// and when it has not been read for too long.
@@ -74,6 +74,9 @@ fn lock(config: &Config) -> Result<Lock, Failure> {
         _ => error.into(),
     })
 }
+
+/// When each node fell within the last hour, by its name.
+type Falls<Name> = BTreeMap<Name, Vec<Timestamp>>;
 
 /// What the thread that decides is told.
 enum Event {
@@ -100,6 +103,8 @@ pub(crate) fn run(path: &Path, config: Config) -> Result<Infallible, Failure> {
 
 struct Watcher<'p> {
     path: &'p Path,
+    /// From when times of answers and falls count: an hour before it began, since falls of that
+    /// hour have one too.
     begun: Instant,
     since: Timestamp,
     events: Sender<Event>,
@@ -140,7 +145,8 @@ impl<'p> Watcher<'p> {
         state: NodeState,
         events: Sender<Event>,
     ) -> Result<Watcher<'p>, Failure> {
-        let begun = Instant::now();
+        let now = Instant::now();
+        let begun = now.checked_sub(HOUR).unwrap_or(now);
         let told = events.clone();
         let tell = move |changed| told.send(Event::Changed(changed)).is_ok();
         let looking = looking::begin(path, config.clone(), tell)?;
@@ -173,10 +179,11 @@ impl<'p> Watcher<'p> {
             update_seconds: None,
             problems: Problems::default(),
             is_ready: false,
-            ticked: begun,
+            ticked: now,
             written: None,
         };
         watcher.take_nodes(BTreeMap::new());
+        watcher.remember_falls();
         Ok(watcher)
     }
 
@@ -198,14 +205,22 @@ impl<'p> Watcher<'p> {
         Ok(())
     }
 
-    /// When users have moved, what was before goes, and so do moves whose time has come.
+    /// When users have moved, what was before goes, and so do moves whose time has come, where
+    /// anything may change.
     fn end_moves(&mut self) -> Result<(), Failure> {
         let (state, now) = (&self.state, Timestamp::now());
         let have_moved = |before: &Before| !before.is_under_way(now);
-        match state.has_moves_to_end(now) || state.before.as_ref().is_some_and(have_moved) {
+        let are_due = state.has_moves_to_end(now) && self.has_a_say();
+        match are_due || state.before.as_ref().is_some_and(have_moved) {
             true => self.write_state(|_| ()),
             false => Ok(()),
         }
+    }
+
+    /// Whether it may change anything but what people want: not where it may be cut off.
+    fn has_a_say(&self) -> bool {
+        let word = |quorum: &Quorum| quorum.word(self.begun.elapsed()).is_some();
+        self.quorum.as_ref().is_none_or(word)
     }
 
     fn take(&mut self, found: Found) -> Result<(), Failure> {
@@ -303,7 +318,7 @@ impl<'p> Watcher<'p> {
             .iter()
             .map(|standing| {
                 let is_flapping = standing.is_flapping(&config.watch, now);
-                is_flapping.then(|| standing.falls(now))
+                is_flapping.then(|| standing.falls(now).count())
             })
             .collect();
         for (node, falls) in config.nodes.iter().zip(flapping) {
@@ -325,13 +340,15 @@ impl<'p> Watcher<'p> {
     /// Changes the node state as it is now, which others may have changed meanwhile, and which has
     /// all that people want on all machines.
     fn write_state(&mut self, change: impl Fn(&mut NodeState)) -> Result<(), Failure> {
-        let (config, now) = (self.config.clone(), Timestamp::now());
+        let (config, now, has_a_say) = (self.config.clone(), Timestamp::now(), self.has_a_say());
         let apply = |state: &mut NodeState| {
             if let Some(shared) = &self.shared.0 {
                 *state = node_state::merged(&config, shared, state, now);
             }
             change(state);
-            state.end_moves(now);
+            if has_a_say {
+                state.end_moves(now);
+            }
         };
         let mut after = self.state.clone();
         apply(&mut after);
@@ -469,6 +486,19 @@ impl<'p> Watcher<'p> {
         }
     }
 
+    /// The falls that the last watcher left in the status file. Those to come are of a clock that
+    /// was set back since: none counts for longer than an hour from now.
+    fn remember_falls(&mut self) {
+        let falls = last_status(&self.config, WATCH).and_then(|mut last| last.remove("falls"));
+        let falls = falls.and_then(|falls| serde_json::from_value::<Falls<String>>(falls).ok());
+        let (falls, now) = (falls.unwrap_or_default(), Timestamp::now());
+        for (node, standing) in self.config.nodes.iter().zip(&mut self.standings) {
+            let falls = falls.get(&node.node.name).into_iter().flatten();
+            let ago = |fall: &Timestamp| Duration::try_from(now.duration_since(*fall)).unwrap_or_default();
+            standing.remember(falls.map(ago), self.begun.elapsed());
+        }
+    }
+
     fn note(&mut self, done: Done) {
         self.written = None;
         match done {
@@ -532,11 +562,12 @@ impl<'p> Watcher<'p> {
     }
 
     fn write_status(&self) {
-        let now = self.begun.elapsed();
+        let (now, clock) = (self.begun.elapsed(), Timestamp::now());
+        let at = |ago| clock.checked_sub(ago).ok()?.round(Unit::Second).ok();
         let falls = self.config.nodes.iter().zip(&self.standings);
-        let falls: BTreeMap<&str, usize> = falls
-            .map(|(node, standing)| (node.node.name.as_str(), standing.falls(now)))
-            .filter(|(_, falls)| *falls > 0)
+        let falls: Falls<&str> = falls
+            .map(|(node, standing)| (&*node.node.name, standing.falls(now).filter_map(at).collect()))
+            .filter(|(_, falls): &(_, Vec<_>)| !falls.is_empty())
             .collect();
         let status = json!({
             "since": self.since.to_string(),

@@ -7,9 +7,9 @@ use mailaffinity::config::Watch;
 use mailaffinity::node_state::{Mark, State};
 
 /// How far back falls count.
-const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// An answer about a node. Times are those since the watcher began.
+/// An answer about a node. Times are those since one that the watcher has chosen.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     /// When it was asked for.
@@ -98,9 +98,16 @@ impl Standing {
         self.last = Some(answer);
     }
 
-    /// How often it fell within the last hour.
-    pub(crate) fn falls(&self, now: Duration) -> usize {
-        self.falls.iter().filter(|fall| is_recent(**fall, now)).count()
+    /// How long ago it fell, each time within the last hour.
+    pub(crate) fn falls(&self, now: Duration) -> impl Iterator<Item = Duration> {
+        let recent = self.falls.iter().filter(move |fall| is_recent(**fall, now));
+        recent.map(move |fall| now.saturating_sub(*fall))
+    }
+
+    /// Takes falls that somebody else has seen, so long ago each.
+    pub(crate) fn remember(&mut self, falls: impl Iterator<Item = Duration>, now: Duration) {
+        let recent = falls.filter(|ago| *ago < HOUR);
+        self.falls.extend(recent.map(|ago| now.saturating_sub(ago)));
     }
 
     /// Whether it would be up again, had it not fallen too often.
@@ -109,7 +116,7 @@ impl Standing {
     }
 
     fn has_fallen_too_often(&self, watch: &Watch, now: Duration) -> bool {
-        self.falls(now) >= *watch.falls_per_hour as usize
+        self.falls(now).count() >= *watch.falls_per_hour as usize
     }
 
     fn is_asked(&self) -> bool {
@@ -467,7 +474,7 @@ mod tests {
         let mut cluster = Cluster::new(&[None, None], "hold_seconds = 0\nfalls_per_hour = 3");
         for fall in 1..=3 {
             assert_eq!(cluster.all(&[true, false], 2), [(1, false)]);
-            assert_eq!(cluster.standings[1].falls(cluster.now), fall);
+            assert_eq!(cluster.standings[1].falls(cluster.now).count(), fall);
             if fall < 3 {
                 assert_eq!(cluster.all(&[true, true], 3), [(1, true)]);
             }
@@ -478,6 +485,20 @@ mod tests {
         cluster.now += HOUR;
         assert_eq!(cluster.all(&[true, true], 1), [(1, true)]);
         assert!(!cluster.standings[1].is_flapping(&cluster.watch, cluster.now));
+    }
+
+    #[test]
+    fn falls_of_an_earlier_watcher_count_for_an_hour() {
+        let mut cluster = Cluster::new(&[None, down()], "hold_seconds = 0\nfalls_per_hour = 2");
+        cluster.now += HOUR;
+        let minutes = |minutes: u32| 60_000 * minutes * MS;
+        let ages = [minutes(61), minutes(59), minutes(0)];
+        cluster.standings[1].remember(ages.into_iter(), cluster.now);
+        let falls: Vec<Duration> = cluster.standings[1].falls(cluster.now).collect();
+        assert_eq!(falls, [minutes(59), minutes(0)]);
+        assert_eq!(cluster.all(&[true, true], 3), [], "it has fallen too often");
+        cluster.now += minutes(1);
+        assert_eq!(cluster.all(&[true, true], 1), [(1, true)]);
     }
 
     #[derive(Clone, Debug)]
@@ -554,7 +575,7 @@ mod tests {
                     if *is_up && others_answer {
                         let begun = row.last().unwrap().0;
                         prop_assert!(cluster.now - begun >= Duration::from_secs(hold.into()));
-                        prop_assert!(cluster.standings[node].falls(cluster.now) < falls as usize);
+                        prop_assert!(cluster.standings[node].falls(cluster.now).count() < falls as usize);
                     }
                     answers[node].clear();
                 }
