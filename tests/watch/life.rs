@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
+use support::configuration::Configuration;
 use support::sendmail::wait_for;
 
 use crate::site::{Site, Watcher};
@@ -31,6 +32,51 @@ fn two_watchers() {
     drop(first);
     // The lock goes with whoever held it.
     Watcher::start(&site).end();
+}
+
+/// As on two machines that share the node state, but not the lock.
+#[test]
+fn two_watchers_who_do_not_know_of_each_other() {
+    let site = Site::new();
+    fs::create_dir(site.path("elsewhere")).unwrap();
+    let config = site.path("elsewhere/mailaffinity.toml");
+    let of = |configuration: Configuration| configuration.set("watch.falls_per_hour", 3);
+    site.configure(of(site.checked_by_files()));
+    let elsewhere = of(site.checked_by_files_in("elsewhere"))
+        .set_path("node_state", site.path("nodes.toml"))
+        .set_path("status", site.path("elsewhere/status.json"))
+        .set_path("syslog", site.path("no-log"));
+    fs::write(&config, elsewhere.to_string()).unwrap();
+    let set_up = |node: usize, is_up: bool| {
+        site.set_up(node, is_up);
+        let (file, name) = (site.path(&format!("elsewhere/node{node}")), format!("node{node}"));
+        match is_up {
+            true => fs::write(file, name).unwrap(),
+            false => fs::remove_file(file).unwrap(),
+        }
+    };
+    (1..=3).for_each(|node| set_up(node, true));
+    let _first = Watcher::start(&site);
+    let mut second = Watcher::of(&config, |_| ());
+    second.wait_for("READY=1");
+    // What both see, they do once.
+    set_up(2, false);
+    site.wait_for_down(&["node2"]);
+    set_up(2, true);
+    site.wait_for_down(&[]);
+    // What one sees, the other undoes, until that has happened too often.
+    site.set_up(3, false);
+    let status = "elsewhere/status.json";
+    let gives_up = |problem: &String| problem.contains("it answers, but went down 3 times within an hour");
+    wait_for("the second to give up", || {
+        site.problems_in(status).iter().any(gives_up)
+    });
+    assert_eq!(site.down(), ["node3"]);
+    site.wait_for_map();
+    // People have the last word with both.
+    site.site.must(&["up", "node3"]);
+    wait_for("the second to know", || site.problems_in(status).is_empty());
+    assert_eq!(site.down(), [""; 0]);
 }
 
 #[test]

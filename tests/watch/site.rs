@@ -5,7 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -58,7 +58,11 @@ impl Site {
 
     /// A node is up while there is a file with its name.
     pub(crate) fn checked_by_files(&self) -> Configuration {
-        let script = format!("test -e {}/\"$1\"", self.path("up").display());
+        self.checked_by_files_in("up")
+    }
+
+    pub(crate) fn checked_by_files_in(&self, folder: &str) -> Configuration {
+        let script = format!("test -e {}/\"$1\"", self.path(folder).display());
         self.configuration()
             .set(
                 "checks.command",
@@ -141,7 +145,11 @@ impl Site {
 
     /// What is wrong, as the watcher has it.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.path("status.json")).unwrap_or_default();
+        self.problems_in("status.json")
+    }
+
+    pub(crate) fn problems_in(&self, status: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.path(status)).unwrap_or_default();
         let status: Value = serde_json::from_str(&text).unwrap_or_default();
         serde_json::from_value(status["watch"]["problems"].clone()).unwrap_or_default()
     }
@@ -188,6 +196,11 @@ impl Watcher {
     }
 
     pub(crate) fn spawn(site: &Site, prepare: impl FnOnce(&mut Command)) -> Watcher {
+        Watcher::of(&site.site.config(), prepare)
+    }
+
+    /// Starts one by a configuration.
+    pub(crate) fn of(config: &Path, prepare: impl FnOnce(&mut Command)) -> Watcher {
         let folder = TempDir::new().unwrap();
         let socket = folder.path().join(SOCKET);
         let notified = UnixDatagram::bind(&socket).unwrap();
@@ -200,14 +213,14 @@ impl Watcher {
                 let _ = tell.send(words);
             }
         });
-        let stderr = site.path("stderr");
+        let stderr = folder.path().join("stderr");
         // It leaves a hangup ignored that its parent ignores, as below nohup.
         let mut command = Command::new("env");
         command
             .arg("--default-signal=HUP")
             .arg(&*support::built::MAILAFFINITY)
             .arg("--config")
-            .arg(site.site.config())
+            .arg(config)
             .arg("watch")
             .env("NOTIFY_SOCKET", &socket)
             .stdin(Stdio::null())

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use mailaffinity::node_state::NodeState;
 use rustix::process::{Pid, Signal, kill_process};
 use support::built::MAILAFFINITY;
 use support::namespace;
@@ -147,5 +148,41 @@ fn that_hangs_holds_up_nothing_as_root() {
             "{stderr}"
         );
         run(Command::new("umount").arg("--lazy").arg(&at), b"");
+    });
+}
+
+/// Where all is on it, one watches for all, and nobody while it hangs.
+#[test]
+#[ignore = "as root"]
+fn that_has_the_lock_lets_one_act_as_root() {
+    namespace::run("storage::that_has_the_lock_lets_one_act_as_root", || {
+        let site = Site::new();
+        let at = site.path("storage");
+        let storage = Storage::mount(&site.path("real"), &at);
+        let state = at.join("mailaffinity/nodes.toml");
+        let configuration = site
+            .checked_by_files()
+            .set_path("node_state", &state)
+            .set_path("status", at.join("mailaffinity/status.json"))
+            .set_path("syslog", site.path("no-log"));
+        let config = site.path("shared.toml");
+        fs::write(&config, configuration.to_string()).unwrap();
+        let mut first = Watcher::of(&config, |_| ());
+        first.wait_for("READY=1");
+        let mut second = Watcher::of(&config, |_| ());
+        assert_eq!(second.wait().code(), Some(75));
+
+        storage.signal(Signal::STOP);
+        site.set_up(2, false);
+        let mut second = Watcher::of(&config, |_| ());
+        // As systemd does with a watcher that is silent.
+        first.signal(Signal::KILL);
+        storage.signal(Signal::CONT);
+        second.wait_for("READY=1");
+        wait_for("node2 to be down", || {
+            NodeState::load(&state).unwrap().is_down("node2")
+        });
+        first.wait();
+        second.end();
     });
 }
