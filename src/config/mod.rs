@@ -38,8 +38,8 @@ pub use authentication::{LONGEST_NAME, NoHash, Separator, UsernameFormat};
 pub use nodes::{NodeConfig, Nodes};
 use values::MapSpec;
 pub use values::{
-    AbsolutePath, CommandLine, Host, ImapSocket, Interval, LibraryName, MakemapOptions, Millis, Number,
-    QueueFlags, Seconds, Switch, check_host,
+    AbsolutePath, CommandLine, Host, ImapSocket, Interval, LibraryName, MakemapOptions, MetricsFile, Millis,
+    Number, QueueFlags, Seconds, Switch, check_host,
 };
 
 /// Where the configuration is unless one is named.
@@ -409,6 +409,8 @@ pub struct Watch {
     /// How long each of them may take (`on_change_seconds`).
     #[serde(rename = "on_change_seconds")]
     pub on_change_timeout: Seconds<1, DAY, 60>,
+    /// The file for Prometheus' node_exporter (`metrics`).
+    pub metrics: Option<MetricsFile>,
 }
 
 /// How sendmail is called and its queue groups are run (`[sendmail]`).
@@ -786,6 +788,8 @@ address = "2001:DB8::2"
             ("[checks]\nprobe = \"imap\"\nfall = 0\n", "not between 1 and 100"),
             ("[checks]\ndirector = \"run/x\"\n", "absolute"),
             ("[watch]\ninterval_ms = 9\n", "not between 10 and 60000"),
+            ("[watch]\nmetrics = \"a.prom\"\n", "absolute"),
+            ("[watch]\nmetrics = \"/etc/mail/access\"\n", "end in .prom"),
             ("[watch]\non_change = [\"/bin/a\"]\n", "sequence"),
             ("[watch]\non_change = [[\"bin/a\"]]\n", "absolute path"),
             (

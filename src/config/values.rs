@@ -45,6 +45,8 @@ macro_rules! checked {
 checked! {
     /// A path that does not depend on the current folder.
     AbsolutePath(PathBuf as Path) = absolute_path(PathBuf);
+    /// A file that the textfile collector of Prometheus' node_exporter reads.
+    MetricsFile(PathBuf as Path) = metrics_file(PathBuf);
     /// The directory of a queue group, as sendmail's `Path=` takes it.
     QueuePath(PathBuf as Path) = queue_path(PathBuf);
     /// A program, by its absolute path, and its arguments.
@@ -185,6 +187,13 @@ fn absolute_path(path: PathBuf) -> Result<PathBuf, &'static str> {
     match path.is_absolute() {
         true => Ok(path),
         false => Err("the path must be absolute: programs read it from different directories"),
+    }
+}
+
+fn metrics_file(path: PathBuf) -> Result<PathBuf, &'static str> {
+    match path.extension() {
+        Some(extension) if extension == "prom" => absolute_path(path),
+        _ => Err("the name must end in .prom: node_exporter reads no other files"),
     }
 }
 

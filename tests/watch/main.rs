@@ -4,6 +4,7 @@ mod clock;
 mod edits;
 mod kills;
 mod life;
+mod metrics;
 mod nodes;
 mod programs;
 mod site;

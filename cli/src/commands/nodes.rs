@@ -237,7 +237,7 @@ fn watch(path: &Path) -> Result<ExitCode, Failure> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Watcher {
-    written: Option<String>,
+    written: Option<Timestamp>,
     falls: BTreeMap<String, Vec<String>>,
     sessions: Option<Sessions>,
     problems: Vec<String>,
@@ -270,7 +270,7 @@ fn live(path: &Path) -> Result<String, Failure> {
             .map(|sessions| format!("sessions on the wrong node: {}", sessions.wrong)),
         watcher.written.map(|written| {
             format!(
-                "the watcher wrote its status at {written}, and has problems: {}",
+                "the watcher wrote its status at {written:.0}, and has problems: {}",
                 watcher.problems.len()
             )
         }),

@@ -35,13 +35,16 @@ const MOST_TIMES: u32 = 4;
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Ended {
     /// How many sessions are left on another node than their user's, as far as is known.
-    wrong: usize,
+    pub(crate) wrong: usize,
     /// How many were ended when some were last,
     ended: usize,
     /// and when that was.
     ended_at: Option<String>,
     /// How long it took to look, and to end them.
-    seconds: f64,
+    pub(crate) seconds: f64,
+    /// How many were ended since the watcher began.
+    #[serde(skip)]
+    pub(crate) total: usize,
 }
 
 /// Ends sessions whenever that is due, until nobody is left who wants anything, or `tell` says
@@ -154,6 +157,7 @@ impl Ending {
         if ended > 0 {
             self.last.wrong = wrong.len().saturating_sub(ended);
             self.last.ended = ended;
+            self.last.total = self.last.total.saturating_add(ended);
             self.last.ended_at = Some(Timestamp::now().to_string());
             let seconds = begun.elapsed().as_secs_f64();
             Log::open(config).notice(&format!(

@@ -8,6 +8,7 @@
 mod asking;
 mod ending;
 mod looking;
+mod metrics;
 mod problems;
 mod quorum;
 mod standing;
@@ -31,6 +32,7 @@ use serde_json::json;
 use self::asking::{Asking, Found};
 use self::ending::Ended;
 use self::looking::{Changed, Look};
+use self::metrics::Facts;
 use self::problems::Problems;
 use self::quorum::Quorum;
 use self::standing::{HOUR, Standing, nobody_up, turns};
@@ -130,6 +132,8 @@ struct Watcher<'p> {
     sessions: Option<Ended>,
     programs: Vec<Program>,
     update_seconds: Option<f64>,
+    /// When the last update ended, and whether all went well.
+    updated: Option<(Timestamp, bool)>,
     problems: Problems,
     is_ready: bool,
     ticked: Instant,
@@ -177,6 +181,7 @@ impl<'p> Watcher<'p> {
             sessions: None,
             programs,
             update_seconds: None,
+            updated: None,
             problems: Problems::default(),
             is_ready: false,
             ticked: now,
@@ -508,6 +513,7 @@ impl<'p> Watcher<'p> {
             }
             Done::Update(seconds, result) => {
                 self.update_seconds = Some(seconds);
+                self.updated = Some((Timestamp::now(), result.is_ok()));
                 self.problem("update", result.err());
             }
             Done::Programs(programs) => {
@@ -558,6 +564,7 @@ impl<'p> Watcher<'p> {
         {
             self.write_status();
             self.written = Some(Instant::now());
+            self.write_metrics();
         }
     }
 
@@ -581,6 +588,32 @@ impl<'p> Watcher<'p> {
             "on_change": self.programs,
         });
         write_status(&self.config, WATCH, status);
+    }
+
+    fn write_metrics(&mut self) {
+        let config = self.config.clone();
+        let facts = Facts {
+            config: &config,
+            state: &self.state,
+            since: self.since,
+            falls: self.standings.iter().map(|standing| standing.fallen).collect(),
+            state_seconds: self.state_seconds,
+            sessions: self.sessions.as_ref(),
+            update_seconds: self.update_seconds,
+            updated: self.updated,
+            programs: &self.programs,
+            problems: self.problems.all().len(),
+        };
+        let written = config
+            .watch
+            .metrics
+            .as_deref()
+            .map(|path| (path, metrics::write(path, &facts)));
+        let failed = |(path, written): (&Path, io::Result<()>)| {
+            let error = written.err()?;
+            Some(format!("{}: {error}", path.display()))
+        };
+        self.problem("metrics", written.and_then(failed));
     }
 
     fn problem(&mut self, matter: &str, problem: Option<String>) {

@@ -38,8 +38,10 @@ pub(crate) struct Standing {
     /// When the first success came of those that it has not failed since.
     well_since: Duration,
     last: Option<Answer>,
-    /// When checks found it down.
+    /// When checks found it down, as far as that counts,
     falls: VecDeque<Duration>,
+    /// and how often since the watcher began.
+    pub(crate) fallen: u64,
 }
 
 impl Standing {
@@ -55,6 +57,7 @@ impl Standing {
             well_since: Duration::ZERO,
             last: None,
             falls: VecDeque::new(),
+            fallen: 0,
         }
     }
 
@@ -67,6 +70,7 @@ impl Standing {
         if is_down != self.is_down {
             self.against = 0;
             if is_down && !is_by_hand {
+                self.fallen = self.fallen.saturating_add(1);
                 self.falls.push_back(now);
                 self.falls.retain(|fall| is_recent(*fall, now));
             }
