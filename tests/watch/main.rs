@@ -2,9 +2,9 @@
 
 mod clock;
 mod edits;
+mod endurance;
 mod kills;
 mod life;
 mod nodes;
 mod programs;
 mod site;
-mod storage;

@@ -232,12 +232,6 @@ impl Watcher {
         }
     }
 
-    /// The same, but for what it has told so far.
-    pub(crate) fn wait_for_another(&mut self, words: &str) {
-        while self.told.try_recv().is_ok() {}
-        self.wait_for(words);
-    }
-
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
