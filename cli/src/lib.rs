@@ -51,7 +51,6 @@ pub mod queue_group;
 mod report;
 mod sendmail_cf;
 pub mod sessions;
-mod shared_node_state;
 mod test_mode;
 mod timed_socket;
 mod undo;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,16 +13,12 @@ use mailaffinity::node_state::{Before, Mark, NodeEntry, NodeState, NodeStateErro
 use crate::files::lock;
 use crate::files::place::Place;
 use crate::files::replace::{has_leftovers, remove_leftovers, replace};
-use crate::shared_node_state::{self, SharedError};
 use crate::watcher_lock;
 
 const HEADING: &str = "# The state of the nodes. Written by mailaffinity; nodes not named here are up.\n\n";
 
 /// Longer than anybody holds the lock of the node state.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
-
-/// How long storage that machines share may take, lest commands hang with it.
-const SHARED_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a node state could not be changed. The old one then stands as it was.
 #[derive(Debug, thiserror::Error)]
@@ -42,97 +38,15 @@ pub enum ChangeError {
         /// What the system reported.
         error: io::Error,
     },
-    /// The one that all machines share could not be read or written.
-    #[error("{0}; the marks on this machine are as they were")]
-    Shared(SharedError),
 }
 
-/// Changes the node state as people want it, on all machines that share it, and returns this
-/// one's new one. Where a watcher is at work, who ends sessions, users who move between nodes that
-/// live are let in again some time later (`move_seconds` in `[watch]`), at the same moment on all
-/// machines. A Director keeps users waiting by itself.
+/// Changes the node state, and returns the new one. Where a watcher is at work, who ends
+/// sessions, users who move between nodes that live are let in again some time later
+/// (`move_seconds` in `[watch]`). A Director keeps users waiting by itself.
 ///
 /// # Errors
 /// When it cannot be locked, read or written.
-pub fn change(config: &Config, change: impl Fn(&mut NodeState)) -> Result<NodeState, ChangeError> {
-    let Some(path) = &config.shared_node_state else {
-        return change_own(config, change);
-    };
-    let failed = |problem: String| ChangeError::Shared(SharedError::new(path, problem));
-    let text = shared_node_state::change(path, SHARED_PATIENCE, |text| {
-        let mut state = text.map_or_else(|| Ok(NodeState::default()), NodeState::parse)?;
-        let before = state.clone();
-        change(&mut state);
-        set_moment(config, &before, &mut state);
-        checked_text(&state).map_err(|error| error.to_string())
-    })
-    .map_err(ChangeError::Shared)?;
-    let shared = NodeState::parse(&text).map_err(failed)?;
-    change_own(config, |own| {
-        change(own);
-        *own = merged(config, &shared, own, Timestamp::now());
-    })
-}
-
-/// Reads the node state that all machines share.
-///
-/// # Errors
-/// When it is not there or broken, or cannot be read within `timeout`.
-pub(crate) fn read_shared(path: &Path, timeout: Duration) -> Result<NodeState, SharedError> {
-    let not_there = "it is not there: is its storage mounted? \"mailaffinity auto NODE\" makes a first one";
-    let text = shared_node_state::read(path, timeout)?;
-    let text = text.ok_or_else(|| SharedError::new(path, not_there))?;
-    NodeState::parse(&text).map_err(|problem| SharedError::new(path, format!("not a node state: {problem}")))
-}
-
-/// Takes over what people have changed on other machines, where they share a node state.
-///
-/// # Errors
-/// When a node state cannot be read or changed.
-pub(crate) fn follow_shared(config: &Config) -> Result<(), ChangeError> {
-    let Some(path) = &config.shared_node_state else {
-        return Ok(());
-    };
-    let shared = read_shared(path, SHARED_PATIENCE).map_err(ChangeError::Shared)?;
-    let now = Timestamp::now();
-    let follow = |own: &mut NodeState| {
-        *own = merged(config, &shared, own, now);
-        own.end_moves(now);
-    };
-    change_own(config, follow).map(drop)
-}
-
-/// What holds on a machine: what people say, for all machines, and what its own checks found,
-/// which may see other nodes than those of another machine. Vhosts, tags and moved users are a
-/// Director's, if there is one. The moment at which users move is the one that people's machine
-/// has named.
-pub(crate) fn merged(config: &Config, shared: &NodeState, own: &NodeState, now: Timestamp) -> NodeState {
-    let nothing = NodeEntry::default();
-    let entry = |name: &String| {
-        let [theirs, ours] = [shared, own].map(|state| state.nodes.get(name).unwrap_or(&nothing));
-        let by_hand = theirs.mark.clone().filter(Mark::is_by_hand);
-        let by_checks = ours.mark.clone().filter(|mark| !mark.is_by_hand());
-        let others = if asks_director(config) { ours } else { theirs };
-        let entry = NodeEntry {
-            mark: by_hand.or(by_checks),
-            ..others.clone()
-        };
-        (entry != nothing).then(|| (name.clone(), entry))
-    };
-    let names: BTreeSet<&String> = shared.nodes.keys().chain(own.nodes.keys()).collect();
-    NodeState {
-        nodes: names.into_iter().filter_map(entry).collect(),
-        before: [shared, own]
-            .into_iter()
-            .find_map(|state| state.before.clone().filter(|before| before.is_under_way(now))),
-    }
-}
-
-/// Changes this machine's own node state, and returns the new one.
-///
-/// # Errors
-/// When it cannot be locked, read or written.
-pub fn change_own(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<NodeState, ChangeError> {
+pub fn change(config: &Config, change: impl FnOnce(&mut NodeState)) -> Result<NodeState, ChangeError> {
     let path = &config.node_state;
     let place = Place::with_folders(path).map_err(ChangeError::Locked)?;
     let _lock = lock::of(&place, LOCK_WAIT).map_err(ChangeError::Locked)?;
@@ -140,7 +54,9 @@ pub fn change_own(config: &Config, change: impl FnOnce(&mut NodeState)) -> Resul
     let before = NodeState::load(path).map_err(ChangeError::Read)?;
     let mut after = before.clone();
     change(&mut after);
-    set_moment(config, &before, &mut after);
+    let now = Timestamp::now();
+    let moves_wait = !asks_director(config) && watcher_lock::is_at_work(config);
+    after.before = before_change(config, &before, &after, now, moves_wait);
     if after != before {
         save(&after, &place).map_err(|error| ChangeError::Write {
             path: path.to_path_buf(),
@@ -148,12 +64,6 @@ pub fn change_own(config: &Config, change: impl FnOnce(&mut NodeState)) -> Resul
         })?;
     }
     Ok(after)
-}
-
-/// Has a node state say when users move, after a change.
-fn set_moment(config: &Config, before: &NodeState, after: &mut NodeState) {
-    let moves_wait = !asks_director(config) && watcher_lock::is_at_work(config);
-    after.before = before_change(config, before, after, Timestamp::now(), moves_wait);
 }
 
 /// What is to stand in the node state of before, after a change.
@@ -173,13 +83,6 @@ fn before_change(
     // In whole seconds, as Dovecot's delay_until has it.
     let until = now.checked_add(*config.watch.move_time).ok()?;
     let until = Timestamp::from_second(until.as_second().saturating_add(1)).ok()?;
-    let told = after
-        .before
-        .as_ref()
-        .filter(|told| Some(*told) != before.before.as_ref());
-    let until = told
-        .filter(|told| told.is_under_way(now))
-        .map_or(until, |told| told.until);
     (!config.watch.move_time.is_zero()).then_some(Before { until, nodes })
 }
 
@@ -225,14 +128,9 @@ pub(crate) fn text(state: &NodeState) -> io::Result<String> {
 /// Replaces the file in one step: readers see the old state or the new one, whole,
 /// whatever happens meanwhile. Everybody may read it, whatever the umask.
 fn save(state: &NodeState, place: &Place) -> io::Result<()> {
-    replace(place, &checked_text(state)?)
-}
-
-/// The file of a node state, which is read as the same.
-fn checked_text(state: &NodeState) -> io::Result<String> {
     let text = text(state)?;
     match NodeState::parse(&text) {
-        Ok(read) if read == *state => Ok(text),
+        Ok(read) if read == *state => replace(place, &text),
         Ok(_) => Err(io::Error::other("it would be read as another one")),
         Err(error) => Err(io::Error::other(format!("it could not be read: {error}"))),
     }
@@ -240,10 +138,11 @@ fn checked_text(state: &NodeState) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use mailaffinity::node_state::{By, State};
-    use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    use mailaffinity::node_state::{Mark, State};
 
     use super::*;
 
@@ -288,48 +187,6 @@ mod tests {
             1,
             "no temporary file is left"
         );
-    }
-
-    fn any_state() -> impl Strategy<Value = NodeState> {
-        let marks = [
-            None,
-            Some(down("new disks")),
-            Some(Mark::new(State::Up)),
-            Some(Mark {
-                by: By::Checks,
-                ..down("dead")
-            }),
-        ];
-        let entry = (prop::sample::select(marks.to_vec()), any::<Option<u32>>());
-        let entry = entry.prop_map(|(mark, vhost_count)| NodeEntry {
-            mark,
-            vhost_count,
-            ..NodeEntry::default()
-        });
-        let names = prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned);
-        prop::collection::btree_map(names, entry, 0..4).prop_map(|nodes| NodeState { nodes, before: None })
-    }
-
-    proptest! {
-        #[test]
-        fn people_have_their_say_on_all_machines(
-            shared in any_state(), own in any_state(), by_director in any::<bool>(),
-        ) {
-            let checks = if by_director { "director = \"/x\"" } else { "probe = \"imap\"" };
-            let text = format!("[checks]\n{checks}\n[[node]]\nname = \"a\"\naddress = \"10.0.0.1\"\n");
-            let config = Config::parse(&text, Path::new("x")).unwrap();
-            let both = merged(&config, &shared, &own, Timestamp::now());
-            for name in ["a", "b", "c"] {
-                let mark = |state: &NodeState| state.mark_of(name).cloned();
-                let by_hand = mark(&shared).filter(Mark::is_by_hand);
-                let found = mark(&own).filter(|mark| !mark.is_by_hand());
-                prop_assert_eq!(mark(&both), by_hand.or(found));
-                let vhosts = |state: &NodeState| state.nodes.get(name).and_then(|entry| entry.vhost_count);
-                prop_assert_eq!(vhosts(&both), vhosts(if by_director { &own } else { &shared }));
-            }
-            prop_assert_eq!(&merged(&config, &shared, &both, Timestamp::now()), &both);
-            prop_assert!(both.nodes.values().all(|entry| *entry != NodeEntry::default()));
-        }
     }
 
     #[test]
@@ -382,24 +239,6 @@ mod tests {
         let both = of(&ring, &moving, &more, "11").unwrap();
         assert_eq!((both.until, &both.state()), (at("14"), &died));
         assert_eq!(of(&ring, &moving, &moving, "13"), None, "it is over");
-
-        // At the moment that another machine has named.
-        let told = |time: &str| {
-            Some(Before {
-                until: at(time),
-                ..Before::clone(&both)
-            })
-        };
-        let more_by = |time: &str| NodeState {
-            before: told(time),
-            ..more.clone()
-        };
-        assert_eq!(until(&of(&ring, &died, &more_by("12"), "11")), Some(at("12")));
-        assert_eq!(
-            until(&of(&ring, &died, &more_by("12"), "12")),
-            Some(at("15")),
-            "it is over"
-        );
         assert_eq!(of(&ring, &moving, &more, "13").unwrap().state(), state(""));
     }
 

@@ -188,7 +188,7 @@ pub fn check_nodes(config: &Config, save: bool) -> Result<NodeChanges, UpdateErr
     apply(&mut after);
     if save && after != before {
         // To the state as it is now, which others may have changed meanwhile.
-        after = node_state::change_own(config, apply).map_err(UpdateError::Change)?;
+        after = node_state::change(config, apply).map_err(UpdateError::Change)?;
     }
     Ok(NodeChanges {
         before,

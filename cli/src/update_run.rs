@@ -13,7 +13,6 @@ use crate::access_source::managed_block::Complaint;
 use crate::access_source::rebuild::RebuildError;
 use crate::exit::{Failure, NAME, say};
 use crate::last_good;
-use crate::node_state;
 use crate::nodes::doubtful_marks;
 use crate::own_domains::OwnDomains;
 use crate::report::{Log, last_status, write_status};
@@ -103,12 +102,7 @@ impl<'r> UpdateRun<'r> {
             Err(error) => log.warning(&error.to_string()),
         }
         let nodes = match self.checks {
-            true => {
-                if let Err(error) = node_state::follow_shared(config) {
-                    log.warning(&error.to_string());
-                }
-                update::check_nodes(config, true)
-            }
+            true => update::check_nodes(config, true),
             false => update::nodes_as_marked(config),
         };
         for problem in last_good::keep(path, config) {

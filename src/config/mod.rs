@@ -82,9 +82,6 @@ pub struct Config {
     /// The file that says which nodes are down (`node_state`).
     #[serde(default = "default_node_state")]
     pub node_state: AbsolutePath,
-    /// The file that machines share, on which people's changes are (`shared_node_state`); then
-    /// the other one is this machine's own, and everything reads that.
-    pub shared_node_state: Option<AbsolutePath>,
     /// The file that tells monitoring how the last update and drain went (`status`).
     #[serde(default = "default_status")]
     pub status: AbsolutePath,
@@ -611,10 +608,6 @@ impl Config {
         self.nodes
             .check()
             .map_err(|(index, problem)| (Some(("node", index)), problem))?;
-        if self.shared_node_state.as_ref() == Some(&self.node_state) {
-            let problem = "node_state must be another file than shared_node_state, of this machine alone";
-            return Err((Some(("shared_node_state", 0)), problem.into()));
-        }
         if !self.tag.is_empty() && !self.nodes.iter().any(|node| node.node.tag == self.tag) {
             let problem = format!("no node has the tag \"{}\"", self.tag.escape_debug());
             return Err((Some(("tag", 0)), problem));
@@ -884,14 +877,6 @@ address = "2001:DB8::2"
                 "one ASCII character",
             ),
             (("\"/var/lib/x", "\"lib/x"), 5, "absolute"),
-            (
-                (
-                    "node_state = \"/var/lib/x",
-                    "shared_node_state = \"/var/lib/mailaffinity",
-                ),
-                5,
-                "another file",
-            ),
             (("hash:/etc", "btree:/etc"), 8, "btree"),
             (("= 200", "= 200000"), 9, "60000"),
             (("= 200", "= -1"), 9, "-1"),

@@ -11,7 +11,6 @@ mod moves;
 mod nodes;
 mod queue_groups;
 mod sessions;
-mod shared_node_state;
 mod update;
 mod watch;
 mod what_if;
@@ -94,7 +93,6 @@ enum Command {
     QueueGroups(queue_groups::QueueGroups),
     FromDirector(from_director::FromDirector),
     CLibrary(c_library::CLibrary),
-    SharedNodeState(shared_node_state::SharedNodeState),
     Manual(manual::Manual),
 }
 
@@ -119,7 +117,6 @@ pub fn mailaffinity() -> ExitCode {
         Command::Agreement(agreement) => agreement.run(&config, &load(&config)?),
         Command::FromDirector(from_director) => from_director.run(),
         Command::CLibrary(library) => library.run(&config),
-        Command::SharedNodeState(state) => state.run(),
         Command::Manual(manual) => manual.run([Arguments::command(), hash_user_group::command()]),
     })
 }
@@ -164,6 +161,5 @@ fn status_of(error: &ChangeError) -> Status {
         ChangeError::Locked(error) if error.kind() == ErrorKind::WouldBlock => Status::TempFail,
         ChangeError::Locked(_) | ChangeError::Write { .. } => Status::IoError,
         ChangeError::Read(_) => Status::Config,
-        ChangeError::Shared(_) => Status::TempFail,
     }
 }

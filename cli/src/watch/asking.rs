@@ -8,13 +8,10 @@ use std::time::{Duration, Instant};
 use super::standing::Answer;
 use crate::checks::{self, ChecksError, Observation};
 use crate::corosync::{self, CorosyncError, Word};
-use crate::node_state;
 use crate::probe::Service;
-use crate::shared_node_state::SharedError;
 use mailaffinity::config::{Check, Checks, Config, Quorum};
-use mailaffinity::node_state::NodeState;
 
-/// How often a Director is asked, and corosync, and the shared node state is read.
+/// How often a Director is asked, and corosync.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What was found out.
@@ -24,8 +21,6 @@ pub(crate) enum Found {
     Answer(usize, Answer),
     /// By a Director.
     Director(Result<Observation, ChecksError>),
-    /// In the node state that machines share.
-    Shared(Result<NodeState, SharedError>),
     /// By corosync, which was asked then.
     Corosync(Duration, Result<Word, CorosyncError>),
 }
@@ -49,12 +44,6 @@ impl Asking {
     ) -> io::Result<Asking> {
         let goes_on = Arc::new(());
         let alive = || Arc::downgrade(&goes_on);
-        if let Some(path) = config.shared_node_state.clone() {
-            let tell = tell.clone();
-            let ask =
-                move || tell(Found::Shared(node_state::read_shared(&path, Duration::MAX))).then_some(None);
-            repeat(alive(), SECOND, Duration::ZERO, ask)?;
-        }
         if let Some(Checks {
             quorum: Some(Quorum::Corosync),
             timeout,

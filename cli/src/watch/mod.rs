@@ -43,7 +43,6 @@ use crate::exit::{Failure, Status};
 use crate::files::lock::Lock;
 use crate::node_state;
 use crate::report::{Log, last_status, write_status};
-use crate::shared_node_state::SharedError;
 use crate::undo;
 use crate::update::NodeChanges;
 use crate::watcher_lock;
@@ -52,10 +51,6 @@ use mailaffinity::node_state::{Before, NodeState};
 
 /// What it is called in the status file.
 const WATCH: &str = "watch";
-/// What a problem with the node state that machines share is about,
-const SHARED: &str = "shared node state";
-/// and when it has not been read for too long.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// What a problem with corosync is about.
 const COROSYNC: &str = "quorum";
 /// What a problem of a node is about, before its name.
@@ -112,8 +107,6 @@ struct Watcher<'p> {
     standings: Vec<Standing>,
     /// When each of them was heard of last, or the Director.
     heard: Vec<Instant>,
-    /// What people want on all machines, as far as it is known, and when that was read last.
-    shared: (Option<NodeState>, Instant),
     /// Where corosync has a say.
     quorum: Option<Quorum>,
     /// As it is in force.
@@ -161,7 +154,6 @@ impl<'p> Watcher<'p> {
             generation: 0,
             standings: Vec::new(),
             heard: Vec::new(),
-            shared: (None, begun),
             quorum: None,
             state,
             retry: Retry::default(),
@@ -203,7 +195,7 @@ impl<'p> Watcher<'p> {
         let (state, now) = (&self.state, Timestamp::now());
         let have_moved = |before: &Before| !before.is_under_way(now);
         match state.has_moves_to_end(now) || state.before.as_ref().is_some_and(have_moved) {
-            true => self.write_state(|_| ()),
+            true => self.write_state(|state| state.end_moves(now)),
             false => Ok(()),
         }
     }
@@ -234,13 +226,6 @@ impl<'p> Watcher<'p> {
                 let Ok(observation) = observed else { return Ok(()) };
                 self.problem("checks", None);
                 self.follow_director(observation)
-            }
-            Found::Shared(result) => {
-                self.shared.1 = Instant::now();
-                self.problem(SHARED, result.as_ref().err().map(ToString::to_string));
-                let Ok(shared) = result else { return Ok(()) };
-                self.shared.0 = Some(shared);
-                self.write_state(|_| ())
             }
             Found::Corosync(asked, result) => {
                 let error = result.as_ref().err().map(ToString::to_string);
@@ -319,29 +304,22 @@ impl<'p> Watcher<'p> {
     /// Makes of the node state what was observed.
     fn change(&mut self, observation: &Observation) -> Result<(), Failure> {
         let (config, now) = (self.config.clone(), Timestamp::now());
-        self.write_state(|state| observation.apply(&config, state, now))
-    }
-
-    /// Changes the node state as it is now, which others may have changed meanwhile, and which has
-    /// all that people want on all machines.
-    fn write_state(&mut self, change: impl Fn(&mut NodeState)) -> Result<(), Failure> {
-        let (config, now) = (self.config.clone(), Timestamp::now());
-        let apply = |state: &mut NodeState| {
-            if let Some(shared) = &self.shared.0 {
-                *state = node_state::merged(&config, shared, state, now);
-            }
-            change(state);
-            state.end_moves(now);
-        };
+        let apply = |state: &mut NodeState| observation.apply(&config, state, now);
         let mut after = self.state.clone();
         apply(&mut after);
-        let have_moved = |before: &Before| !before.is_under_way(now);
-        let is_as_wanted = after == self.state && !after.before.as_ref().is_some_and(have_moved);
-        if is_as_wanted || !self.retry.is_due() {
+        if after == self.state {
+            return Ok(());
+        }
+        self.write_state(apply)
+    }
+
+    /// Changes the node state as it is now, which others may have changed meanwhile.
+    fn write_state(&mut self, apply: impl FnOnce(&mut NodeState)) -> Result<(), Failure> {
+        if !self.retry.is_due() {
             return Ok(());
         }
         let begun = Instant::now();
-        let changed = node_state::change_own(&config, apply);
+        let changed = node_state::change(&self.config, apply);
         self.state_seconds = Some(begun.elapsed().as_secs_f64());
         self.retry.after(changed.is_err());
         match changed {
@@ -459,13 +437,9 @@ impl<'p> Watcher<'p> {
         self.standings = standings;
         self.heard = vec![Instant::now(); heard_of];
         let quorum = self.config.checks.as_ref().and_then(|checks| checks.quorum);
-        self.shared = (None, Instant::now());
         self.quorum = quorum.map(|_| Quorum::new(now));
         if quorum.is_none() {
             self.problem(COROSYNC, None);
-        }
-        if self.config.shared_node_state.is_none() {
-            self.problem(SHARED, None);
         }
     }
 
@@ -507,15 +481,6 @@ impl<'p> Watcher<'p> {
         );
         if !is_silent {
             notify("WATCHDOG=1");
-        }
-        if let Some(path) = self.config.shared_node_state.clone()
-            && self.shared.1.elapsed() > PATIENCE
-        {
-            let hangs = SharedError::new(
-                &path,
-                "its storage hangs; marks by hand are as they were, checks go on",
-            );
-            self.problem(SHARED, Some(hangs.to_string()));
         }
         let now = self.begun.elapsed();
         if self.quorum.as_ref().is_some_and(|quorum| quorum.is_silent(now)) {
