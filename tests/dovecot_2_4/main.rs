@@ -10,4 +10,5 @@ mod page;
 mod passdb;
 mod resilience;
 mod sessions;
+mod soak;
 mod watched;

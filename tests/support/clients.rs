@@ -1,6 +1,6 @@
 //! Who logs in to read mail, and who delivers it.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -97,8 +97,42 @@ impl Connection {
     pub fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         match self.0.read_line(&mut line)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => Err(ErrorKind::UnexpectedEof.into()),
             _ => Ok(line),
+        }
+    }
+
+    /// Whether the server says something within this time, or is gone.
+    pub fn hears(&mut self, wait: Duration) -> io::Result<bool> {
+        self.0.get_ref().set_read_timeout(Some(wait))?;
+        let heard = match self.0.fill_buf() {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+            Err(error) => Err(error),
+        };
+        self.0.get_ref().set_read_timeout(Some(DEADLINE))?;
+        heard
+    }
+
+    /// Says something by IMAP, with this tag, and reads what is said up to the answer, which must
+    /// be OK.
+    pub fn command(&mut self, tag: &str, command: &str) -> io::Result<String> {
+        self.send(&format!("{tag} {command}\r\n"))?;
+        self.answer(tag)
+    }
+
+    /// What is said up to the answer to what had this tag, which must be OK.
+    pub fn answer(&mut self, tag: &str) -> io::Result<String> {
+        let mut said = String::new();
+        loop {
+            let line = self.line()?;
+            if let Some(answer) = line.strip_prefix(tag).and_then(|line| line.strip_prefix(' ')) {
+                return match answer.starts_with("OK") {
+                    true => Ok(said),
+                    false => Err(io::Error::other(line)),
+                };
+            }
+            said += &line;
         }
     }
 
@@ -144,6 +178,15 @@ pub fn deliver(server: IpAddr, recipients: &[impl AsRef<str>]) -> io::Result<Vec
 
 /// The same at another port.
 pub fn deliver_to(server: SocketAddr, recipients: &[impl AsRef<str>]) -> io::Result<Vec<String>> {
+    deliver_message(server, recipients, "Subject: test\r\n\r\nText.\r\n")
+}
+
+/// The same with a message of lines none of which is a dot.
+pub fn deliver_message(
+    server: SocketAddr,
+    recipients: &[impl AsRef<str>],
+    message: &str,
+) -> io::Result<Vec<String>> {
     let mut lmtp = Connection::open(server)?;
     lmtp.expect("220")?;
     for command in ["LHLO client.example.org\r\n", "MAIL FROM:<>\r\n"] {
@@ -161,7 +204,7 @@ pub fn deliver_to(server: SocketAddr, recipients: &[impl AsRef<str>]) -> io::Res
     if answers.iter().any(Option::is_none) {
         lmtp.send("DATA\r\n")?;
         lmtp.expect("354")?;
-        lmtp.send("Subject: test\r\n\r\nText.\r\n.\r\n")?;
+        lmtp.send(&format!("{message}.\r\n"))?;
         for answer in answers.iter_mut().filter(|answer| answer.is_none()) {
             *answer = Some(lmtp.line()?);
         }

@@ -440,9 +440,14 @@ service lmtp {{
         );
     }
 
+    /// Where Dovecot logs. It outlives the machine.
+    pub fn log_file(&self) -> PathBuf {
+        self.path(LOG)
+    }
+
     /// What Dovecot logged so far.
     pub fn log(&self) -> String {
-        let bytes = fs::read(self.path(LOG)).unwrap_or_default();
+        let bytes = fs::read(self.log_file()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -459,6 +464,20 @@ service lmtp {{
             );
             thread::sleep(POLL_INTERVAL);
         }
+    }
+
+    /// Ends all its processes but the first, as when all services crash: the kernel goes on, and
+    /// refuses connections.
+    pub fn kill(&self) {
+        self.run("sh", &["-c", "kill -KILL -1"]);
+    }
+
+    /// Starts Dovecot again, which was killed.
+    #[track_caller]
+    pub fn start_again(&self) {
+        // The killed one is still there, for nobody has waited for it.
+        self.run("rm", &["-f", "/run/dovecot/master.pid"]);
+        self.start("dovecot", &[]);
     }
 
     /// Lets all its processes stand still, as on a machine that hangs: the kernel goes on to
@@ -480,6 +499,27 @@ service lmtp {{
     /// Ends that.
     pub fn connect(&self) {
         ip(&["link", "set", &self.name, "up"]);
+    }
+
+    /// Slows down what is sent to it to so many bits a second; more than that waits for up to two
+    /// seconds, or is lost.
+    pub fn slow_down(&self, rate: u32) {
+        let rate = rate.to_string();
+        let limits = ["rate", &rate, "burst", "3000", "latency", "2s"];
+        run_well(
+            Command::new("tc")
+                .args(["qdisc", "add", "dev", &self.name, "root", "tbf"])
+                .args(limits),
+            b"",
+        );
+    }
+
+    /// Ends that.
+    pub fn speed_up(&self) {
+        run_well(
+            Command::new("tc").args(["qdisc", "delete", "dev", &self.name, "root"]),
+            b"",
+        );
     }
 }
 

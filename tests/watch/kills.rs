@@ -9,11 +9,19 @@ use support::sendmail::wait_for;
 
 use crate::site::{Site, Watcher};
 
-/// How many watchers are killed.
-const KILLS: usize = 50;
-
 #[test]
 fn leaves_whole_files() {
+    kill(50);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn hundreds_leave_whole_files() {
+    kill(500);
+}
+
+/// Kills so many watchers.
+fn kill(kills: usize) {
     let site = Site::new();
     site.configure(
         site.checked_by_files()
@@ -41,7 +49,7 @@ fn leaves_whole_files() {
     site.site.must(&["update"]);
     let mut state = [true, true];
     let (mut changed, mut unfinished) = (0, 0);
-    for kill in 0..KILLS {
+    for kill in 0..kills {
         let before = (site.down(), site.groups());
         let mut watcher = Watcher::spawn(&site, |_| ());
         if kill % 3 > 0 {

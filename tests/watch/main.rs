@@ -2,6 +2,7 @@
 
 mod clock;
 mod edits;
+mod endurance;
 mod kills;
 mod life;
 mod metrics;

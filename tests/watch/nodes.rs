@@ -5,19 +5,19 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use mailaffinity::node_state::{By, NodeState};
 use support::director::{Director, Settings};
-use support::dovecot::{Dovecot, imap_and_lmtp};
+use support::dovecot::{Dovecot, Syntax, imap_and_lmtp};
 use support::sendmail::wait_for;
 
 use crate::site::{Site, Watcher};
 
 /// Three of them, at one port.
-struct Dovecots {
+pub(crate) struct Dovecots {
     port: u16,
     running: [Option<Dovecot>; 3],
 }
 
 impl Dovecots {
-    fn start() -> Dovecots {
+    pub(crate) fn start() -> Dovecots {
         // Somebody else may take a free port before dovecot does.
         for _ in 0..5 {
             let port = free_port();
@@ -32,6 +32,16 @@ impl Dovecots {
         panic!("dovecot does not start (Debian's packages dovecot-imapd and dovecot-lmtpd)");
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How often a node was asked.
+    pub(crate) fn probes(&self, node: usize) -> usize {
+        let log = self.running[node - 1].as_ref().unwrap().log();
+        log.matches("no auth attempts in").count()
+    }
+
     fn address(&self, node: usize) -> SocketAddr {
         (Ipv4Addr::new(127, 0, 0, node.try_into().unwrap()), self.port).into()
     }
@@ -39,7 +49,15 @@ impl Dovecots {
     fn try_start_one(&mut self, node: usize) -> bool {
         let imap = self.address(node);
         let lmtp = TcpListener::bind((imap.ip(), 0)).unwrap().local_addr().unwrap();
-        let mut dovecot = Dovecot::start(|syntax, files| imap_and_lmtp(syntax, files, imap, lmtp));
+        // One process for all logins.
+        let logins = |syntax| match syntax {
+            Syntax::V2_3 => "service_count = 0",
+            Syntax::V2_4 => "restart_request_count = unlimited",
+        };
+        let mut dovecot = Dovecot::start(|syntax, files| {
+            let settings = imap_and_lmtp(syntax, files, imap, lmtp);
+            format!("{settings}service imap-login {{\n  {}\n}}\n", logins(syntax))
+        });
         let listens = || TcpStream::connect(imap).is_ok().then_some(());
         let is_up = dovecot.wait_for(listens).is_some() && !dovecot.has_ended();
         self.running[node - 1] = Some(dovecot);

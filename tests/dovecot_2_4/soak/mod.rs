@@ -1,0 +1,180 @@
+//! Users with mail programs, mail for them, and webmail, while nodes die, hang, are cut off,
+//! slow, taken out of service, and come back: nobody is at work on two living nodes at once, no
+//! message is lost or there twice, nobody is sent to a node that is marked down, and whoever is
+//! refused is so only until the change is made. `make soak` has all of it, `make test` a sample.
+
+mod clients;
+mod dice;
+mod failover;
+mod site;
+mod troubles;
+mod verdict;
+
+use std::env;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use support::configuration::Configuration;
+use support::namespace;
+
+use self::clients::{Clients, Pages, Rates, Shared, What};
+use self::site::{Cluster, Plan};
+use self::troubles::{Kind, Storm};
+use self::verdict::Known;
+
+/// More than can be on their way to nodes that hang, or nobody would deliver meanwhile.
+const SENDERS: usize = 12;
+
+fn number(variable: &str, default: u64) -> u64 {
+    env::var(variable).map_or(default, |text| {
+        text.parse().unwrap_or_else(|_| panic!("{variable}: {text}"))
+    })
+}
+
+/// What all do while troubles come.
+fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) {
+    println!("seed {seed}");
+    let mut cluster = Cluster::start(plan);
+    let shared = Shared {
+        users: cluster.users.clone(),
+        proxies: cluster.proxy_addresses(),
+    };
+    let clients = Clients::new(&shared, seed, rates);
+    let pages = vec![Pages::start(&cluster), Pages::start(&cluster)];
+    let marks = cluster.marks();
+    let is_over = AtomicBool::new(false);
+    let (past, unrest, marks) = thread::scope(|scope| {
+        let followed = scope.spawn(|| marks.follow(&is_over));
+        let threads = clients.begin(scope, SENDERS, pages);
+        let mut storm = Storm::new(&mut cluster, &clients, seed);
+        // However it ends, or the scope would wait forever.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            storm.begins();
+            troubles(&mut storm);
+            storm.blow(&[]);
+        }));
+        clients.end();
+        if let Err(panic) = result {
+            clients.give_up();
+            is_over.store(true, Ordering::SeqCst);
+            std::panic::resume_unwind(panic);
+        }
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        is_over.store(true, Ordering::SeqCst);
+        (storm.past, storm.unrest, followed.join().unwrap())
+    });
+    let done = clients.done();
+    let said = cluster.watchers_said();
+    let verdict = Known {
+        cluster: &cluster,
+        done: &done,
+        written: &clients.written(),
+        messages: clients.messages(),
+        troubles: &past,
+        unrest: &unrest,
+        marks: &marks,
+    }
+    .verdict();
+    println!("{said}");
+    let count = |is: &dyn Fn(&What) -> bool| done.iter().filter(|done| is(&done.what)).count();
+    println!("seed {seed}");
+    for kind in Kind::ALL {
+        println!(
+            "  {:5} times a node was {kind}",
+            past.iter().filter(|trouble| trouble.kind == kind).count()
+        );
+    }
+    for (what, count) in [
+        (
+            "logins through proxies",
+            count(&|what| matches!(what, What::Login(_, Ok(_)))),
+        ),
+        ("refused", count(&|what| matches!(what, What::Login(_, Err(_))))),
+        (
+            "deliveries",
+            count(&|what| matches!(what, What::Delivery(_, Ok(())))),
+        ),
+        (
+            "refused, and tried again",
+            count(&|what| matches!(what, What::Delivery(_, Err(_)))),
+        ),
+        ("pages", count(&|what| matches!(what, What::Page(_, _, Ok(()))))),
+        ("refused", count(&|what| matches!(what, What::Page(_, _, Err(_))))),
+        ("sessions on nodes", verdict.sessions),
+        ("messages that sessions wrote", clients.written().len()),
+        (
+            "at work on two living nodes at once, by logs",
+            verdict.doubles.len(),
+        ),
+        (
+            "the same, on a slow node that was taken for dead",
+            verdict.by_mistake,
+        ),
+        (
+            "at work on two living nodes at once, by mailboxes",
+            verdict.doubles_in_mailboxes.len(),
+        ),
+        ("messages lost", verdict.lost.len()),
+        ("messages there twice", verdict.twice.len()),
+        (
+            "the same, since a node died before it answered",
+            verdict.twice_by_death,
+        ),
+        ("sent to a node that was marked down", verdict.to_marked.len()),
+        ("refused while all was well", verdict.refused_in_peace.len()),
+        ("refused for good", verdict.bounced.len()),
+    ] {
+        println!("  {count:5} {what}");
+    }
+    let wrong = verdict.wrong();
+    assert!(
+        wrong.is_empty(),
+        "{}: {:#?}",
+        wrong.len(),
+        &wrong[..wrong.len().min(20)]
+    );
+}
+
+#[test]
+#[ignore = "as root"]
+fn a_sample_as_root() {
+    namespace::run_with_network("soak::a_sample_as_root", || {
+        let plan = Plan {
+            users: 20,
+            hold_seconds: 1,
+            others: Configuration::default(),
+        };
+        let rates = Rates {
+            arrival: Duration::ZERO,
+            idle: Duration::from_secs(2),
+            pause: Duration::from_millis(200),
+        };
+        soak(plan, rates, number("MAILAFFINITY_SOAK_SEED", 1), |storm| {
+            storm.blow(&Kind::ALL)
+        });
+    });
+}
+
+#[test]
+#[ignore = "takes minutes, as root"]
+fn all() {
+    namespace::run_with_network("soak::all", || {
+        let plan = Plan {
+            users: number("MAILAFFINITY_SOAK_USERS", 300) as usize,
+            hold_seconds: 3,
+            others: Configuration::default(),
+        };
+        let seconds = number("MAILAFFINITY_SOAK_SECONDS", 180);
+        let rates = Rates {
+            arrival: Duration::from_secs(20),
+            idle: Duration::from_secs(10),
+            pause: Duration::from_secs(1),
+        };
+        soak(plan, rates, number("MAILAFFINITY_SOAK_SEED", 1), |storm| {
+            storm.rage(Duration::from_secs(seconds))
+        });
+    });
+}

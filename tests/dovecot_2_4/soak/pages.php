@@ -1,0 +1,36 @@
+<?php
+// Pages, loaded as SquirrelMail loads them: for each, a plain function of the user's name, with
+// no word about errors, and an IMAP login at the host that it names. It reads a user from each
+// line, and prints the host, the port here, and what came of it.
+error_reporting(0);
+[, $password, $patience] = $argv;
+
+function page(string $host, string $user, string $password, int $patience): string {
+    $imap = fsockopen($host, 143, $error, $message, $patience);
+    if (!$imap) {
+        return "0 $message";
+    }
+    stream_set_timeout($imap, $patience);
+    $port = substr(strrchr(stream_socket_get_name($imap, false), ':'), 1);
+    fgets($imap);
+    foreach (["A001 LOGIN $user $password", 'A002 SELECT INBOX', 'A003 LOGOUT'] as $command) {
+        fwrite($imap, "$command\r\n");
+        $tag = substr($command, 0, 5);
+        do {
+            $line = fgets($imap);
+            if ($line === false) {
+                return "$port no answer to $tag";
+            }
+        } while (!str_starts_with($line, $tag));
+        if (!str_starts_with($line, "{$tag}OK")) {
+            return "$port " . trim($line);
+        }
+    }
+    return "$port loaded";
+}
+
+while (($user = fgets(STDIN)) !== false) {
+    $user = rtrim($user);
+    $host = map_user_via_sendmail_access($user);
+    echo "$host ", page($host, $user, $password, (int) $patience), "\n";
+}

@@ -1,0 +1,363 @@
+//! The cluster: nodes, proxies that users come in at, and the test's own machine, which has
+//! webmail and sendmail's access map. Where lookups are made, a watcher is at work.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use mailaffinity::config::Config;
+use mailaffinity::node_state::{Before, Mark, NodeState};
+use support::built::MAILAFFINITY;
+use support::configuration::{Configuration, Node as NodeConfig, node_state};
+use support::machines::{Machine, NETWORK, Network, PASSWORD, address};
+use support::sendmail::{program, run_well, wait_for};
+use support::{maps, php};
+
+pub(crate) const NODES: usize = 3;
+pub(crate) const PROXIES: usize = 2;
+const FIRST_PROXY: u8 = 11;
+
+/// What dist/dovecot's files leave to the site; and times to microseconds, in logs that name the
+/// client's port.
+const SITE: &str = "
+passdb static {
+  result_success = continue-ok
+}
+login_trusted_networks = 10.24.0.0/24
+log_timestamp = \"%s.%{usecs} \"
+login_log_format_elements = user=<%{user}> lip=%{local_ip} session=<%{session}> rport=<%{remote_port}>
+";
+
+/// Seconds since the epoch, as in the logs.
+pub(crate) fn now() -> f64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.expect("a time of today").as_secs_f64()
+}
+
+pub(crate) fn name_of(node: usize) -> String {
+    format!("node{}", node + 1)
+}
+
+/// The node at this address, by its place.
+pub(crate) fn node_at(address_of_node: &str) -> Option<usize> {
+    (0..NODES).find(|node| address(number(*node)).to_string() == address_of_node)
+}
+
+fn number(node: usize) -> u8 {
+    u8::try_from(node + 1).expect("a few nodes")
+}
+
+/// What can be chosen.
+pub(crate) struct Plan {
+    pub(crate) users: usize,
+    /// How long a node that comes back must answer.
+    pub(crate) hold_seconds: u32,
+    pub(crate) others: Configuration,
+}
+
+/// How a node stands that is a machine, or was one.
+pub(crate) struct Node {
+    machine: Option<Machine>,
+    /// Of all its lives.
+    pub(crate) logs: Vec<PathBuf>,
+}
+
+impl Node {
+    pub(crate) fn machine(&self) -> &Machine {
+        self.machine.as_ref().expect("the machine is on")
+    }
+}
+
+/// The cluster. All of it ends with this.
+pub(crate) struct Cluster {
+    pub(crate) network: Network,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) proxies: Vec<Machine>,
+    pub(crate) users: Vec<String>,
+    pub(crate) config: Arc<Config>,
+    watchers: Vec<Watcher>,
+}
+
+struct Watcher {
+    child: Child,
+    stderr: PathBuf,
+}
+
+impl Cluster {
+    /// Starts the cluster, and waits until its watchers are at work.
+    pub(crate) fn start(plan: Plan) -> Cluster {
+        let network = Network::new();
+        let users: Vec<String> = (0..plan.users).map(|number| format!("user{number}")).collect();
+        let configuration =
+            Configuration::of((1..=NODES).map(|number| NodeConfig::numbered(number, NETWORK)))
+                .set("checks.probe", "imap")
+                .set("watch.hold_seconds", plan.hold_seconds)
+                // There are more in minutes than else in weeks.
+                .set("watch.falls_per_hour", 1000)
+                .with(&plan.others.to_string());
+        network.configure(&configuration);
+        network.mark(&node_state(&[]));
+        let nodes = (0..NODES)
+            .map(|node| {
+                let mut node = Node {
+                    machine: Some(network.start(&name_of(node), number(node))),
+                    logs: Vec::new(),
+                };
+                node.begin();
+                node
+            })
+            .collect();
+        let proxies: Vec<Machine> = (0..PROXIES)
+            .map(|proxy| {
+                let number = FIRST_PROXY + u8::try_from(proxy).expect("a few proxies");
+                let proxy = network.start(&format!("proxy{}", proxy + 1), number);
+                proxy.start_dovecot(&format!(
+                    "{SITE}!include /usr/share/mailaffinity/mailaffinity-proxy.conf\n"
+                ));
+                proxy
+            })
+            .collect();
+        let mut cluster = Cluster {
+            config: Arc::new(
+                Config::parse(&configuration.to_string(), "mailaffinity.toml".as_ref()).unwrap(),
+            ),
+            network,
+            nodes,
+            proxies,
+            users,
+            watchers: Vec::new(),
+        };
+        cluster.watch(&configuration);
+        cluster
+    }
+
+    fn watch(&mut self, configuration: &Configuration) {
+        let network = &self.network;
+        let path = |name: &str| network.shared(name);
+        let list: String = self.users.iter().map(|user| format!("{user}\n")).collect();
+        fs::write(path("users"), list).unwrap();
+        fs::write(path("access"), "").unwrap();
+        let configuration = configuration
+            .clone()
+            .access_map(maps::kind(), maps::named(path("access")))
+            .set_path("access_map.makemap", program(&["makemap"], "sendmail-bin"))
+            .users(path("users"));
+        let here = format!(
+            "node_state = {:?}\nstatus = {:?}\nsyslog = {:?}\n{configuration}",
+            path("nodes.toml"),
+            path("status.json"),
+            path("nobody-listens"),
+        );
+        fs::write(self.web_config(), here).unwrap();
+        let mut own = Command::new(&*MAILAFFINITY);
+        own.arg("--config").arg(self.web_config());
+        let of_proxies = self.proxies.iter().map(|proxy| proxy.command(&MAILAFFINITY));
+        self.watchers = of_proxies
+            .chain([own])
+            .enumerate()
+            .map(|(number, mut command)| {
+                let stderr = path(&format!("watcher{number}"));
+                let output = File::create(&stderr).unwrap();
+                let child = command.arg("watch").stdin(Stdio::null()).stderr(output).spawn();
+                Watcher {
+                    child: child.unwrap(),
+                    stderr,
+                }
+            })
+            .collect();
+        wait_for("the access map", || maps::file(path("access")).exists());
+        for proxy in &self.proxies {
+            let status = proxy.path("/var/lib/mailaffinity/status.json");
+            wait_for("the watchers", || status.exists());
+        }
+    }
+
+    /// What the watchers said on standard error, all of which must still be at work.
+    pub(crate) fn watchers_said(&mut self) -> String {
+        self.watchers
+            .iter_mut()
+            .map(|watcher| {
+                let said = fs::read_to_string(&watcher.stderr).unwrap();
+                let ended = watcher.child.try_wait().unwrap();
+                assert!(ended.is_none(), "a watcher has ended: {ended:?}: {said}");
+                said
+            })
+            .collect()
+    }
+
+    pub(crate) fn stop_watching(&mut self) {
+        for mut watcher in self.watchers.drain(..) {
+            watcher.child.kill().unwrap();
+            watcher.child.wait().unwrap();
+        }
+        for proxy in &self.proxies {
+            proxy.run("sh", &["-c", "kill -KILL $(pidof mailaffinity)"]);
+        }
+    }
+
+    /// An update, as the timer runs it.
+    pub(crate) fn update(&self) {
+        let mut update = Command::new(&*MAILAFFINITY);
+        run_well(update.arg("--config").arg(self.web_config()).arg("update"), b"");
+    }
+
+    fn web_config(&self) -> PathBuf {
+        self.network.shared("web.toml")
+    }
+
+    /// Webmail's PHP, which reads whose page it is to load.
+    pub(crate) fn php(&self, patience: u32) -> (Child, ChildStdin, ChildStdout) {
+        let mut php = php::php();
+        php.arg("-d").arg(format!("extension={}", php::MODULE.display()));
+        php.arg("-d")
+            .arg(format!("mailaffinity.config={}", self.web_config().display()));
+        php.args([
+            "tests/dovecot_2_4/soak/pages.php",
+            PASSWORD,
+            &patience.to_string(),
+        ]);
+        let mut php = php.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let pipes = (php.stdin.take().unwrap(), php.stdout.take().unwrap());
+        (php, pipes.0, pipes.1)
+    }
+
+    pub(crate) fn proxy_addresses(&self) -> Vec<IpAddr> {
+        self.proxies.iter().map(Machine::address).collect()
+    }
+
+    pub(crate) fn marks(&self) -> Marks {
+        Marks(self.network.shared("nodes.toml"))
+    }
+
+    /// The nodes that are down.
+    pub(crate) fn down(&self) -> BTreeSet<usize> {
+        self.marks().down()
+    }
+
+    /// The node of each user, by the node state as it is.
+    pub(crate) fn homes(&self) -> Vec<usize> {
+        let cluster = self.config.cluster(&self.marks().state()).unwrap();
+        self.users
+            .iter()
+            .map(|user| {
+                let hash = self.config.hash_of(user.as_bytes()).unwrap();
+                cluster.index_of_hash(hash, "").unwrap()
+            })
+            .collect()
+    }
+
+    /// Runs a command as an administrator does, on the first proxy.
+    pub(crate) fn administer(&self, arguments: &[&str]) {
+        self.proxies[0].run(&MAILAFFINITY, arguments);
+    }
+
+    /// The machine is off. That it could have been told to is no matter: it is not.
+    pub(crate) fn switch_off(&mut self, node: usize) {
+        drop(self.nodes[node].machine.take().expect("it is on"));
+    }
+
+    pub(crate) fn switch_on(&mut self, node: usize) {
+        let machine = self.network.start(&name_of(node), number(node));
+        self.nodes[node].machine = Some(machine);
+        self.nodes[node].begin();
+    }
+}
+
+/// The node state.
+pub(crate) struct Marks(PathBuf);
+
+impl Marks {
+    fn state(&self) -> NodeState {
+        NodeState::load(&self.0).unwrap()
+    }
+
+    fn down(&self) -> BTreeSet<usize> {
+        let state = self.state();
+        (0..NODES).filter(|node| state.is_down(&name_of(*node))).collect()
+    }
+
+    /// How the nodes were marked, until all is over.
+    pub(crate) fn follow(&self, is_over: &AtomicBool) -> Vec<Marked> {
+        let mut all: Vec<Marked> = Vec::new();
+        let mut after = now();
+        while !is_over.load(Ordering::SeqCst) {
+            let state = self.state();
+            let before = state
+                .before
+                .as_ref()
+                .filter(|before| before.is_under_way(Timestamp::now()));
+            let before = before.map(Before::state);
+            let is_dead = |node: &usize| state.mark_of(&name_of(*node)).is_some_and(Mark::is_by_checks);
+            // Nobody waits to move from a dead one.
+            let is_down = |node: &usize| {
+                let name = name_of(*node);
+                let is_under_way = before.as_ref().is_some_and(|before| !before.is_down(&name));
+                state.is_down(&name) && (is_dead(node) || !is_under_way)
+            };
+            let seen = now();
+            let marked = Marked {
+                after,
+                seen,
+                down: (0..NODES).filter(is_down).collect(),
+                dead: (0..NODES).filter(is_dead).collect(),
+            };
+            after = seen;
+            if all
+                .last()
+                .is_none_or(|last| last.down != marked.down || last.dead != marked.dead)
+            {
+                println!("{seen:.3} down: {:?}, by checks: {:?}", marked.down, marked.dead);
+                all.push(marked);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        all
+    }
+}
+
+/// How nodes were marked.
+#[derive(Clone, Debug)]
+pub(crate) struct Marked {
+    /// They were so later than this,
+    pub(crate) after: f64,
+    /// and at this time.
+    pub(crate) seen: f64,
+    /// The nodes that were down for all of their users,
+    pub(crate) down: BTreeSet<usize>,
+    /// and those of them that checks took for dead.
+    pub(crate) dead: BTreeSet<usize>,
+}
+
+impl Node {
+    fn begin(&mut self) {
+        let machine = self.machine();
+        let name = machine.name();
+        let (file, log) = (
+            "/usr/share/mailaffinity/mailaffinity-node.conf",
+            machine.log_file(),
+        );
+        machine.start_dovecot(&format!(
+            "{SITE}!include {file}\nimap_id_send {{\n  name = {name}\n}}\n"
+        ));
+        self.logs.push(log);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for watcher in &mut self.watchers {
+            if thread::panicking() {
+                eprintln!("{}", fs::read_to_string(&watcher.stderr).unwrap_or_default());
+            }
+            let _ = watcher.child.kill();
+            let _ = watcher.child.wait();
+        }
+    }
+}
