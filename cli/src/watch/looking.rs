@@ -1,13 +1,17 @@
-//! A thread that looks once a second whether files have changed.
+//! A thread that looks whether files have changed: once a second, as on storage that others
+//! write too, and at once where the kernel tells of it (inotify(7)).
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use crate::update::files_read;
 use mailaffinity::config::Config;
@@ -30,6 +34,8 @@ pub(crate) enum Look {
     Anew,
     /// The files of this configuration are looked at from now on.
     For(Arc<Config>),
+    /// Something may have changed.
+    Now,
 }
 
 /// Looks from now on, until `tell` says no. All files count as changed at first.
@@ -41,17 +47,42 @@ pub(crate) fn begin(
     config: Arc<Config>,
     tell: impl Fn(Changed) -> bool + Send + 'static,
 ) -> io::Result<Sender<Look>> {
+    begin_every(INTERVAL, path, config, tell)
+}
+
+fn begin_every(
+    interval: Duration,
+    path: &Path,
+    config: Arc<Config>,
+    tell: impl Fn(Changed) -> bool + Send + 'static,
+) -> io::Result<Sender<Look>> {
     let (sender, told) = mpsc::channel();
     let path = path.to_owned();
-    let look = move || look_forever(&path, config, &told, tell);
+    let notices = Notices::begin(sender.clone())?;
+    let look = move || look_forever(interval, &path, config, &notices, &told, tell);
     thread::Builder::new().spawn(look)?;
     Ok(sender)
 }
 
-fn look_forever(path: &Path, mut config: Arc<Config>, told: &Receiver<Look>, tell: impl Fn(Changed) -> bool) {
+fn look_forever(
+    interval: Duration,
+    path: &Path,
+    mut config: Arc<Config>,
+    notices: &Notices,
+    told: &Receiver<Look>,
+    tell: impl Fn(Changed) -> bool,
+) {
     let mut seen = Seen::default();
     loop {
-        let files = files_read(&config).into_iter();
+        let files = files_read(&config);
+        for file in files
+            .iter()
+            .map(PathBuf::as_path)
+            .chain([path, &config.node_state])
+        {
+            notices.of_folder(file);
+        }
+        let files = files.into_iter();
         let what = Changed {
             config: seen.look([path.to_owned()]),
             state: seen.look([config.node_state.to_path_buf()]),
@@ -60,11 +91,45 @@ fn look_forever(path: &Path, mut config: Arc<Config>, told: &Receiver<Look>, tel
         if (what.config || what.state || what.others) && !tell(what) {
             return;
         }
-        match told.recv_timeout(INTERVAL) {
-            Ok(Look::Anew) => seen = Seen::default(),
-            Ok(Look::For(new)) => config = new,
-            Err(RecvTimeoutError::Timeout) => {}
+        let first = match told.recv_timeout(interval) {
+            Ok(first) => Some(first),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
+        };
+        for look in first.into_iter().chain(told.try_iter()) {
+            match look {
+                Look::Anew => seen = Seen::default(),
+                Look::For(new) => config = new,
+                Look::Now => {}
+            }
+        }
+    }
+}
+
+/// What the kernel tells of changes in folders.
+struct Notices(OwnedFd);
+
+impl Notices {
+    /// Has each of them followed by a look.
+    ///
+    /// # Errors
+    /// When the system has no thread left, or no inotify instance for this user.
+    fn begin(look: Sender<Look>) -> io::Result<Notices> {
+        let notices = inotify::init(CreateFlags::CLOEXEC)?;
+        let mut told = File::from(notices.try_clone()?);
+        let mut events = [0; 4096];
+        let forward = move || while told.read(&mut events).is_ok() && look.send(Look::Now).is_ok() {};
+        thread::Builder::new().spawn(forward)?;
+        Ok(Notices(notices))
+    }
+
+    /// Wants to be told of changes in the folder of a file, as it is now. Where that cannot be,
+    /// looking once a second is all there is.
+    fn of_folder(&self, file: &Path) {
+        let what =
+            WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::CLOSE_WRITE | WatchFlags::DELETE;
+        if let Some(folder) = file.parent() {
+            let _ = inotify::add_watch(&self.0, folder, what);
         }
     }
 }
@@ -103,6 +168,28 @@ fn is_being_written(known: Option<&Option<FileStamp>>, now: Option<&FileStamp>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_tells_of_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mailaffinity.toml");
+        let state = folder.path().join("nodes.toml");
+        let text = format!("node_state = {state:?}\n[[node]]\nname = \"a\"\naddress = \"192.0.2.1\"\n");
+        let config = Config::parse(&text, &path).unwrap();
+        let (tell, told) = mpsc::channel();
+        // Who only looked would do so in an hour.
+        let hour = Duration::from_secs(3600);
+        let tell = move |changed| tell.send(changed).is_ok();
+        let _look = begin_every(hour, &path, Arc::new(config), tell).unwrap();
+        assert!(told.recv().unwrap().state, "at first");
+        let new = folder.path().join("new");
+        fs::write(&new, "# all up\n").unwrap();
+        fs::rename(&new, &state).unwrap();
+        let changed = told.recv().unwrap();
+        assert!(changed.state && !changed.config, "{changed:?}");
+        fs::remove_file(&state).unwrap();
+        assert!(told.recv().unwrap().state);
+    }
 
     #[test]
     fn changes_are_seen_once() {

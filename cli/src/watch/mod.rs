@@ -347,10 +347,10 @@ impl<'p> Watcher<'p> {
     fn write_state(&mut self, change: impl Fn(&mut NodeState)) -> Result<(), Failure> {
         let (config, now, has_a_say) = (self.config.clone(), Timestamp::now(), self.has_a_say());
         let apply = |state: &mut NodeState| {
+            change(state);
             if let Some(shared) = &self.shared.0 {
                 *state = node_state::merged(&config, shared, state, now);
             }
-            change(state);
             if has_a_say {
                 state.end_moves(now);
             }
