@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::child;
 use crate::files::lock;
@@ -111,22 +111,36 @@ pub fn duties<'c>(config: &'c Config, state: &NodeState, this_node: &NodeConfig)
     .collect()
 }
 
+/// How long a node that is down has been so, where that is not yet long enough for others to
+/// run its queue. A mark without a time was written by hand, by somebody who knew.
+fn too_short(config: &Config, state: &NodeState, node: &NodeConfig) -> Option<SignedDuration> {
+    let since = state.mark_of(&node.node.name)?.since?;
+    let down_for = Timestamp::now().duration_since(since);
+    // Clocks differ. But whoever waited for one that was wrong might wait for years.
+    (down_for.unsigned_abs() < *config.drain.after).then_some(down_for)
+}
+
+/// How long it is until somebody runs the queue of a node, if it is down and not yet for long
+/// enough.
+pub(crate) fn wait(config: &Config, state: &NodeState, node: &NodeConfig) -> Option<Duration> {
+    let down_for = too_short(config, state, node).filter(|_| state.is_down(&node.node.name))?;
+    let after = SignedDuration::try_from(*config.drain.after).ok()?;
+    Some(after.saturating_sub(down_for).unsigned_abs())
+}
+
+/// How long a drain takes at most, unless somebody hangs.
+pub(crate) fn longest(config: &Config) -> Duration {
+    config.drain.limit.saturating_add(LAST_BATCH)
+}
+
 /// Who runs the queue of a node that is down.
 fn chosen<'c>(config: &'c Config, state: &NodeState, node: &NodeConfig) -> Result<&'c NodeConfig, String> {
-    let since = state.mark_of(&node.node.name).and_then(|mark| mark.since);
-    // A mark without a time was written by hand, by somebody who knew.
-    if let Some(since) = since {
-        let down_for = Timestamp::now().duration_since(since);
-        let after = *config.drain.after;
-        // Clocks differ. But whoever waited for one that was wrong might wait for years.
-        if down_for.unsigned_abs() < after {
-            let down_for = Duration::try_from(down_for).unwrap_or_default();
-            return Err(format!(
-                "it has been down for {} of the {} s of after_seconds",
-                down_for.as_secs(),
-                after.as_secs()
-            ));
-        }
+    if let Some(down_for) = too_short(config, state, node) {
+        return Err(format!(
+            "it has been down for {} of the {} s of after_seconds",
+            down_for.as_secs().max(0),
+            config.drain.after.as_secs()
+        ));
     }
     // Without moved users: a hash that happens to be that of one must not count.
     let mut state = state.clone();
@@ -201,9 +215,7 @@ impl Queue<'_> {
         let place = Place::by_our_links(&lock_of).map_err(failed)?;
         let _lock = lock::of(&place, Duration::ZERO).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => match lock::held_for(&place) {
-                Some(since) if since > config.drain.limit.saturating_add(LAST_BATCH) => {
-                    DrainError::Overdue { since, error }
-                }
+                Some(since) if since > longest(config) => DrainError::Overdue { since, error },
                 _ => DrainError::Locked(error),
             },
             _ => failed(error),

@@ -75,16 +75,22 @@ impl ThisNode {
     /// # Errors
     /// When there is no such node, or several.
     pub(crate) fn of<'c>(&self, config: &'c Config) -> Result<&'c NodeConfig, Failure> {
+        let none = "this machine has no node's address; say by --node which node it is";
+        self.find(config)?.ok_or_else(|| Failure::config(none))
+    }
+
+    /// The same, where this machine may be no node.
+    ///
+    /// # Errors
+    /// When it may be several.
+    pub(crate) fn find<'c>(&self, config: &'c Config) -> Result<Option<&'c NodeConfig>, Failure> {
         if let Some(name) = &self.node {
-            return find_node(config, name);
+            return find_node(config, name).map(Some);
         }
         let mut ours = config.nodes.iter().filter(|node| is_this_machine(node));
         match (ours.next(), ours.next()) {
-            (Some(node), None) => Ok(node),
-            (None, _) => Err(Failure::config(
-                "this machine has no node's address; say by --node which node it is",
-            )),
-            (Some(_), Some(_)) => Err(Failure::config(
+            (node, None) => Ok(node),
+            (_, Some(_)) => Err(Failure::config(
                 "this machine has several nodes' addresses, or net.ipv4.ip_nonlocal_bind is set; say by --node which node it is",
             )),
         }

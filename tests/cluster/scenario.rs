@@ -894,6 +894,101 @@ fn a_drain_is_taken_up_after(signal: Signal) {
     mail.assert_all_delivered_once();
 }
 
+/// A watcher on a node. It is killed when this is dropped.
+struct Watcher(Child);
+
+impl Watcher {
+    fn start(config: &Path, node: &str) -> Watcher {
+        Watcher(spawn(&mut command(config, &["watch", "--node", node])))
+    }
+
+    fn end(&mut self) {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        assert_eq!(self.0.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_watcher_drains_and_ends_at_any_time() {
+    let (mail, _) = with_dead_node2(Tables::default(), 45);
+    let (drainer, _) = mail.drainer_and_other();
+    mail.cluster.hold(drainer, true);
+    let mut watcher = Watcher::start(&mail.config(drainer), drainer);
+    mail.cluster.wait_until_held(drainer);
+    // Nothing else waits for it, and a drain by command has nothing to do.
+    let groups = fs::read_to_string(mail.path("users")).unwrap();
+    fs::write(mail.path("users"), format!("{groups}\nnewuser")).unwrap();
+    wait_for("the map", || {
+        let source = fs::read_to_string(mail.path("access")).unwrap();
+        source.contains("newuser@")
+    });
+    let other = mail.drained(drainer, &[]);
+    assert!(
+        other["reason"].as_str().unwrap().contains("another drain"),
+        "{other}"
+    );
+    // Its sendmails, which have all of the messages, go on when it ends.
+    watcher.end();
+    assert_eq!(mail.cluster.delivered(), []);
+    mail.cluster.hold(drainer, false);
+    wait_for("all mail", || mail.cluster.queued("node2group").is_empty());
+    mail.assert_all_delivered_once();
+    // The next one finds the lock free.
+    let mut watcher = Watcher::start(&mail.config(drainer), drainer);
+    wait_for("its result", || {
+        let status = mail.status("watch");
+        status["drain_seconds"].is_number() && status["problems"] == json!([])
+    });
+    assert_eq!(mail.status("drain")["queues"][0]["before"], 0);
+    watcher.end();
+}
+
+#[test]
+fn the_watcher_drains_when_a_node_was_down_for_long() {
+    let (mail, _) = with_dead_node2(Tables::default(), 6);
+    let (drainer, other) = mail.drainer_and_other();
+    mail.must(&["auto", "node2"]);
+    let after = |node: &str| {
+        let config = mail.config_with(node, ("after_seconds = 0", "after_seconds = 3"));
+        // Each machine has its own.
+        let text = fs::read_to_string(&config).unwrap();
+        let folder = format!("watched-{node}");
+        fs::create_dir(mail.path(&folder)).unwrap();
+        let text = text.replace("/status.json", &format!("/{folder}/status.json"));
+        fs::write(&config, text).unwrap();
+        let status = mail.path(&folder).join("status.json");
+        let status = move || {
+            let text = fs::read_to_string(&status).unwrap_or_default();
+            serde_json::from_str::<Value>(&text).unwrap_or_default()
+        };
+        (Watcher::start(&config, node), status)
+    };
+    let (mut of_drainer, status) = after(drainer);
+    let (mut of_other, status_of_other) = after(other);
+    for status in [&status, &status_of_other] {
+        wait_for("the watcher", || status()["watch"]["written"].is_string());
+    }
+    mail.must(&["down", "node2"]);
+    wait_for("a drain", || status()["watch"]["drain_seconds"].is_number());
+    let time = |text: &str| text.parse::<Timestamp>().unwrap();
+    let drained = time(status()["drain"]["finished"].as_str().unwrap());
+    let state = mailaffinity::node_state::NodeState::load(&mail.path("nodes.toml")).unwrap();
+    let since = state.mark_of("node2").unwrap().since.unwrap();
+    assert!(drained.duration_since(since).as_secs() >= 3, "{drained} {since}");
+    assert_eq!(status()["drain"]["queues"][0]["after"], 0);
+    assert!(status_of_other()["watch"]["drain_seconds"].is_null());
+    of_drainer.end();
+    of_other.end();
+    mail.assert_all_delivered_once();
+}
+
 #[test]
 fn all_directories_of_a_queue_group_are_drained() {
     let tables = Tables {

@@ -28,6 +28,7 @@ pub(crate) struct Facts<'f> {
     /// When the last update ended, and whether all went well.
     pub(crate) updated: Option<(Timestamp, bool)>,
     pub(crate) programs: &'f [Program],
+    pub(crate) drain_seconds: Option<f64>,
     pub(crate) problems: usize,
 }
 
@@ -95,6 +96,7 @@ fn text(facts: &Facts<'_>) -> String {
         ("sessions", sessions.map(|sessions| sessions.seconds)),
         ("update", facts.update_seconds),
         ("on_change", on_change.reduce(|sum, seconds| sum + seconds)),
+        ("drain", facts.drain_seconds),
     ];
     text.family(
         "step_seconds",

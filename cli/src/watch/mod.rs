@@ -6,6 +6,7 @@
 //! files: whenever the watcher ends, they are as of its last word.
 
 mod asking;
+mod draining;
 mod ending;
 mod looking;
 mod metrics;
@@ -30,6 +31,7 @@ use jiff::{Timestamp, Unit};
 use serde_json::json;
 
 use self::asking::{Asking, Found};
+pub(crate) use self::draining::Drains;
 use self::ending::Ended;
 use self::looking::{Changed, Look};
 use self::metrics::Facts;
@@ -92,12 +94,12 @@ enum Event {
 ///
 /// # Errors
 /// When it cannot begin, or a thread of it has ended.
-pub(crate) fn run(path: &Path, config: Config) -> Result<Infallible, Failure> {
+pub(crate) fn run(path: &Path, config: Config, drains: Drains) -> Result<Infallible, Failure> {
     let lock = lock(&config)?;
     let Ok((_, _begun)) = undo::begin(|| Ok::<_, Infallible>(((), || notify("STOPPING=1"))));
     let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
     let (events, told) = mpsc::channel();
-    let mut watcher = Watcher::begin(path, Arc::new(config), lock, state, events)?;
+    let mut watcher = Watcher::begin(path, Arc::new(config), lock, state, drains, events)?;
     loop {
         watcher.wait(&told)?;
     }
@@ -132,6 +134,7 @@ struct Watcher<'p> {
     sessions: Option<Ended>,
     programs: Vec<Program>,
     update_seconds: Option<f64>,
+    drain_seconds: Option<f64>,
     /// When the last update ended, and whether all went well.
     updated: Option<(Timestamp, bool)>,
     problems: Problems,
@@ -147,6 +150,7 @@ impl<'p> Watcher<'p> {
         config: Arc<Config>,
         lock: Lock,
         state: NodeState,
+        drains: Drains,
         events: Sender<Event>,
     ) -> Result<Watcher<'p>, Failure> {
         let now = Instant::now();
@@ -159,7 +163,7 @@ impl<'p> Watcher<'p> {
         let programs = last_programs(&config);
         let told = events.clone();
         let tell = move |done| told.send(Event::Done(done)).is_ok();
-        let steps = Steps::begin(path, wanted(&config, &state), programs.clone(), tell)?;
+        let steps = Steps::begin(path, wanted(&config, &state), programs.clone(), drains, tell)?;
         let mut watcher = Watcher {
             path,
             begun,
@@ -181,6 +185,7 @@ impl<'p> Watcher<'p> {
             sessions: None,
             programs,
             update_seconds: None,
+            drain_seconds: None,
             updated: None,
             problems: Problems::default(),
             is_ready: false,
@@ -516,6 +521,10 @@ impl<'p> Watcher<'p> {
                 self.updated = Some((Timestamp::now(), result.is_ok()));
                 self.problem("update", result.err());
             }
+            Done::Drain(seconds, problem) => {
+                self.drain_seconds = seconds;
+                self.problem("drain", problem);
+            }
             Done::Programs(programs) => {
                 let errors = programs.iter().filter_map(|program| program.error.clone());
                 let errors: Vec<String> = errors.collect();
@@ -586,6 +595,7 @@ impl<'p> Watcher<'p> {
             "sessions": self.sessions,
             "update_seconds": self.update_seconds,
             "on_change": self.programs,
+            "drain_seconds": self.drain_seconds,
         });
         write_status(&self.config, WATCH, status);
     }
@@ -602,6 +612,7 @@ impl<'p> Watcher<'p> {
             update_seconds: self.update_seconds,
             updated: self.updated,
             programs: &self.programs,
+            drain_seconds: self.drain_seconds,
             problems: self.problems.all().len(),
         };
         let written = config

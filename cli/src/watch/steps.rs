@@ -1,8 +1,8 @@
 //! What follows when nodes or files have changed: threads that never hold up those who ask.
 //!
 //! Sessions of users who belong elsewhere come first, then the access map, then the programs,
-//! which are started whether the map could follow or not. None waits for a step before it that
-//! takes its time. Each is tried again until it succeeds, with pauses that grow.
+//! which are started whether the map could follow or not, and the queues of dead nodes when their
+//! time has come. None waits for a step before it that takes its time. Each is tried again until it succeeds, with pauses that grow.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::draining::{self, Drains};
 use super::ending::{self, Ended};
 use super::wanted::{Retry, Wanted, next};
 use crate::child::{self, Finished};
@@ -27,6 +28,8 @@ pub(crate) enum Done {
     Update(f64, Result<(), String>),
     /// The programs, and what all of them came to so far.
     Programs(Vec<Program>),
+    /// The drain, after so many seconds if there was one, and what is wrong.
+    Drain(Option<f64>, Option<String>),
 }
 
 /// A program, and what it knows.
@@ -49,6 +52,7 @@ pub(crate) struct Program {
 pub(crate) struct Steps {
     sessions: Sender<Wanted>,
     updates: Sender<Wanted>,
+    drains: Sender<Wanted>,
 }
 
 impl Steps {
@@ -61,6 +65,7 @@ impl Steps {
         path: &Path,
         wanted: Wanted,
         known: Vec<Program>,
+        drains: Drains,
         tell: impl Fn(Done) -> bool + Clone + Send + 'static,
     ) -> io::Result<Steps> {
         let (sessions, sessions_wanted) = mpsc::channel();
@@ -69,6 +74,9 @@ impl Steps {
         let told = tell.clone();
         let tell_sessions = move |ended, problem| told(Done::Sessions(ended, problem));
         in_thread(move || ending::end_forever(&sessions_wanted, tell_sessions))?;
+        let (drained_by, told, (drain, drain_wanted)) = (path.to_owned(), tell.clone(), mpsc::channel());
+        let tell_drain = move |seconds, problem| told(Done::Drain(seconds, problem));
+        in_thread(move || draining::drain_forever(&drained_by, drains, &drain_wanted, tell_drain))?;
         let (path, first, tell_update) = (path.to_owned(), wanted.clone(), tell.clone());
         in_thread(move || update_forever(&path, first, &updates_wanted, &programs, tell_update))?;
         let programs = Programs {
@@ -76,7 +84,11 @@ impl Steps {
             wanted,
         };
         in_thread(move || programs.run_forever(&programs_wanted, tell))?;
-        Ok(Steps { sessions, updates })
+        Ok(Steps {
+            sessions,
+            updates,
+            drains: drain,
+        })
     }
 
     /// Has all that follows done.
@@ -85,7 +97,8 @@ impl Steps {
     /// When one of the threads has ended.
     pub(crate) fn want(&self, wanted: Wanted) -> Result<(), SendError<Wanted>> {
         self.sessions.send(wanted.clone())?;
-        self.updates.send(wanted)
+        self.updates.send(wanted.clone())?;
+        self.drains.send(wanted)
     }
 }
 
