@@ -322,7 +322,7 @@ for step in /build/steps/*; do
     'mailaffinity drain --node node1') grep hello /var/mail/dieter ;;
     *'mailaffinity auto'*) grep 'QGRP:dieter@.*node2group' /etc/mail/access ;;
     *'systemctl enable'*)
-        command systemctl is-enabled mailaffinity-update.timer mailaffinity-drain.timer
+        command systemctl is-enabled mailaffinity-watch.service
         grep '/usr/bin/mailaffinity update' $doc/examples/mailaffinity.cron
         ;;
     esac

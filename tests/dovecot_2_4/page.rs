@@ -7,8 +7,11 @@ use support::built;
 use support::clients::{Protocol, deliver, log_in};
 use support::machines::{DOMAIN, Machine, NETWORK, Network, PASSWORD, SHARED};
 use support::namespace;
+use support::sendmail::wait_for;
 
 use crate::home::{Logs, Way};
+use crate::sessions::Client;
+use crate::watched::watch;
 
 const PAGE: &str = "doc/dovecot.md";
 
@@ -195,5 +198,22 @@ fn its_configuration_sends_users_home_as_root() {
         }
         let refused = deliver(proxy.address(), &["nobody-here"]).unwrap();
         assert!(refused[0].starts_with("550 "), "{refused:?}");
+
+        // A node that dies is noticed, and one that is back.
+        for machine in nodes.iter().chain([&proxy]) {
+            watch(machine);
+        }
+        let of_node3 = USERS[home.iter().position(|home| *home == 2).unwrap()];
+        let at_home = || {
+            let map = proxy.run(&built::MAILAFFINITY, &["map", of_node3]);
+            String::from_utf8(map.stdout).unwrap().contains("node3")
+        };
+        nodes[2].doveadm(&["stop"]);
+        wait_for("node3 to be down", || !at_home());
+        let mut session = Client::at(&proxy, of_node3);
+        session.must_be_there();
+        nodes[2].start("dovecot", &[]);
+        session.must_be_ended();
+        wait_for("node3 to be up", at_home);
     });
 }

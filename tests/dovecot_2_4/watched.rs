@@ -31,7 +31,7 @@ fn start(network: &Network, name: &str, number: u8, file: &str) -> Machine {
 }
 
 /// Starts a watcher.
-fn watch(machine: &Machine) {
+pub(crate) fn watch(machine: &Machine) {
     let line = format!("{} watch </dev/null >/var/log/watch 2>&1 &", *MAILAFFINITY);
     machine.start("sh", &["-c", &line]);
     wait_for("the watcher", || status(machine)["written"].is_string());
