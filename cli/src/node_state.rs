@@ -1,5 +1,6 @@
 //! Changes of the node state file, one at a time and each in one step.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,8 @@ pub fn change(config: &Config, change: impl Fn(&mut NodeState)) -> Result<NodeSt
     let failed = |problem: String| ChangeError::Shared(SharedError::new(path, problem));
     let text = shared_node_state::change(path, SHARED_PATIENCE, |text| {
         let mut state = text.map_or_else(|| Ok(NodeState::default()), NodeState::parse)?;
+        // Watchers have ended these on each machine, and nobody else does here.
+        state.end_moves(Timestamp::now());
         let before = state.clone();
         change(&mut state);
         set_moment(config, &before, &mut state);
@@ -94,20 +97,21 @@ pub(crate) fn follow_shared(config: &Config) -> Result<(), ChangeError> {
         return Ok(());
     };
     let shared = read_shared(path, SHARED_PATIENCE).map_err(ChangeError::Shared)?;
-    let now = Timestamp::now();
-    let follow = |own: &mut NodeState| {
-        *own = merged(config, &shared, own, now);
-        own.end_moves(now);
-    };
+    let follow = |own: &mut NodeState| *own = merged(config, &shared, own, Timestamp::now());
     change_own(config, follow).map(drop)
 }
 
 /// What holds on a machine: what people say, for all machines, and what its own checks found,
 /// which may see other nodes than those of another machine. Vhosts, tags and moved users are a
 /// Director's, if there is one. The moment at which users move is the one that people's machine
-/// has named.
+/// has named. A move whose time has come is over, though the file of all has it for longer.
 pub(crate) fn merged(config: &Config, shared: &NodeState, own: &NodeState, now: Timestamp) -> NodeState {
     let nothing = NodeEntry::default();
+    let mut shared = Cow::Borrowed(shared);
+    if shared.has_moves_to_end(now) {
+        shared.to_mut().end_moves(now);
+    }
+    let shared = &*shared;
     let entry = |name: &String| {
         let [theirs, ours] = [shared, own].map(|state| state.nodes.get(name).unwrap_or(&nothing));
         let by_hand = theirs.mark.clone().filter(Mark::is_by_hand);
@@ -329,6 +333,22 @@ mod tests {
             }
             prop_assert_eq!(&merged(&config, &shared, &both, Timestamp::now()), &both);
             prop_assert!(both.nodes.values().all(|entry| *entry != NodeEntry::default()));
+        }
+    }
+
+    #[test]
+    fn a_move_whose_time_has_come_does_not_come_back() {
+        let text = "[checks]\nprobe = \"imap\"\n[[node]]\nname = \"a\"\naddress = \"10.0.0.1\"\n";
+        let config = Config::parse(text, Path::new("x")).unwrap();
+        let state = |text: &str| NodeState::parse(&format!("#\n{text}")).unwrap();
+        let shared = state("[node.a]\nmoved = \"00000001=2026-11-27T20:00:00Z 00000002\"\n");
+        for (now, then) in [
+            ("2026-11-27T19:59:59Z", &shared),
+            ("2026-11-27T20:00:00Z", &state("[node.a]\nmoved = \"00000002\"\n")),
+        ] {
+            for own in [state(""), shared.clone()] {
+                assert_eq!(&merged(&config, &shared, &own, now.parse().unwrap()), then);
+            }
         }
     }
 

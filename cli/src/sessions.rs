@@ -84,14 +84,15 @@ impl SessionsError {
     }
 }
 
-/// Asks this machine's Dovecot for its sessions.
+/// Asks this machine's Dovecot for its sessions. Users belong to nodes with `tag`; without one, to
+/// those of the pool that they are in, whose tag only Dovecot's configuration may have.
 ///
 /// # Errors
 /// See [`SessionsError`].
 pub(crate) fn list<'c>(
     config: &'c Config,
     cluster: &Cluster,
-    tag: &str,
+    tag: Option<&str>,
 ) -> Result<Vec<Session<'c>>, SessionsError> {
     let command = [
         &config.dovecot.doveadm,
@@ -104,17 +105,7 @@ pub(crate) fn list<'c>(
         .map_err(SessionsError::Doveadm)?;
     let lines = parse(&text).ok_or_else(|| SessionsError::Nonsense(child::name(&command)))?;
     let here = config.nodes.iter().find(|node| is_this_machine(node));
-    let session = |line: Line| {
-        let right_node = || {
-            let hash = config.hash_of(&line.user).ok()?;
-            config.nodes.get(cluster.index_of_hash(hash, tag)?)
-        };
-        Session {
-            node: line.node(config, here),
-            right_node: right_node(),
-            line,
-        }
-    };
+    let session = |line| Session::of(line, config, cluster, tag, here);
     Ok(lines.into_iter().map(session).collect())
 }
 
@@ -194,7 +185,39 @@ impl Line {
     }
 }
 
-impl Session<'_> {
+impl<'c> Session<'c> {
+    fn of(
+        line: Line,
+        config: &'c Config,
+        cluster: &Cluster,
+        tag: Option<&str>,
+        here: Option<&'c NodeConfig>,
+    ) -> Session<'c> {
+        let node = line.node(config, here);
+        let with = |tag: &str| {
+            let hash = config.hash_of(&line.user).ok()?;
+            config.nodes.get(cluster.index_of_hash(hash, tag)?)
+        };
+        let right_node = match (tag, node) {
+            (Some(tag), _) => with(tag),
+            (None, None) => with(&config.tag),
+            // It may have several tags, and be the right one by any of them.
+            (None, Some(NodeConfig { node, .. })) => {
+                let live = cluster.nodes().iter().filter(|live| live.address == node.address);
+                let mut right = live.filter_map(|live| with(&live.tag));
+                right
+                    .clone()
+                    .find(|right| right.node.address == node.address)
+                    .or_else(|| right.next())
+            }
+        };
+        Session {
+            line,
+            node,
+            right_node,
+        }
+    }
+
     /// Whether it is on another node than its user's. Nodes with several tags are one.
     pub fn is_wrong(&self) -> bool {
         self.node
@@ -375,7 +398,10 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use mailaffinity::node_state::NodeState;
     use proptest::prelude::{any, prop, proptest};
 
     /// As Dovecot 2.4.1 prints it on a proxy, and on a node where others come in too.
@@ -465,6 +491,27 @@ user3\timap-login\t36\t10.24.0.254\t10.24.0.2\tnode2\tnode2
         ] {
             assert_eq!(parse(text), None, "{}", text.escape_ascii());
         }
+    }
+
+    #[test]
+    fn users_belong_to_the_pool_that_they_are_in() {
+        let node = |number: u8, tag: &str| {
+            format!("[[node]]\nname = \"node{number}\"\naddress = \"10.0.0.{number}\"\ntag = \"{tag}\"\n")
+        };
+        let nodes = [node(1, ""), node(2, ""), node(3, "far"), node(4, "far")].concat();
+        let config = Config::parse(&nodes, Path::new("m.toml")).unwrap();
+        let cluster = config.cluster(&NodeState::default()).unwrap();
+        let session = |at: u8, tag| Session::of(line("anna", at, at), &config, &cluster, tag, None);
+        for (pool, tag) in [([1, 2], ""), ([3, 4], "far")] {
+            let wrong = pool.map(|at| session(at, None).is_wrong());
+            assert_eq!(
+                wrong.iter().filter(|wrong| **wrong).count(),
+                1,
+                "{tag}: {wrong:?}"
+            );
+            assert_eq!(pool.map(|at| session(at, Some(tag)).is_wrong()), wrong);
+        }
+        assert!(session(3, Some("")).is_wrong() && session(4, Some("")).is_wrong());
     }
 
     fn line(user: &str, node: u8, home: u8) -> Line {

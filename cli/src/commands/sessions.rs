@@ -96,7 +96,7 @@ fn authenticated(config: &Config, user: Vec<u8>) -> Vec<u8> {
 fn list<'c>(config: &'c Config, tag: Option<&str>) -> Result<Vec<Session<'c>>, Failure> {
     let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
     let cluster = config.cluster(&state).map_err(Failure::config)?;
-    let sessions = sessions::list(config, &cluster, tag.unwrap_or(&config.tag));
+    let sessions = sessions::list(config, &cluster, tag.or(Some(&config.tag)));
     sessions.map_err(Failure::from)
 }
 

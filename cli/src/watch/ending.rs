@@ -136,7 +136,7 @@ impl Ending {
         let cluster = config
             .cluster(&self.wanted.state)
             .map_err(|error| error.to_string())?;
-        let sessions = match sessions::list(config, &cluster, &config.tag) {
+        let sessions = match sessions::list(config, &cluster, None) {
             Err(error) if error.is_not_running() => Vec::new(),
             listed => listed.map_err(|error| error.to_string())?,
         };
