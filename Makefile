@@ -23,8 +23,11 @@
 # make semver           what changed of the Rust API since SEMVER_BASELINE, the last release
 # make fuzz             each fuzz target for FUZZ_SECONDS
 # make faults           a fault at each system call of the commands that write
+# make soak             users come by all ways while nodes die, hang and come back (SOAK_SECONDS,
+#                       SOAK_SEEDS), as root; a day's worth of probes; a watcher killed hundreds of times
 # make bench            the mapping beside OpenSSL and Dovecot, the update beside a script,
-#                       lookups in what is published beside those in the map, and logins, as root
+#                       lookups in what is published beside those in the map, and, as root, logins,
+#                       and how long users of a node that dies are out (FAILOVER_ROUNDS)
 
 CARGO ?= cargo
 PHP ?= php
@@ -83,7 +86,7 @@ LUA_BUILT = $(LUA_TARGET_DIR)/release/.lua
 FUZZ_TARGETS = access_map_cdb access_map_hash access_map_text access_source aliases c_api config \
 	corosync director doveconf mail_servers node_state php sessions username_hash users
 
-.PHONY: all demo test test-as-root director dovecot-2.4 exim haproxy squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults bench bench-logins build-packages test-packages library lua php \
+.PHONY: all demo test test-as-root director dovecot-2.4 exim haproxy squirrelmail test-phps test-zts test-cdb lint deny semver committed fuzz fuzz-smoke faults soak bench bench-logins bench-failover build-packages test-packages library lua php \
 	install install-library install-command install-exim install-lua install-php install-perl install-doc install-roundcube \
 	uninstall packages packages-in-clean-root clean
 
@@ -385,6 +388,21 @@ fuzz: $(PHP_BUILT)
 faults: test-packages
 	$(CARGO) test --locked --test update -- --ignored --nocapture --test-threads=1 faults::all
 
+# By itself, likewise: the three take a quarter of an hour, half of one, and some minutes.
+SOAK_SECONDS ?= 180
+SOAK_SEEDS ?= 1 2 3
+soak: test-packages
+	@if [ "$$(id -u)" = 0 ]; then \
+		$(MAKE) dovecot-2.4 && \
+		for seed in $(SOAK_SEEDS); do \
+			MAILAFFINITY_SOAK_SECONDS=$(SOAK_SECONDS) MAILAFFINITY_SOAK_SEED=$$seed \
+				$(CARGO) test --locked --test dovecot_2_4 -- --ignored --nocapture soak::all || exit 1; \
+		done; \
+	else \
+		echo "SKIPPED: nodes of Dovecot 2.4 that die under load; root's make soak has them"; \
+	fi
+	$(CARGO) test --locked --test watch -- --ignored --nocapture kills::hundreds endurance::a_day
+
 bench: library
 	dist/install-packages.sh gcc libc6-dev libssl-dev dovecot-core perl sendmail-bin
 	$(CC) -std=c99 -O2 -Wall -Wextra -Werror -Iinclude -o $(TARGET)/bench benches/mapping.c \
@@ -395,6 +413,7 @@ bench: library
 	$(TARGET)/bench-update $(TARGET)/mailaffinity benches/plain_update.pl "$(abspath $(TARGET))/bench-update.d"
 	$(CARGO) bench --locked --bench lookup
 	$(MAKE) bench-logins
+	$(MAKE) bench-failover
 
 # Through Dovecot 2.4's proxies, which are machines in namespaces.
 bench-logins:
@@ -403,6 +422,17 @@ bench-logins:
 		$(CARGO) test --locked --test dovecot_2_4 -- --ignored --nocapture bench::; \
 	else \
 		echo "SKIPPED: logins through Dovecot 2.4; root's make bench-logins measures them"; \
+	fi
+
+# From a node's death on. Not in the tests' own profile: of 100,000 users, the map has to follow.
+FAILOVER_ROUNDS ?= 50
+bench-failover:
+	@if [ "$$(id -u)" = 0 ]; then \
+		$(MAKE) dovecot-2.4 && \
+		MAILAFFINITY_FAILOVER_ROUNDS=$(FAILOVER_ROUNDS) \
+			$(CARGO) test --locked --release --test dovecot_2_4 -- --ignored --nocapture --test-threads=1 soak::failover; \
+	else \
+		echo "SKIPPED: nodes of Dovecot 2.4 that die; root's make bench-failover measures how long users are out"; \
 	fi
 
 clean:

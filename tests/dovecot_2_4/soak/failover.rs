@@ -11,7 +11,7 @@ use mailaffinity::access_map::AccessMap;
 use support::clients::{Protocol, deliver, log_in};
 use support::configuration::Configuration;
 use support::machines::PASSWORD;
-use support::sendmail::wait_for;
+use support::sendmail::{run_well, wait_for};
 use support::{maps, namespace};
 
 use super::clients::{Pages, who_is_there};
@@ -20,11 +20,11 @@ use super::site::{Cluster, NODES, Plan, name_of};
 use super::troubles::Kind;
 
 /// How often somebody comes, whatever became of those before.
-const EVERY: Duration = Duration::from_millis(50);
+const EVERY: Duration = Duration::from_millis(100);
 /// Far more than anything here takes: reached only when something hangs.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// PHPs, one of which has a page to load while others wait for a node that is dead.
-const BROWSERS: usize = 8;
+const BROWSERS: usize = 24;
 /// The pause of mailaffinity-update.timer, in seconds.
 const TIMER: f64 = 60.0;
 const KINDS: [Kind; 3] = [Kind::Killed, Kind::Hung, Kind::CutOff];
@@ -142,12 +142,12 @@ fn die(cluster: &mut Cluster, pages: &[Mutex<Pages>], kind: Kind, node: usize) -
 fn update(cluster: &mut Cluster, kind: Kind) -> f64 {
     kind.begin(cluster, 0);
     let begun = Instant::now();
-    cluster.update();
+    run_well(cluster.mailaffinity().arg("update"), b"");
     let took = begun.elapsed().as_secs_f64();
     assert_eq!(cluster.down(), [0].into());
     kind.end(cluster, 0);
     wait_for("the node to be up", || {
-        cluster.update();
+        run_well(cluster.mailaffinity().arg("update"), b"");
         cluster.down().is_empty()
     });
     took

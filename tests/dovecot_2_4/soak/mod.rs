@@ -34,7 +34,7 @@ fn number(variable: &str, default: u64) -> u64 {
 
 /// What all do while troubles come.
 fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) {
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut cluster = Cluster::start(plan);
     let shared = Shared {
         users: cluster.users.clone(),
@@ -78,7 +78,7 @@ fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) 
         marks: &marks,
     }
     .verdict();
-    println!("{said}");
+    eprintln!("{said}");
     let count = |is: &dyn Fn(&What) -> bool| done.iter().filter(|done| is(&done.what)).count();
     println!("seed {seed}");
     for kind in Kind::ALL {

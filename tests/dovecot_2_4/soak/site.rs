@@ -17,12 +17,14 @@ use mailaffinity::node_state::{Before, Mark, NodeState};
 use support::built::MAILAFFINITY;
 use support::configuration::{Configuration, Node as NodeConfig, node_state};
 use support::machines::{Machine, NETWORK, Network, PASSWORD, address};
-use support::sendmail::{program, run_well, wait_for};
+use support::sendmail::{program, wait_for};
 use support::{maps, php};
 
 pub(crate) const NODES: usize = 3;
 pub(crate) const PROXIES: usize = 2;
 const FIRST_PROXY: u8 = 11;
+/// Of a proxy's watcher.
+const WATCH_LOG: &str = "/var/log/watch";
 
 /// What dist/dovecot's files leave to the site; and times to microseconds, in logs that name the
 /// client's port.
@@ -82,12 +84,7 @@ pub(crate) struct Cluster {
     pub(crate) proxies: Vec<Machine>,
     pub(crate) users: Vec<String>,
     pub(crate) config: Arc<Config>,
-    watchers: Vec<Watcher>,
-}
-
-struct Watcher {
-    child: Child,
-    stderr: PathBuf,
+    own_watcher: Option<Child>,
 }
 
 impl Cluster {
@@ -132,7 +129,7 @@ impl Cluster {
             nodes,
             proxies,
             users,
-            watchers: Vec::new(),
+            own_watcher: None,
         };
         cluster.watch(&configuration);
         cluster
@@ -156,22 +153,20 @@ impl Cluster {
             path("nobody-listens"),
         );
         fs::write(self.web_config(), here).unwrap();
-        let mut own = Command::new(&*MAILAFFINITY);
-        own.arg("--config").arg(self.web_config());
-        let of_proxies = self.proxies.iter().map(|proxy| proxy.command(&MAILAFFINITY));
-        self.watchers = of_proxies
-            .chain([own])
-            .enumerate()
-            .map(|(number, mut command)| {
-                let stderr = path(&format!("watcher{number}"));
-                let output = File::create(&stderr).unwrap();
-                let child = command.arg("watch").stdin(Stdio::null()).stderr(output).spawn();
-                Watcher {
-                    child: child.unwrap(),
-                    stderr,
-                }
-            })
-            .collect();
+        let stderr = File::create(path("watch")).unwrap();
+        let mut own = self.mailaffinity();
+        self.own_watcher = Some(
+            own.arg("watch")
+                .stdin(Stdio::null())
+                .stderr(stderr)
+                .spawn()
+                .unwrap(),
+        );
+        // Children of the machines: nobody else would wait for them when these end.
+        let line = format!("{} watch </dev/null >{WATCH_LOG} 2>&1 &", *MAILAFFINITY);
+        for proxy in &self.proxies {
+            proxy.start("sh", &["-c", &line]);
+        }
         wait_for("the access map", || maps::file(path("access")).exists());
         for proxy in &self.proxies {
             let status = proxy.path("/var/lib/mailaffinity/status.json");
@@ -181,31 +176,31 @@ impl Cluster {
 
     /// What the watchers said on standard error, all of which must still be at work.
     pub(crate) fn watchers_said(&mut self) -> String {
-        self.watchers
-            .iter_mut()
-            .map(|watcher| {
-                let said = fs::read_to_string(&watcher.stderr).unwrap();
-                let ended = watcher.child.try_wait().unwrap();
-                assert!(ended.is_none(), "a watcher has ended: {ended:?}: {said}");
-                said
-            })
-            .collect()
+        let own = self.own_watcher.as_mut().expect("a watcher");
+        assert!(own.try_wait().unwrap().is_none(), "webmail's watcher has ended");
+        for proxy in &self.proxies {
+            proxy.run("pidof", &["mailaffinity"]);
+        }
+        let logs = self.proxies.iter().map(|proxy| proxy.path(WATCH_LOG));
+        let logs = logs.chain([self.network.shared("watch")]);
+        logs.map(|log| fs::read_to_string(log).unwrap()).collect()
     }
 
     pub(crate) fn stop_watching(&mut self) {
-        for mut watcher in self.watchers.drain(..) {
-            watcher.child.kill().unwrap();
-            watcher.child.wait().unwrap();
+        if let Some(mut own) = self.own_watcher.take() {
+            own.kill().unwrap();
+            own.wait().unwrap();
         }
         for proxy in &self.proxies {
             proxy.run("sh", &["-c", "kill -KILL $(pidof mailaffinity)"]);
         }
     }
 
-    /// An update, as the timer runs it.
-    pub(crate) fn update(&self) {
-        let mut update = Command::new(&*MAILAFFINITY);
-        run_well(update.arg("--config").arg(self.web_config()).arg("update"), b"");
+    /// The command, on webmail's machine.
+    pub(crate) fn mailaffinity(&self) -> Command {
+        let mut command = Command::new(&*MAILAFFINITY);
+        command.arg("--config").arg(self.web_config());
+        command
     }
 
     fn web_config(&self) -> PathBuf {
@@ -313,7 +308,7 @@ impl Marks {
                 .last()
                 .is_none_or(|last| last.down != marked.down || last.dead != marked.dead)
             {
-                println!("{seen:.3} down: {:?}, by checks: {:?}", marked.down, marked.dead);
+                eprintln!("{seen:.3} down: {:?}, by checks: {:?}", marked.down, marked.dead);
                 all.push(marked);
             }
             thread::sleep(Duration::from_millis(5));
@@ -352,12 +347,15 @@ impl Node {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for watcher in &mut self.watchers {
-            if thread::panicking() {
-                eprintln!("{}", fs::read_to_string(&watcher.stderr).unwrap_or_default());
+        if thread::panicking() {
+            let logs = self.proxies.iter().map(|proxy| proxy.path(WATCH_LOG));
+            for log in logs.chain([self.network.shared("watch")]) {
+                eprintln!("{}", fs::read_to_string(log).unwrap_or_default());
             }
-            let _ = watcher.child.kill();
-            let _ = watcher.child.wait();
+        }
+        if let Some(own) = &mut self.own_watcher {
+            let _ = own.kill();
+            let _ = own.wait();
         }
     }
 }

@@ -184,7 +184,7 @@ impl<'c> Storm<'c> {
         let from = now();
         self.since.get_or_insert(from);
         kind.begin(self.cluster, node);
-        println!("{from:.3} {} is {kind}", name_of(node));
+        eprintln!("{from:.3} {} is {kind}", name_of(node));
         let trouble = Trouble {
             kind,
             node,
@@ -200,7 +200,7 @@ impl<'c> Storm<'c> {
         self.since.get_or_insert(from);
         trouble.kind.end(self.cluster, node);
         let to = now();
-        println!("{to:.3} {} is no longer {}", name_of(node), trouble.kind);
+        eprintln!("{to:.3} {} is no longer {}", name_of(node), trouble.kind);
         self.past.push(Trouble { to, ..trouble });
     }
 
@@ -241,7 +241,7 @@ impl<'c> Storm<'c> {
             thread::sleep(Duration::from_millis(20));
         }
         if let Some(since) = self.since.take() {
-            println!("{:.3} all are at home", now());
+            eprintln!("{:.3} all are at home", now());
             self.unrest.push((since, now()));
         }
     }
