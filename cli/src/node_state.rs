@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use mailaffinity::config::{Check, Config};
+use mailaffinity::config::{Check, Config, NodeConfig};
 use mailaffinity::mapping::Strategy;
-use mailaffinity::node_state::{Before, Mark, NodeEntry, NodeState, NodeStateError};
+use mailaffinity::node_state::{Before, Mark, NodeEntry, NodeState, NodeStateError, State};
 
 use crate::files::lock;
 use crate::files::place::Place;
@@ -169,22 +169,54 @@ fn before_change(
     moves_wait: bool,
 ) -> Option<Before> {
     let under_way = before.before.clone().filter(|earlier| earlier.is_under_way(now));
-    if !moves_wait || !moves_between_living(config, before, after) {
-        return under_way;
+    let move_time = *config.watch.move_time;
+    let until = if moves_wait && !move_time.is_zero() && moves_between_living(config, before, after) {
+        let moment = |state: &NodeState| state.before.as_ref().map(|before| before.until);
+        let is_told = moment(after) != moment(before);
+        let told = after
+            .before
+            .as_ref()
+            .filter(|told| is_told && told.is_under_way(now));
+        // In whole seconds, as Dovecot's delay_until has it.
+        let own = now.checked_add(move_time).ok()?.as_second().saturating_add(1);
+        told.map_or_else(|| Timestamp::from_second(own).ok(), |told| Some(told.until))?
+    } else {
+        under_way.as_ref()?.until
+    };
+    // Whoever moves already is still kept out of where that began, unless it has died: who was
+    // there is elsewhere since.
+    let mut nodes = before.nodes.clone();
+    if let Some(mut earlier) = under_way {
+        // And where nobody had a node then, nobody is kept out.
+        let is_up = |node: &&NodeConfig| !earlier.nodes.get(&node.node.name).is_some_and(is_down);
+        let tags: BTreeSet<&str> = config
+            .nodes
+            .iter()
+            .filter(is_up)
+            .map(|node| &*node.node.tag)
+            .collect();
+        let nobodys = config.nodes.iter().filter(|node| !tags.contains(&*node.node.tag));
+        let nobodys: BTreeSet<&String> = nobodys.map(|node| &node.node.name).collect();
+        nodes.retain(|name, _| nobodys.contains(name));
+        earlier.nodes.retain(|name, _| !nobodys.contains(name));
+        nodes.append(&mut earlier.nodes);
     }
-    // Whoever moves already is still kept out of where that began.
-    let nodes = under_way.map_or_else(|| before.nodes.clone(), |earlier| earlier.nodes);
-    // In whole seconds, as Dovecot's delay_until has it.
-    let until = now.checked_add(*config.watch.move_time).ok()?;
-    let until = Timestamp::from_second(until.as_second().saturating_add(1)).ok()?;
-    let told = after
-        .before
-        .as_ref()
-        .filter(|told| Some(*told) != before.before.as_ref());
-    let until = told
-        .filter(|told| told.is_under_way(now))
-        .map_or(until, |told| told.until);
-    (!config.watch.move_time.is_zero()).then_some(Before { until, nodes })
+    let dead = |entry: &NodeEntry| entry.mark.clone().filter(Mark::is_by_checks);
+    for (name, mark) in after
+        .nodes
+        .iter()
+        .filter_map(|(name, entry)| Some((name, dead(entry)?)))
+    {
+        let entry = nodes.entry(name.clone()).or_default();
+        if !is_down(entry) {
+            entry.mark = Some(mark);
+        }
+    }
+    Some(Before { until, nodes })
+}
+
+fn is_down(entry: &NodeEntry) -> bool {
+    entry.mark.as_ref().is_some_and(|mark| mark.state == State::Down)
 }
 
 /// Whether users may move from nodes that live. On a ring, those of a node that checks found
@@ -244,7 +276,8 @@ fn checked_text(state: &NodeState) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use mailaffinity::node_state::{By, State};
+    use jiff::SignedDuration;
+    use mailaffinity::node_state::By;
     use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
@@ -294,6 +327,13 @@ mod tests {
         );
     }
 
+    fn three_nodes() -> Config {
+        let node =
+            |name: &str, number: u8| format!("[[node]]\nname = \"{name}\"\naddress = \"10.0.0.{number}\"\n");
+        let text = node("a", 1) + &node("b", 2) + &node("c", 3);
+        Config::parse(&text, Path::new("x")).unwrap()
+    }
+
     fn any_state() -> impl Strategy<Value = NodeState> {
         let marks = [
             None,
@@ -314,7 +354,71 @@ mod tests {
         prop::collection::btree_map(names, entry, 0..4).prop_map(|nodes| NodeState { nodes, before: None })
     }
 
+    /// What a node is, or becomes.
+    #[derive(Clone, Copy, Debug)]
+    enum Fate {
+        Lives,
+        Dies,
+        IsMarked,
+    }
+
     proptest! {
+        /// Sessions on a node that is no longer the user's end within `move_seconds`, or when it
+        /// dies. Whatever follows on what: nobody is let in while one lasts on another node that lives.
+        #[test]
+        fn nobody_is_let_in_while_at_work_elsewhere(
+            changes in prop::collection::vec((0usize..3, 0u8..3, 0i64..3000), 1..12), hash in 1u32..,
+        ) {
+            let config = three_nodes();
+            let mut now = Timestamp::from_second(1_000_000).unwrap();
+            let mut state = NodeState::default();
+            // When each of the user's sessions ends, by the node that it is on.
+            let mut sessions = [None::<Timestamp>; 3];
+            let mut is_dead = [false; 3];
+            let far = now + SignedDuration::from_hours(1);
+            for (node, fate, pause) in changes {
+                let name = config.nodes[node].node.name.clone();
+                let fate = [Fate::Lives, Fate::Dies, Fate::IsMarked][usize::from(fate)];
+                let mut after = state.clone();
+                after.set_mark(&name, match fate {
+                    Fate::Lives => None,
+                    Fate::Dies => Some(Mark { by: By::Checks, ..down("dead") }),
+                    Fate::IsMarked => Some(down("new disks")),
+                });
+                is_dead[node] = matches!(fate, Fate::Dies);
+                if is_dead[node] {
+                    sessions[node] = None;
+                }
+                after.before = before_change(&config, &state, &after, now, true);
+                state = after;
+                let then = config.cluster(&state).unwrap().index_of_hash(hash, "");
+                for (other, end) in sessions.iter_mut().enumerate() {
+                    if let Some(end) = end && Some(other) != then {
+                        *end = (*end).min(now + SignedDuration::from_secs(2));
+                    }
+                }
+                // As `InForce` has it.
+                for _ in 0..3 {
+                    let from = state.before.as_ref().filter(|before| before.is_under_way(now));
+                    let from = from.and_then(|before| {
+                        config.cluster(&before.state()).unwrap().index_of_hash(hash, "")
+                    });
+                    let waits = from.is_some_and(|from| {
+                        let mark = state.mark_of(&config.nodes[from].node.name);
+                        Some(from) != then && then.is_some() && !mark.is_some_and(Mark::is_by_checks)
+                    });
+                    if let Some(then) = then.filter(|then| !waits && !is_dead[*then]) {
+                        for (other, end) in sessions.iter().enumerate() {
+                            let lasts = end.is_some_and(|end| end > now);
+                            prop_assert!(other == then || !lasts, "let in at {then}, is at {other}: {state:?} {now}");
+                        }
+                        sessions[then] = Some(far);
+                    }
+                    now += SignedDuration::from_millis(pause / 3);
+                }
+            }
+        }
+
         #[test]
         fn people_have_their_say_on_all_machines(
             shared in any_state(), own in any_state(), by_director in any::<bool>(),
