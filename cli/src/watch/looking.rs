@@ -106,21 +106,24 @@ fn look_forever(
     }
 }
 
-/// What the kernel tells of changes in folders.
-struct Notices(OwnedFd);
+/// What the kernel tells of changes in folders, if it does: looking once a second is enough where
+/// all inotify instances are taken that root may have, of which there are few.
+struct Notices(Option<OwnedFd>);
 
 impl Notices {
     /// Has each of them followed by a look.
     ///
     /// # Errors
-    /// When the system has no thread left, or no inotify instance for this user.
+    /// When the system has no thread left.
     fn begin(look: Sender<Look>) -> io::Result<Notices> {
-        let notices = inotify::init(CreateFlags::CLOEXEC)?;
+        let Ok(notices) = inotify::init(CreateFlags::CLOEXEC) else {
+            return Ok(Notices(None));
+        };
         let mut told = File::from(notices.try_clone()?);
         let mut events = [0; 4096];
         let forward = move || while told.read(&mut events).is_ok() && look.send(Look::Now).is_ok() {};
         thread::Builder::new().spawn(forward)?;
-        Ok(Notices(notices))
+        Ok(Notices(Some(notices)))
     }
 
     /// Wants to be told of changes in the folder of a file, as it is now. Where that cannot be,
@@ -128,8 +131,8 @@ impl Notices {
     fn of_folder(&self, file: &Path) {
         let what =
             WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::CLOSE_WRITE | WatchFlags::DELETE;
-        if let Some(folder) = file.parent() {
-            let _ = inotify::add_watch(&self.0, folder, what);
+        if let (Some(notices), Some(folder)) = (&self.0, file.parent()) {
+            let _ = inotify::add_watch(notices, folder, what);
         }
     }
 }
