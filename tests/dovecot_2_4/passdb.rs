@@ -292,11 +292,13 @@ fn who_moves_between_nodes_that_live_waits_as_root() {
         }
         thread::scope(|scope| {
             for machine in [&one, &two, &proxy] {
-                scope.spawn(|| {
-                    log_in(Protocol::Imap, machine.address(), user, PASSWORD).unwrap();
-                    let let_in = Timestamp::now();
-                    assert!(let_in >= until, "{}: {let_in}, before {until}", machine.name());
-                });
+                for protocol in Protocol::ALL {
+                    scope.spawn(move || {
+                        log_in(protocol, machine.address(), user, PASSWORD).unwrap();
+                        let (let_in, name) = (Timestamp::now(), machine.name());
+                        assert!(let_in >= until, "{name}, {protocol:?}: {let_in}, before {until}");
+                    });
+                }
             }
         });
         for (entry, port) in deliveries {

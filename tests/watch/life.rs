@@ -34,6 +34,23 @@ fn two_watchers() {
     Watcher::start(&site).end();
 }
 
+/// As where others of the same user have all the inotify instances that there may be.
+#[test]
+fn one_whom_the_kernel_tells_nothing() {
+    let site = Site::new();
+    site.configure(site.checked_by_files());
+    let mut alone = Command::new("unshare");
+    let none = "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$@\"";
+    alone.args(["--user", "--map-root-user", "sh", "-c", none, "sh", "env"]);
+    let mut watcher = Watcher::by(alone, &site.site.config(), |_| ());
+    watcher.wait_for("READY=1");
+    site.site.must(&["down", "node2"]);
+    wait_for("node2 to be down for the watcher", || {
+        site.path("status.json").exists() && site.status()["nodes_down"] == serde_json::json!(["node2"])
+    });
+    watcher.end();
+}
+
 /// As on two machines that share the node state, but not the lock.
 #[test]
 fn two_watchers_who_do_not_know_of_each_other() {

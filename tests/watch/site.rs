@@ -201,6 +201,11 @@ impl Watcher {
 
     /// Starts one by a configuration.
     pub(crate) fn of(config: &Path, prepare: impl FnOnce(&mut Command)) -> Watcher {
+        Watcher::by(Command::new("env"), config, prepare)
+    }
+
+    /// By a command that becomes env(1).
+    pub(crate) fn by(mut command: Command, config: &Path, prepare: impl FnOnce(&mut Command)) -> Watcher {
         let folder = TempDir::new().unwrap();
         let socket = folder.path().join(SOCKET);
         let notified = UnixDatagram::bind(&socket).unwrap();
@@ -215,7 +220,6 @@ impl Watcher {
         });
         let stderr = folder.path().join("stderr");
         // It leaves a hangup ignored that its parent ignores, as below nohup.
-        let mut command = Command::new("env");
         command
             .arg("--default-signal=HUP")
             .arg(&*support::built::MAILAFFINITY)

@@ -151,6 +151,40 @@ fn that_hangs_holds_up_nothing_as_root() {
     });
 }
 
+/// Where the users are listed on it, an update does not come to its end, and all else goes on.
+#[test]
+#[ignore = "as root"]
+fn that_has_the_users_holds_up_no_mark_as_root() {
+    namespace::run("storage::that_has_the_users_holds_up_no_mark_as_root", || {
+        let site = Site::new();
+        let at = site.path("storage");
+        let storage = Storage::mount(&site.path("real"), &at);
+        fs::copy(site.path("users"), at.join("users")).unwrap();
+        site.configure(site.checked_by_files().users(at.join("users")));
+        let mut watcher = Watcher::start(&site);
+        site.wait_for_map();
+        let is_told = |down: &[&str]| {
+            wait_for(&format!("{down:?} in the status"), || {
+                site.status()["nodes_down"] == serde_json::json!(down)
+            });
+        };
+        storage.signal(Signal::STOP);
+        site.set_up(2, false);
+        is_told(&["node2"]);
+        site.site.must(&["down", "node3"]);
+        is_told(&["node2", "node3"]);
+        watcher.signal(Signal::TERM);
+        watcher.wait();
+        drop(watcher);
+        let watcher = Watcher::start(&site);
+        site.site.must(&["auto", "node3"]);
+        is_told(&["node2"]);
+        storage.signal(Signal::CONT);
+        site.wait_for_map();
+        watcher.end();
+    });
+}
+
 /// Where all is on it, one watches for all, and nobody while it hangs.
 #[test]
 #[ignore = "as root"]

@@ -1,5 +1,8 @@
-//! A thread that looks whether files have changed: once a second, as on storage that others
+//! Threads that look whether files have changed: once a second, as on storage that others
 //! write too, and at once where the kernel tells of it (inotify(7)).
+//!
+//! One looks at the configuration and the node state. What else an update reads may be on storage
+//! that hangs, and with it whoever looks at it: that is another one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,7 +10,7 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SendError, Sender};
 use std::thread;
 use std::time::Duration;
 
@@ -28,7 +31,8 @@ pub(crate) struct Changed {
     pub(crate) others: bool,
 }
 
-/// What the thread is told.
+/// What the threads are told.
+#[derive(Clone)]
 pub(crate) enum Look {
     /// Everything counts as changed.
     Anew,
@@ -38,34 +42,59 @@ pub(crate) enum Look {
     Now,
 }
 
-/// Looks from now on, until `tell` says no. All files count as changed at first.
-///
-/// # Errors
-/// When the system has no thread left.
-pub(crate) fn begin(
-    path: &Path,
-    config: Arc<Config>,
-    tell: impl Fn(Changed) -> bool + Send + 'static,
-) -> io::Result<Sender<Look>> {
-    begin_every(INTERVAL, path, config, tell)
+/// The threads.
+#[derive(Clone)]
+pub(crate) struct Looking([Sender<Look>; 2]);
+
+impl Looking {
+    /// Looks from now on, until `tell` says no. All files count as changed at first.
+    ///
+    /// # Errors
+    /// When the system has no threads left.
+    pub(crate) fn begin(
+        path: &Path,
+        config: &Arc<Config>,
+        tell: impl Fn(Changed) -> bool + Clone + Send + 'static,
+    ) -> io::Result<Looking> {
+        Looking::begin_every(INTERVAL, path, config, tell)
+    }
+
+    fn begin_every(
+        interval: Duration,
+        path: &Path,
+        config: &Arc<Config>,
+        tell: impl Fn(Changed) -> bool + Clone + Send + 'static,
+    ) -> io::Result<Looking> {
+        let begin = |part| {
+            let (sender, told) = mpsc::channel();
+            let (path, config, tell) = (path.to_owned(), config.clone(), tell.clone());
+            let notices = Notices::begin(sender.clone())?;
+            let look = move || look_forever(interval, part, &path, config, &notices, &told, tell);
+            thread::Builder::new().spawn(look)?;
+            io::Result::Ok(sender)
+        };
+        Ok(Looking([begin(Part::Own)?, begin(Part::Others)?]))
+    }
+
+    /// # Errors
+    /// When one of the threads has ended.
+    pub(crate) fn tell(&self, look: &Look) -> Result<(), SendError<Look>> {
+        self.0.iter().try_for_each(|thread| thread.send(look.clone()))
+    }
 }
 
-fn begin_every(
-    interval: Duration,
-    path: &Path,
-    config: Arc<Config>,
-    tell: impl Fn(Changed) -> bool + Send + 'static,
-) -> io::Result<Sender<Look>> {
-    let (sender, told) = mpsc::channel();
-    let path = path.to_owned();
-    let notices = Notices::begin(sender.clone())?;
-    let look = move || look_forever(interval, &path, config, &notices, &told, tell);
-    thread::Builder::new().spawn(look)?;
-    Ok(sender)
+/// What one of the threads looks at.
+#[derive(Clone, Copy)]
+enum Part {
+    /// The configuration and the node state.
+    Own,
+    /// What else an update reads.
+    Others,
 }
 
 fn look_forever(
     interval: Duration,
+    part: Part,
     path: &Path,
     mut config: Arc<Config>,
     notices: &Notices,
@@ -74,19 +103,22 @@ fn look_forever(
 ) {
     let mut seen = Seen::default();
     loop {
-        let files = files_read(&config);
-        for file in files
-            .iter()
-            .map(PathBuf::as_path)
-            .chain([path, &config.node_state])
-        {
+        let (own, state) = (path.to_owned(), config.node_state.to_path_buf());
+        let [own, state, others] = match part {
+            Part::Own => [vec![own], vec![state], vec![]],
+            Part::Others => {
+                let mut others = files_read(&config);
+                others.retain(|file| *file != state);
+                [vec![], vec![], others]
+            }
+        };
+        for file in [&own, &state, &others].into_iter().flatten() {
             notices.of_folder(file);
         }
-        let files = files.into_iter();
         let what = Changed {
-            config: seen.look([path.to_owned()]),
-            state: seen.look([config.node_state.to_path_buf()]),
-            others: seen.look(files.filter(|file| *file != *config.node_state)),
+            config: seen.look(own),
+            state: seen.look(state),
+            others: seen.look(others),
         };
         if (what.config || what.state || what.others) && !tell(what) {
             return;
@@ -106,21 +138,24 @@ fn look_forever(
     }
 }
 
-/// What the kernel tells of changes in folders.
-struct Notices(OwnedFd);
+/// What the kernel tells of changes in folders, if it does: looking once a second is enough where
+/// all inotify instances are taken that root may have, of which there are few.
+struct Notices(Option<OwnedFd>);
 
 impl Notices {
     /// Has each of them followed by a look.
     ///
     /// # Errors
-    /// When the system has no thread left, or no inotify instance for this user.
+    /// When the system has no thread left.
     fn begin(look: Sender<Look>) -> io::Result<Notices> {
-        let notices = inotify::init(CreateFlags::CLOEXEC)?;
+        let Ok(notices) = inotify::init(CreateFlags::CLOEXEC) else {
+            return Ok(Notices(None));
+        };
         let mut told = File::from(notices.try_clone()?);
         let mut events = [0; 4096];
         let forward = move || while told.read(&mut events).is_ok() && look.send(Look::Now).is_ok() {};
         thread::Builder::new().spawn(forward)?;
-        Ok(Notices(notices))
+        Ok(Notices(Some(notices)))
     }
 
     /// Wants to be told of changes in the folder of a file, as it is now. Where that cannot be,
@@ -128,8 +163,8 @@ impl Notices {
     fn of_folder(&self, file: &Path) {
         let what =
             WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::CLOSE_WRITE | WatchFlags::DELETE;
-        if let Some(folder) = file.parent() {
-            let _ = inotify::add_watch(&self.0, folder, what);
+        if let (Some(notices), Some(folder)) = (&self.0, file.parent()) {
+            let _ = inotify::add_watch(notices, folder, what);
         }
     }
 }
@@ -180,8 +215,12 @@ mod tests {
         // Who only looked would do so in an hour.
         let hour = Duration::from_secs(3600);
         let tell = move |changed| tell.send(changed).is_ok();
-        let _look = begin_every(hour, &path, Arc::new(config), tell).unwrap();
-        assert!(told.recv().unwrap().state, "at first");
+        let _looking = Looking::begin_every(hour, &path, &Arc::new(config), tell).unwrap();
+        let at_first = told.recv().unwrap();
+        assert!(
+            at_first.config && at_first.state && !at_first.others,
+            "{at_first:?}"
+        );
         let new = folder.path().join("new");
         fs::write(&new, "# all up\n").unwrap();
         fs::rename(&new, &state).unwrap();

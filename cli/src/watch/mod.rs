@@ -33,7 +33,7 @@ use serde_json::json;
 use self::asking::{Asking, Found};
 pub(crate) use self::draining::Drains;
 use self::ending::Ended;
-use self::looking::{Changed, Look};
+use self::looking::{Changed, Look, Looking};
 use self::metrics::Facts;
 use self::problems::Problems;
 use self::quorum::Quorum;
@@ -128,7 +128,7 @@ struct Watcher<'p> {
     /// As it is in force.
     state: NodeState,
     retry: Retry,
-    looking: Sender<Look>,
+    looking: Looking,
     steps: Steps,
     state_seconds: Option<f64>,
     sessions: Option<Ended>,
@@ -157,9 +157,9 @@ impl<'p> Watcher<'p> {
         let begun = now.checked_sub(HOUR).unwrap_or(now);
         let told = events.clone();
         let tell = move |changed| told.send(Event::Changed(changed)).is_ok();
-        let looking = looking::begin(path, config.clone(), tell)?;
+        let looking = Looking::begin(path, &config, tell)?;
         let look = looking.clone();
-        undo::at_hangup(move || _ = look.send(Look::Anew));
+        undo::at_hangup(move || _ = look.tell(&Look::Anew));
         let programs = last_programs(&config);
         let told = events.clone();
         let tell = move |done| told.send(Event::Done(done)).is_ok();
@@ -439,7 +439,8 @@ impl<'p> Watcher<'p> {
         if changed.config || changed.others {
             self.update()?;
         }
-        if !mem::replace(&mut self.is_ready, true) {
+        // They are as they were when it began.
+        if changed.config && !mem::replace(&mut self.is_ready, true) {
             notify(&format!("READY=1\nSTATUS={}", self.summary()));
         }
         Ok(())
@@ -461,7 +462,7 @@ impl<'p> Watcher<'p> {
         self.take_nodes(known);
         self.problems.retain(|matter| !matter.starts_with(NODE));
         self.looking
-            .send(Look::For(self.config.clone()))
+            .tell(&Look::For(self.config.clone()))
             .map_err(|_| ended())
     }
 
