@@ -2,6 +2,7 @@
 //! for itself unless it shares the folder.
 
 use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::files::lock::{self, Lock};
@@ -13,18 +14,23 @@ const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// The file is named after it.
 const WATCH: &str = "watch";
 
+/// The file of which it is the lock.
+pub(crate) fn file(config: &Config) -> PathBuf {
+    config.status.with_file_name(WATCH)
+}
+
 /// Takes the watcher's lock.
 ///
 /// # Errors
 /// As [`lock::of`].
 pub(crate) fn take(config: &Config) -> io::Result<Lock> {
-    let place = Place::with_folders(&config.status.with_file_name(WATCH))?;
+    let place = Place::with_folders(&file(config))?;
     lock::of(&place, LOCK_WAIT)
 }
 
 /// Whether a watcher checks the nodes, and does what follows when they change.
 pub(crate) fn is_at_work(config: &Config) -> bool {
-    let place = Place::of(&config.status.with_file_name(WATCH));
+    let place = Place::of(&file(config));
     place
         .and_then(|place| lock::wait_until_free(&place, Duration::ZERO))
         .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)

@@ -46,6 +46,13 @@ fn what_is_edited_is_followed() {
             .contains("connect:192.0.3")
     };
     wait_for("the line", entry);
+    // Another status in the same folder, and so with the same lock.
+    let text = fs::read_to_string(site.site.config()).unwrap();
+    site.write(
+        "mailaffinity.toml",
+        &text.replace("/status.json", "/elsewhere.json"),
+    );
+    wait_for("the other status", || site.path("elsewhere.json").exists());
     assert_eq!(watcher.end(), "");
     site.assert_tidy();
 }

@@ -448,7 +448,7 @@ impl<'p> Watcher<'p> {
 
     /// Goes on with another configuration, and with what is known of nodes that it has too.
     fn configure(&mut self, config: Arc<Config>) -> Result<(), Failure> {
-        if config.status != self.config.status {
+        if watcher_lock::file(&config) != watcher_lock::file(&self.config) {
             self.lock = lock(&config)?;
         }
         let before = mem::replace(&mut self.config, config);
