@@ -57,6 +57,13 @@ impl Configuration {
         self
     }
 
+    /// Leaves out a section.
+    #[must_use]
+    pub fn without(mut self, section: &str) -> Configuration {
+        self.0.remove(section);
+        self
+    }
+
     /// Sets a key whose value is a file or folder.
     #[must_use]
     pub fn set_path(self, key: &str, path: impl AsRef<Path>) -> Configuration {

@@ -28,7 +28,14 @@ const BROWSERS: usize = 24;
 /// The pause of mailaffinity-update.timer, in seconds.
 const TIMER: f64 = 60.0;
 const KINDS: [Kind; 3] = [Kind::Killed, Kind::Hung, Kind::CutOff];
-const WHAT: [&str; 5] = ["a login", "a delivery", "a page", "the map", "a mail program"];
+const WHAT: [&str; 6] = [
+    "a login",
+    "a delivery",
+    "a page",
+    "the map",
+    "a mail program",
+    "one on its way",
+];
 
 /// Seconds since the node died, when something succeeded first.
 #[derive(Default)]
@@ -71,8 +78,8 @@ fn come<'s, T: Send>(
 fn die(cluster: &mut Cluster, pages: &[Mutex<Pages>], kind: Kind, node: usize) -> [f64; WHAT.len()] {
     let homes = cluster.homes();
     let mine = cluster.users.iter().zip(homes).filter(|(_, home)| *home == node);
-    let users: Vec<String> = mine.map(|(user, _)| user.clone()).take(4).collect();
-    let [for_login, for_delivery, for_page, for_program] = &users[..] else {
+    let users: Vec<String> = mine.map(|(user, _)| user.clone()).take(5).collect();
+    let [for_login, for_delivery, for_page, for_program, on_its_way] = &users[..] else {
         panic!("{} has too few users", name_of(node))
     };
     let proxies = cluster.proxy_addresses();
@@ -91,7 +98,7 @@ fn die(cluster: &mut Cluster, pages: &[Mutex<Pages>], kind: Kind, node: usize) -
     let before = group();
     let mut session = log_in(Protocol::Imap, other, for_program, PASSWORD).unwrap();
     let first: [First; WHAT.len()] = Default::default();
-    let [login, delivery, page, follows, program] = &first;
+    let [login, delivery, page, follows, program, late] = &first;
     let begun = Instant::now();
     kind.begin(cluster, node);
     thread::scope(|scope| {
@@ -113,13 +120,18 @@ fn die(cluster: &mut Cluster, pages: &[Mutex<Pages>], kind: Kind, node: usize) -
             true => Err(ErrorKind::WouldBlock.into()),
             false => Ok(()),
         });
-        scope.spawn(move || {
-            while session.line().is_ok() {}
-            while log_in(Protocol::Imap, other, for_program, PASSWORD).is_err() {
+        let try_until_in = move |user: &str, first: &First| {
+            while log_in(Protocol::Imap, other, user, PASSWORD).is_err() {
                 thread::sleep(EVERY);
             }
-            program.note(begun);
+            first.note(begun);
+        };
+        scope.spawn(move || {
+            while session.line().is_ok() {}
+            try_until_in(for_program, program);
         });
+        // Its first login is sent to the dead node.
+        scope.spawn(move || try_until_in(on_its_way, late));
         while !first.iter().all(First::is_there) {
             assert!(begun.elapsed() < DEADLINE, "not all are at work again");
             thread::sleep(EVERY);

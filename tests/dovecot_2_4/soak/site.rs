@@ -16,14 +16,16 @@ use mailaffinity::config::Config;
 use mailaffinity::node_state::{Before, Mark, NodeState};
 use support::built::MAILAFFINITY;
 use support::configuration::{Configuration, Node as NodeConfig, node_state};
-use support::machines::{Machine, NETWORK, Network, PASSWORD, address};
+use support::machines::{Machine, NETWORK, Network, PASSWORD, SHARED, address};
 use support::sendmail::{program, wait_for};
 use support::{maps, php};
 
 pub(crate) const NODES: usize = 3;
 pub(crate) const PROXIES: usize = 2;
 const FIRST_PROXY: u8 = 11;
-/// Of a proxy's watcher.
+/// The nodes' configuration of mailaffinity.
+const FOLLOWERS: &str = "followers.toml";
+/// Of a watcher.
 const WATCH_LOG: &str = "/var/log/watch";
 
 /// What dist/dovecot's files leave to the site; and times to microseconds, in logs that name the
@@ -99,6 +101,10 @@ impl Cluster {
                 // There are more in minutes than else in weeks.
                 .set("watch.falls_per_hour", 1000)
                 .with(&plan.others.to_string());
+        // A node that is cut off finds all others dead, so they ask nobody: they follow the common
+        // node state, and end the sessions that they sent on to others.
+        network.configure(configuration.clone().without("checks"));
+        fs::rename(network.shared("mailaffinity.toml"), network.shared(FOLLOWERS)).unwrap();
         network.configure(&configuration);
         network.mark(&node_state(&[]));
         let nodes = (0..NODES)
@@ -162,10 +168,8 @@ impl Cluster {
                 .spawn()
                 .unwrap(),
         );
-        // Children of the machines: nobody else would wait for them when these end.
-        let line = format!("{} watch </dev/null >{WATCH_LOG} 2>&1 &", *MAILAFFINITY);
         for proxy in &self.proxies {
-            proxy.start("sh", &["-c", &line]);
+            watch(proxy, "/etc/mailaffinity.toml");
         }
         wait_for("the access map", || maps::file(path("access")).exists());
         for proxy in &self.proxies {
@@ -178,8 +182,8 @@ impl Cluster {
     pub(crate) fn watchers_said(&mut self) -> String {
         let own = self.own_watcher.as_mut().expect("a watcher");
         assert!(own.try_wait().unwrap().is_none(), "webmail's watcher has ended");
-        for proxy in &self.proxies {
-            proxy.run("pidof", &["mailaffinity"]);
+        for machine in self.proxies.iter().chain(self.nodes.iter().map(Node::machine)) {
+            machine.run("pidof", &["mailaffinity"]);
         }
         let logs = self.proxies.iter().map(|proxy| proxy.path(WATCH_LOG));
         let logs = logs.chain([self.network.shared("watch")]);
@@ -191,8 +195,8 @@ impl Cluster {
             own.kill().unwrap();
             own.wait().unwrap();
         }
-        for proxy in &self.proxies {
-            proxy.run("sh", &["-c", "kill -KILL $(pidof mailaffinity)"]);
+        for machine in self.proxies.iter().chain(self.nodes.iter().map(Node::machine)) {
+            machine.run("sh", &["-c", "kill -KILL $(pidof mailaffinity)"]);
         }
     }
 
@@ -342,14 +346,36 @@ impl Node {
             "{SITE}!include {file}\nimap_id_send {{\n  name = {name}\n}}\n"
         ));
         self.logs.push(log);
+        self.watch();
     }
+
+    fn watch(&self) {
+        watch(self.machine(), &format!("{SHARED}/{FOLLOWERS}"));
+    }
+
+    /// What was killed begins again.
+    pub(crate) fn start_again(&self) {
+        self.machine().start_again();
+        self.watch();
+    }
+}
+
+/// Starts a watcher on a machine. It is the machine's child: nobody else would wait for it when
+/// that ends.
+fn watch(machine: &Machine, config: &str) {
+    let line = format!(
+        "{} --config {config} watch </dev/null >{WATCH_LOG} 2>&1 &",
+        *MAILAFFINITY
+    );
+    machine.start("sh", &["-c", &line]);
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
         if thread::panicking() {
             let logs = self.proxies.iter().map(|proxy| proxy.path(WATCH_LOG));
-            for log in logs.chain([self.network.shared("watch")]) {
+            let state = self.network.shared("nodes.toml");
+            for log in logs.chain([self.network.shared("watch"), state]) {
                 eprintln!("{}", fs::read_to_string(log).unwrap_or_default());
             }
         }

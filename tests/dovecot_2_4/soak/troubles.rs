@@ -55,7 +55,7 @@ impl Kind {
     pub(crate) fn end(self, cluster: &mut Cluster, node: usize) {
         let machine = || cluster.nodes[node].machine();
         match self {
-            Kind::Killed => machine().start_again(),
+            Kind::Killed => cluster.nodes[node].start_again(),
             Kind::Off => cluster.switch_on(node),
             Kind::Hung => machine().go_on(),
             Kind::CutOff => machine().connect(),
