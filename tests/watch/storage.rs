@@ -160,7 +160,11 @@ fn that_has_the_users_holds_up_no_mark_as_root() {
         let at = site.path("storage");
         let storage = Storage::mount(&site.path("real"), &at);
         fs::copy(site.path("users"), at.join("users")).unwrap();
-        site.configure(site.checked_by_files().users(at.join("users")));
+        let told = site.path("told");
+        site.script("tell", &format!("echo \"$*\" >>{}", told.display()));
+        let tell = site.path("tell").to_str().unwrap().to_owned();
+        let configuration = site.checked_by_files().users(at.join("users"));
+        site.configure(configuration.set("watch.on_change", vec![vec![tell]]));
         let mut watcher = Watcher::start(&site);
         site.wait_for_map();
         let is_told = |down: &[&str]| {
@@ -173,6 +177,11 @@ fn that_has_the_users_holds_up_no_mark_as_root() {
         is_told(&["node2"]);
         site.site.must(&["down", "node3"]);
         is_told(&["node2", "node3"]);
+        wait_for("the program", || {
+            let told = fs::read_to_string(&told).unwrap_or_default();
+            told.contains("node2 down") && told.contains("node3 down")
+        });
+        site.wait_for_problem("update: it is still at work after 30s");
         watcher.signal(Signal::TERM);
         watcher.wait();
         drop(watcher);

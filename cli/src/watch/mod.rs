@@ -522,6 +522,10 @@ impl<'p> Watcher<'p> {
                 self.updated = Some((Timestamp::now(), result.is_ok()));
                 self.problem("update", result.err());
             }
+            Done::UpdateLasts(time) => {
+                let problem = format!("it is still at work after {time:?}; nothing else waits for it");
+                self.problem("update", Some(problem));
+            }
             Done::Drain(seconds, problem) => {
                 self.drain_seconds = seconds;
                 self.problem("drain", problem);

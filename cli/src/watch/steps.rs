@@ -2,12 +2,13 @@
 //!
 //! Sessions of users who belong elsewhere come first, then the access map, then the programs,
 //! which are started whether the map could follow or not, and the queues of dead nodes when their
-//! time has come. None waits for a step before it that takes its time. Each is tried again until it succeeds, with pauses that grow.
+//! time has come. None waits long for a step before it that takes its time. Each is tried again
+//! until it succeeds, with pauses that grow.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, SendError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SendError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,16 @@ use super::wanted::{Retry, Wanted, next};
 use crate::child::{self, Finished};
 use crate::update_run::UpdateRun;
 
+/// How long programs wait for an update.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What programs wait for.
+enum Told {
+    Wanted(Wanted),
+    /// An update has come to its end.
+    Updated,
+}
+
 /// What a step came to.
 #[derive(Debug)]
 pub(crate) enum Done {
@@ -26,6 +37,8 @@ pub(crate) enum Done {
     Sessions(Option<Ended>, Option<String>),
     /// The update, after so many seconds.
     Update(f64, Result<(), String>),
+    /// It has not come to its end for so long.
+    UpdateLasts(Duration),
     /// The programs, and what all of them came to so far.
     Programs(Vec<Program>),
     /// The drain, after so many seconds if there was one, and what is wrong.
@@ -52,6 +65,7 @@ pub(crate) struct Program {
 pub(crate) struct Steps {
     sessions: Sender<Wanted>,
     updates: Sender<Wanted>,
+    programs: Sender<Told>,
     drains: Sender<Wanted>,
 }
 
@@ -78,15 +92,17 @@ impl Steps {
         let tell_drain = move |seconds, problem| told(Done::Drain(seconds, problem));
         in_thread(move || draining::drain_forever(&drained_by, drains, &drain_wanted, tell_drain))?;
         let (path, first, tell_update) = (path.to_owned(), wanted.clone(), tell.clone());
-        in_thread(move || update_forever(&path, first, &updates_wanted, &programs, tell_update))?;
-        let programs = Programs {
+        let updated = programs.clone();
+        in_thread(move || update_forever(&path, first, &updates_wanted, &updated, tell_update))?;
+        let all = Programs {
             programs: known,
             wanted,
         };
-        in_thread(move || programs.run_forever(&programs_wanted, tell))?;
+        in_thread(move || all.run_forever(&programs_wanted, tell))?;
         Ok(Steps {
             sessions,
             updates,
+            programs,
             drains: drain,
         })
     }
@@ -97,6 +113,9 @@ impl Steps {
     /// When one of the threads has ended.
     pub(crate) fn want(&self, wanted: Wanted) -> Result<(), SendError<Wanted>> {
         self.sessions.send(wanted.clone())?;
+        // Before the update can come to its end.
+        let told = self.programs.send(Told::Wanted(wanted.clone()));
+        told.map_err(|_| SendError(wanted.clone()))?;
         self.updates.send(wanted.clone())?;
         self.drains.send(wanted)
     }
@@ -110,7 +129,7 @@ fn update_forever(
     path: &Path,
     mut wanted: Wanted,
     updates: &Receiver<Wanted>,
-    programs: &Sender<Wanted>,
+    programs: &Sender<Told>,
     tell: impl Fn(Done) -> bool,
 ) {
     let mut retry = Retry::default();
@@ -129,7 +148,7 @@ fn update_forever(
             Err(_) => retry.wait(),
         };
         let is_told = tell(Done::Update(begun.elapsed().as_secs_f64(), result));
-        if !is_told || programs.send(wanted.clone()).is_err() {
+        if !is_told || programs.send(Told::Updated).is_err() {
             return;
         }
     }
@@ -141,13 +160,35 @@ struct Programs {
 }
 
 impl Programs {
-    fn run_forever(mut self, wanted: &Receiver<Wanted>, tell: impl Fn(Done) -> bool) {
+    fn run_forever(mut self, told: &Receiver<Told>, tell: impl Fn(Done) -> bool) {
         self.take_configured();
+        // Until when an update is waited for.
+        let mut until: Option<Instant> = None;
         let mut wait = Duration::MAX;
-        while let Some(next) = next(wanted, wait) {
-            if let Some(next) = next {
-                self.wanted = next;
-                self.take_configured();
+        loop {
+            let first = match told.recv_timeout(wait) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            for told in first.into_iter().chain(told.try_iter()) {
+                match told {
+                    Told::Wanted(wanted) => {
+                        self.wanted = wanted;
+                        self.take_configured();
+                        until = until.or_else(|| Some(Instant::now() + PATIENCE));
+                    }
+                    Told::Updated => until = None,
+                }
+            }
+            wait = until.map_or(Duration::ZERO, |until| {
+                until.saturating_duration_since(Instant::now())
+            });
+            if !wait.is_zero() {
+                continue;
+            }
+            if until.take().is_some() && !tell(Done::UpdateLasts(PATIENCE)) {
+                return;
             }
             let Wanted { config, down, .. } = &self.wanted;
             let timeout = *config.watch.on_change_timeout;
