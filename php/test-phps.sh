@@ -87,7 +87,7 @@ build_php() {
 install_php() {
     base=$2
     case $2 in forky | experimental) base=trixie ;; esac
-    "$here/../tests/root.sh" make "$base" "$3/system" gcc libc6-dev binutils valgrind libc6-dbg mandoc sendmail-bin &&
+    "$here/../tests/root.sh" make "$base" "$3/system" gcc libc6-dev binutils valgrind libc6-dbg mandoc sendmail-bin tinycdb &&
         "$here/../tests/root.sh" run "$3/system" <<END || return 1
 [ $base = $2 ] || sed -n 's/ $base main$/ forky main/p; s/ forky main$/ $2 main/p' /etc/apt/sources.list >/etc/apt/sources.list.d/more.list
 apt-get update
