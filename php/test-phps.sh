@@ -83,11 +83,13 @@ build_php() {
 }
 
 # Debian's PHP in a system of its own. The suites that are still in the making take part of
-# theirs from the one before. Usage: install_php VERSION SUITE FOLDER
+# theirs from the one before, such as what their own would need more of, or would not have
+# beside that PHP. Usage: install_php VERSION SUITE FOLDER
 install_php() {
     base=$2
     case $2 in forky | experimental) base=trixie ;; esac
-    "$here/../tests/root.sh" make "$base" "$3/system" gcc libc6-dev binutils valgrind libc6-dbg mandoc sendmail-bin &&
+    "$here/../tests/root.sh" make "$base" "$3/system" gcc libc6-dev binutils valgrind libc6-dbg mandoc sendmail-bin tinycdb \
+        ucf php-common &&
         "$here/../tests/root.sh" run "$3/system" <<END || return 1
 [ $base = $2 ] || sed -n 's/ $base main$/ forky main/p; s/ forky main$/ $2 main/p' /etc/apt/sources.list >/etc/apt/sources.list.d/more.list
 apt-get update

@@ -82,6 +82,10 @@ fn text_of(value: &Zval) -> Result<Cow<'_, [u8]>, &'static str> {
     } else if let Some(number) = value.long() {
         Ok(number.to_string().into_bytes().into())
     } else if let Some(number) = value.double() {
+        // Of which PHP 8.5 warns, on the page or by what a program has for warnings.
+        if number.is_nan() {
+            return Ok(b"NAN".as_slice().into());
+        }
         // SAFETY: it takes any number, and gives a new string, never null.
         let text = unsafe { ZBox::from_raw(ffi::zend_double_to_str(number)) };
         Ok(text.as_bytes().to_vec().into())
