@@ -75,6 +75,13 @@ fn a_broken_configuration_changes_nothing() {
     assert_eq!(watcher.stderr().matches("unknown field").count(), 1);
     site.write("mailaffinity.toml", &good);
     site.wait_until_well();
+    // Nor does one whose status cannot be where it says.
+    let nowhere = good.replace("/status.json", "/users/status.json");
+    assert_ne!(nowhere, good);
+    site.write("mailaffinity.toml", &nowhere);
+    site.wait_for_problem("configuration: ");
+    site.write("mailaffinity.toml", &good);
+    site.wait_until_well();
     // Another one counts, and nodes keep their marks.
     site.configure(
         site.checked_by_files()

@@ -418,7 +418,8 @@ impl<'p> Watcher<'p> {
     /// Reads what has changed. What is broken changes nothing.
     fn look(&mut self, changed: Changed) -> Result<(), Failure> {
         if changed.config {
-            let problem = match Config::load(self.path) {
+            let loaded = Config::load(self.path).map_err(Failure::config);
+            let problem = match loaded.and_then(|config| self.lock_for(config)) {
                 Ok(config) => {
                     self.configure(Arc::new(config))?;
                     None
@@ -446,11 +447,16 @@ impl<'p> Watcher<'p> {
         Ok(())
     }
 
-    /// Goes on with another configuration, and with what is known of nodes that it has too.
-    fn configure(&mut self, config: Arc<Config>) -> Result<(), Failure> {
+    /// Takes the lock that a configuration has, which is returned then.
+    fn lock_for(&mut self, config: Config) -> Result<Config, Failure> {
         if watcher_lock::file(&config) != watcher_lock::file(&self.config) {
             self.lock = lock(&config)?;
         }
+        Ok(config)
+    }
+
+    /// Goes on with another configuration, and with what is known of nodes that it has too.
+    fn configure(&mut self, config: Arc<Config>) -> Result<(), Failure> {
         let before = mem::replace(&mut self.config, config);
         self.generation = self.generation.wrapping_add(1);
         self.asking = ask(&self.config, self.begun, self.generation, &self.events)?;
