@@ -183,7 +183,9 @@ pub(crate) fn ask_director(
 }
 
 /// Asks each node but those marked by hand, all at once; then those again whose
-/// answer differs from their state, until it came often enough in a row.
+/// answer differs from their state, until it came often enough in a row. Where nodes fall, those
+/// that answered are asked once more: what they said before a cut says nothing of the time
+/// after it. Of those that no longer answer, nothing is known.
 fn ask_all(
     config: &Config,
     state: &NodeState,
@@ -192,28 +194,11 @@ fn ask_all(
 ) -> Observation {
     let is_asked = |node: &Node| !state.mark_of(&node.name).is_some_and(Mark::is_by_hand);
     let mut answers: Vec<Option<Result<(), String>>> = config.nodes.iter().map(|_| None).collect();
-    let mut asked: Vec<(usize, &Node)> = config.nodes.iter().map(|node| &node.node).enumerate().collect();
-    asked.retain(|(_, node)| is_asked(node));
+    let nodes = || config.nodes.iter().map(|node| &node.node).enumerate();
+    let mut asked: Vec<(usize, &Node)> = nodes().filter(|(_, node)| is_asked(node)).collect();
     for round in 1u32.. {
-        let answered: Vec<_> = thread::scope(|scope| {
-            let begun: Vec<_> = asked
-                .iter()
-                .map(|(_, node)| {
-                    let ask = || ask(node);
-                    // Where the system has no thread left, the answer is awaited here.
-                    thread::Builder::new().spawn_scoped(scope, ask).map_err(|_| ask())
-                })
-                .collect();
-            begun
-                .into_iter()
-                .map(|begun| match begun {
-                    Ok(thread) => thread.join().unwrap_or_else(|_| Err("the check failed".into())),
-                    Err(answer) => answer,
-                })
-                .collect()
-        });
         let mut again = Vec::new();
-        for ((index, node), answer) in asked.into_iter().zip(answered) {
+        for ((index, node), answer) in asked.iter().copied().zip(ask_at_once(&asked, &ask)) {
             let needed = match (&answer, state.is_down(&node.name)) {
                 (Ok(()), true) => *checks.rise,
                 (Err(_), false) => *checks.fall,
@@ -232,7 +217,45 @@ fn ask_all(
         asked = again;
         thread::sleep(*checks.interval);
     }
+    let falls = |(node, answer): (&NodeConfig, &Option<Result<(), String>>)| {
+        matches!(answer, Some(Err(_))) && !state.is_down(&node.node.name)
+    };
+    if config.nodes.iter().zip(&answers).any(falls) {
+        let answered = nodes()
+            .zip(&answers)
+            .filter(|(_, answer)| matches!(answer, Some(Ok(()))));
+        let witnesses: Vec<_> = answered.map(|(node, _)| node).collect();
+        for ((index, _), answer) in witnesses.iter().zip(ask_at_once(&witnesses, &ask)) {
+            if let Some(slot) = answers.get_mut(*index).filter(|_| answer.is_err()) {
+                *slot = None;
+            }
+        }
+    }
     Observation::Answers(answers)
+}
+
+/// Asks nodes, each in a thread of its own.
+fn ask_at_once(
+    nodes: &[(usize, &Node)],
+    ask: &(impl Fn(&Node) -> Result<(), String> + Sync),
+) -> Vec<Result<(), String>> {
+    thread::scope(|scope| {
+        let begun: Vec<_> = nodes
+            .iter()
+            .map(|(_, node)| {
+                let ask = || ask(node);
+                // Where the system has no thread left, the answer is awaited here.
+                thread::Builder::new().spawn_scoped(scope, ask).map_err(|_| ask())
+            })
+            .collect();
+        begun
+            .into_iter()
+            .map(|begun| match begun {
+                Ok(thread) => thread.join().unwrap_or_else(|_| Err("the check failed".into())),
+                Err(answer) => answer,
+            })
+            .collect()
+    })
 }
 
 /// Whether it may be true that the only node fails that is asked: others are held up.
@@ -432,6 +455,7 @@ fn apply_director(
 mod tests {
     use super::*;
     use proptest::prelude::{Strategy, any, prop, proptest};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     const NODES: usize = 4;
 
@@ -450,6 +474,25 @@ mod tests {
             up,
             changed: None,
         }
+    }
+
+    /// One answers before a cut, and the next one is asked after it.
+    #[test]
+    fn who_is_cut_off_between_two_questions_finds_nobody_down() {
+        let config = config();
+        let state = NodeState::default();
+        let checks = Checks {
+            interval: Default::default(),
+            ..config.checks.clone().unwrap()
+        };
+        let asked = AtomicUsize::new(0);
+        let ask = |node: &Node| match node.name == "node0" && asked.fetch_add(1, Ordering::SeqCst) == 0 {
+            true => Ok(()),
+            false => Err("no route".to_owned()),
+        };
+        let found = ask_all(&config, &state, &checks, ask);
+        let judged = found.judged(&config, &state, &checks.check, &[false; NODES]);
+        assert!(matches!(judged, Err(ChecksError::NobodyUp { .. })), "{judged:?}");
     }
 
     #[test]
