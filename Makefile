@@ -268,7 +268,7 @@ test: test-packages
 test-as-root:
 	@if [ "$$(id -u)" = 0 ]; then \
 		$(MAKE) dovecot-2.4 && \
-		$(CARGO) test --locked --test update --test cluster --test director --test dovecot_2_4 --test exim -- --ignored as_root; \
+		$(CARGO) test --locked --test update --test watch --test cluster --test director --test dovecot_2_4 --test exim -- --ignored as_root; \
 	else \
 		echo "SKIPPED: the tests of what only root can do; root's make test-as-root runs them"; \
 	fi
