@@ -416,6 +416,16 @@ impl NodeState {
         state
     }
 
+    /// The same, with nobody moved.
+    #[must_use]
+    pub fn without_moved(&self) -> NodeState {
+        let mut state = self.clone();
+        for entry in state.nodes.values_mut() {
+            entry.moved = Moved::default();
+        }
+        state
+    }
+
     /// Reads the file; without one, all nodes are up.
     ///
     /// # Errors

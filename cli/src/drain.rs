@@ -25,7 +25,7 @@ use crate::queue_group;
 use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::deadline::Deadline;
 use mailaffinity::mapping::UsernameHash;
-use mailaffinity::node_state::{Moved, NodeState};
+use mailaffinity::node_state::NodeState;
 
 /// Messages for one sendmail: few enough that a node that comes back gets the rest.
 const BATCH: usize = 20;
@@ -143,11 +143,7 @@ fn chosen<'c>(config: &'c Config, state: &NodeState, node: &NodeConfig) -> Resul
         ));
     }
     // Without moved users: a hash that happens to be that of one must not count.
-    let mut state = state.clone();
-    state
-        .nodes
-        .values_mut()
-        .for_each(|entry| entry.moved = Moved::default());
+    let state = state.without_moved();
     let cluster = config.cluster(&state).map_err(|error| error.to_string())?;
     let tag = state
         .nodes

@@ -82,6 +82,19 @@ impl Watched {
         );
     }
 
+    /// To the others, node3 went down and came up; to itself, nobody did.
+    #[track_caller]
+    fn must_have_turned_node3(&self) {
+        for number in [1, 2] {
+            assert_eq!(
+                self.turned(number),
+                ["node3 is down", "node3 is up"],
+                "node{number}"
+            );
+        }
+        assert_eq!(self.turned(3), [""; 0]);
+    }
+
     /// Which nodes turned, in order, as a watcher's log has it, since it was looked at last.
     fn turned(&self, number: usize) -> Vec<String> {
         let mut lines = self.logs[number - 1].lock().unwrap();
@@ -136,14 +149,7 @@ fn the_cut_off_change_nothing_while_the_others_act_as_root() {
     }
     watched.wait_for_problem(3, NO_QUORUM);
     watched.join_node3();
-    for number in [1, 2] {
-        assert_eq!(
-            watched.turned(number),
-            ["node3 is down", "node3 is up"],
-            "node{number}"
-        );
-    }
-    assert_eq!(watched.turned(3), [""; 0]);
+    watched.must_have_turned_node3();
 
     // Off the others' mail only: they need not wait for corosync, which still has it.
     corosyncs.cut(3, Network::Mail);
@@ -172,14 +178,7 @@ fn the_cut_off_change_nothing_while_the_others_act_as_root() {
     watched.by_hand(3, &["auto", "node1"]);
     wait_for("the end of it", || watched.turned(3) == ["node1 is up"]);
     watched.join_node3();
-    for number in [1, 2] {
-        assert_eq!(
-            watched.turned(number),
-            ["node3 is down", "node3 is up"],
-            "node{number}"
-        );
-    }
-    assert_eq!(watched.turned(3), [""; 0]);
+    watched.must_have_turned_node3();
 }
 
 #[test]

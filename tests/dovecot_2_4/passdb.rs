@@ -63,6 +63,19 @@ fn anew(network: &Network, machine: Machine, lines: &str) -> Machine {
     machine
 }
 
+/// Two nodes and a proxy.
+fn entries(network: &Network) -> [Machine; 3] {
+    let [one, two] = [1, 2].map(|number| {
+        let node = network.start(&format!("node{number}"), number);
+        node.start_dovecot(&on_node(""));
+        node
+    });
+    let proxy = network.start("proxy1", 11);
+    let lines = format!("{SITE}!include /usr/share/mailaffinity/mailaffinity-proxy.conf\n{PATIENCE}");
+    proxy.start_dovecot(&lines);
+    [one, two, proxy]
+}
+
 #[track_caller]
 fn is_unavailable(login: std::io::Result<Connection>) {
     match login.err() {
@@ -87,14 +100,7 @@ fn fails_as_its_page_says_as_root() {
     namespace::run_with_network("passdb::fails_as_its_page_says_as_root", || {
         let network = Network::new();
         network.configure(Configuration::of_three_nodes(NETWORK));
-        let [one, two] = [1, 2].map(|number| {
-            let node = network.start(&format!("node{number}"), number);
-            node.start_dovecot(&on_node(""));
-            node
-        });
-        let proxy = network.start("proxy1", 11);
-        let lines = format!("{SITE}!include /usr/share/mailaffinity/mailaffinity-proxy.conf\n{PATIENCE}");
-        proxy.start_dovecot(&lines);
+        let [one, two, proxy] = entries(&network);
         let user = &a_user_of(&two, &network);
         let by_imap = |machine: &Machine| log_in(Protocol::Imap, machine.address(), user, PASSWORD);
         let entries = [&one, &two, &proxy];
@@ -261,14 +267,7 @@ fn who_moves_between_nodes_that_live_waits_as_root() {
     namespace::run_with_network(test, || {
         let network = Network::new();
         network.configure(Configuration::of_three_nodes(NETWORK));
-        let [one, two] = [1, 2].map(|number| {
-            let node = network.start(&format!("node{number}"), number);
-            node.start_dovecot(&on_node(""));
-            node
-        });
-        let proxy = network.start("proxy1", 11);
-        let lines = format!("{SITE}!include /usr/share/mailaffinity/mailaffinity-proxy.conf\n{PATIENCE}");
-        proxy.start_dovecot(&lines);
+        let [one, two, proxy] = entries(&network);
         let user = &a_user_of(&two, &network);
         let other = &a_user_of(&one, &network);
 

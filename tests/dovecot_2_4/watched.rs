@@ -100,6 +100,18 @@ fn users() -> Vec<String> {
     (0..USERS).map(|number| format!("user{number}")).collect()
 }
 
+/// The three nodes.
+fn start_nodes(network: &Network) -> [Machine; 3] {
+    [1, 2, 3].map(|number| {
+        start(
+            network,
+            &format!("node{number}"),
+            number,
+            "mailaffinity-node.conf",
+        )
+    })
+}
+
 #[test]
 #[ignore = "as root"]
 fn sessions_follow_the_nodes_as_root() {
@@ -107,14 +119,7 @@ fn sessions_follow_the_nodes_as_root() {
         let network = Network::new();
         network.configure(watched());
         network.mark(&node_state(&[]));
-        let nodes = [1, 2, 3].map(|number| {
-            start(
-                &network,
-                &format!("node{number}"),
-                number,
-                "mailaffinity-node.conf",
-            )
-        });
+        let nodes = start_nodes(&network);
         let proxy = start(&network, "proxy1", 11, "mailaffinity-proxy.conf");
         for machine in nodes.iter().chain([&proxy]) {
             watch(machine);
@@ -205,14 +210,7 @@ fn nothing_waits_for_a_doveadm_that_hangs_as_root() {
     let test = "watched::nothing_waits_for_a_doveadm_that_hangs_as_root";
     namespace::run_with_network(test, || {
         let network = Network::new();
-        let _nodes = [1, 2, 3].map(|number| {
-            start(
-                &network,
-                &format!("node{number}"),
-                number,
-                "mailaffinity-node.conf",
-            )
-        });
+        let _nodes = start_nodes(&network);
         let proxy = start(&network, "proxy1", 11, "mailaffinity-proxy.conf");
         let users = users();
         network.replace("users", users.join("\n") + "\n");

@@ -16,7 +16,7 @@ use crate::last_good;
 use crate::names;
 use crate::node_state;
 use crate::nodes::find_node;
-use mailaffinity::config::{Check, Config, NodeConfig};
+use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::mapping::Cluster;
 use mailaffinity::node_state::NodeState;
 
@@ -90,7 +90,7 @@ impl Move {
         if self.list {
             return list(config, &before, self.json);
         }
-        if let Some(Check::Director(_)) = config.checks.as_ref().map(|checks| &checks.check) {
+        if node_state::asks_director(config) {
             let message = "the Director says who is where ([checks] in the configuration): move users by \"doveadm \
                            director move\", which the next update follows";
             return Err(Failure::new(Status::Usage, message));
@@ -179,10 +179,7 @@ fn end(time: Span) -> Result<Timestamp, Failure> {
 
 /// The mapping if all nodes are up and nobody was moved.
 fn home(config: &Config, state: &NodeState) -> Result<Cluster, Failure> {
-    let mut state = state.without_marks();
-    for entry in state.nodes.values_mut() {
-        entry.moved = Default::default();
-    }
+    let state = state.without_marks().without_moved();
     config.cluster(&state).map_err(Failure::config)
 }
 

@@ -211,7 +211,7 @@ mod tests {
     fn wanted(config: &Arc<Config>, state: &str) -> Wanted {
         Wanted {
             config: config.clone(),
-            state: NodeState::parse(&format!("#\n{state}")).unwrap(),
+            state: Arc::new(NodeState::parse(&format!("#\n{state}")).unwrap()),
             down: BTreeSet::new(),
         }
     }

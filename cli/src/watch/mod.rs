@@ -666,7 +666,7 @@ fn ask(config: &Arc<Config>, begun: Instant, generation: u64, events: &Sender<Ev
 fn wanted(config: &Arc<Config>, state: &NodeState) -> Wanted {
     Wanted {
         config: config.clone(),
-        state: state.clone(),
+        state: Arc::new(state.clone()),
         down: down(config, state),
     }
 }

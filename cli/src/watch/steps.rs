@@ -265,7 +265,6 @@ mod tests {
 
     use super::*;
     use mailaffinity::config::Config;
-    use mailaffinity::node_state::NodeState;
 
     #[test]
     fn a_program_is_not_told_of_a_node_that_is_gone() {
@@ -273,7 +272,7 @@ mod tests {
         let config = Config::parse(text, Path::new("mailaffinity.toml")).unwrap();
         let wanted = Wanted {
             config: Arc::new(config),
-            state: NodeState::default(),
+            state: Arc::default(),
             down: BTreeSet::new(),
         };
         let program = |known: &str| Program {

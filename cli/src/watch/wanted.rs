@@ -16,7 +16,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 pub(crate) struct Wanted {
     pub(crate) config: Arc<Config>,
     /// The node state that is in force,
-    pub(crate) state: NodeState,
+    pub(crate) state: Arc<NodeState>,
     /// and the nodes that are down by it.
     pub(crate) down: BTreeSet<String>,
 }
