@@ -61,6 +61,11 @@ fn lives_within(one: &Stay, other: &Stay, deaths: &[Vec<Death>]) -> bool {
     from < to || (from == to && other.from == other.to && from == other.from)
 }
 
+/// Whether a node did not live at some time between these.
+fn is_of_death(deaths: &[Death], from: f64, to: f64) -> bool {
+    deaths.iter().any(|(begun, ended)| *begun <= to && *ended >= from)
+}
+
 fn between<'l>(line: &'l str, begin: &str, end: &str) -> Option<&'l str> {
     Some(line.split_once(begin)?.1.split_once(end)?.0)
 }
@@ -146,7 +151,7 @@ impl Known<'_> {
                     .collect()
             })
             .collect();
-        let stays = self.stays();
+        let stays = self.stays(&deaths);
         let really = doubles(&stays, &deaths).len();
         let sessions = stays.iter().filter(|stay| stay.from < stay.to).count();
         let mailboxes = self.mailboxes();
@@ -158,14 +163,14 @@ impl Known<'_> {
                 .collect()
         };
         let mut verdict = Verdict {
-            doubles: wrong(&stays),
+            doubles: wrong(&self.stays(&taken_for_dead)),
             doubles_in_mailboxes: wrong(&self.writing(&mailboxes)),
             to_marked: self.to_marked(),
             sessions,
             ..Verdict::default()
         };
         verdict.by_mistake = really - verdict.doubles.len();
-        self.count(&mailboxes, &mut verdict);
+        self.count(&mailboxes, &deaths, &mut verdict);
         for done in self.done {
             let Some(why) = done.what.refused() else { continue };
             let of = format!(
@@ -250,8 +255,8 @@ impl Known<'_> {
     }
 
     /// Sessions and deliveries by the nodes' logs. A session also ends with the node, and when
-    /// webmail has hung up.
-    fn stays(&self) -> Vec<Stay> {
+    /// webmail has hung up. Deliveries that were on their way to a node when it died are nobody's.
+    fn stays(&self, deaths: &[Vec<Death>]) -> Vec<Stay> {
         let logs = self.logs();
         let ends = self.ends(&logs);
         let mut pages: HashMap<(usize, u16), Vec<&Done>> = HashMap::new();
@@ -294,7 +299,7 @@ impl Known<'_> {
             // that from it.
             let is_late = deliveries.get(name).is_some_and(|attempts| {
                 let mut attempts = attempts.iter().filter(|attempt| attempt.from <= at);
-                attempts.any(|attempt| self.is_of_death(node, attempt.from, at))
+                attempts.any(|attempt| is_of_death(&deaths[node], attempt.from, at))
             });
             (!is_late).then(|| stay(user, node, (at, at), name))
         };
@@ -306,13 +311,6 @@ impl Known<'_> {
                 .collect()
         };
         logs.iter().enumerate().flat_map(of).collect()
-    }
-
-    /// Whether a node did not live at some time between these.
-    fn is_of_death(&self, node: usize, from: f64, to: f64) -> bool {
-        self.troubles.iter().any(|trouble| {
-            trouble.node == node && !trouble.kind.lives() && trouble.from <= to && trouble.to >= from
-        })
     }
 
     fn mailboxes(&self) -> Vec<Written> {
@@ -368,7 +366,7 @@ impl Known<'_> {
     }
 
     /// Messages that are not there, or more than once.
-    fn count(&self, mailboxes: &[Written], verdict: &mut Verdict) {
+    fn count(&self, mailboxes: &[Written], deaths: &[Vec<Death>], verdict: &mut Verdict) {
         let mut copies: HashMap<&str, usize> = HashMap::new();
         for file in mailboxes {
             *copies.entry(&file.name).or_default() += 1;
@@ -378,7 +376,9 @@ impl Known<'_> {
             let What::Delivery(number, Err(failure)) = &done.what else {
                 continue;
             };
-            let is_of_death = (0..NODES).any(|node| self.is_of_death(node, done.from, done.to));
+            let is_of_death = deaths
+                .iter()
+                .any(|deaths| is_of_death(deaths, done.from, done.to));
             if is_of_death || failure.is_unknown {
                 failed.insert(delivered(*number));
             }
