@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::child::{self, ChildError};
 use crate::nodes::is_this_machine;
-use mailaffinity::config::{Config, Dovecot, NodeConfig};
+use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::deadline::Deadline;
 use mailaffinity::mapping::{Cluster, parse_address, ring_label};
 
@@ -24,8 +24,8 @@ const NAME_FIELDS: &str = "user_";
 /// The one that Dovecot's passdb of mailaffinity returns for the node it sends a user to.
 const NODE_FIELD: &str = "user_node";
 
-/// So many users are ended one by one, where no group is theirs alone.
-const MOST_SINGLES: usize = 100;
+/// So many users can be ended one by one, where no group is theirs alone, when nobody waits for it.
+pub(crate) const MOST_SINGLES: usize = 100;
 
 /// A line of `doveadm who`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -278,9 +278,12 @@ impl Kick {
 }
 
 /// How to end the chosen ones of all sessions, with few `doveadm kick`s, and how many each
-/// ends: by groups of which all are chosen, and then by single users. Only if those are too
-/// many, groups go in which others are too, who come back by themselves.
-pub fn plan<'s>(lines: impl IntoIterator<Item = (&'s Line, bool)>) -> Vec<(Kick, usize)> {
+/// ends: by groups of which all are chosen, and then by single users. Only if those are more than
+/// `most_singles`, groups go in which others are too, who come back by themselves.
+pub fn plan<'s>(
+    lines: impl IntoIterator<Item = (&'s Line, bool)>,
+    most_singles: usize,
+) -> Vec<(Kick, usize)> {
     let (mut left, mut spared) = (Vec::new(), BTreeMap::<&Group, usize>::new());
     for (line, is_chosen) in lines {
         if is_chosen {
@@ -303,7 +306,7 @@ pub fn plan<'s>(lines: impl IntoIterator<Item = (&'s Line, bool)>) -> Vec<(Kick,
             }
         }
         let others = |group: &Group| spared.get(group).copied().unwrap_or(0);
-        let are_too_many = singles.len() > MOST_SINGLES;
+        let are_too_many = singles.len() > most_singles;
         let best = groups
             .into_iter()
             .filter(|(group, count)| *count > 1 && (are_too_many || others(group) == 0))
@@ -345,32 +348,40 @@ pub(crate) struct EndError {
 }
 
 impl Plan {
-    pub(crate) fn of<'s>(lines: impl IntoIterator<Item = (&'s Line, bool)>) -> Plan {
-        let (kicks, inexact) = plan(lines).into_iter().partition(|(kick, _)| kick.is_exact());
+    pub(crate) fn of<'s>(lines: impl IntoIterator<Item = (&'s Line, bool)>, most_singles: usize) -> Plan {
+        let (kicks, inexact) = plan(lines, most_singles)
+            .into_iter()
+            .partition(|(kick, _)| kick.is_exact());
         Plan { kicks, inexact }
     }
 
-    /// Ends the sessions, by one kick after the other, while this time lasts: how many.
+    /// Ends the sessions, by one kick after the other, while `time` lasts: how many. Each may take
+    /// as long as `longest` says of so many, and one that fails holds up no other.
     ///
     /// # Errors
-    /// With the first kick that fails, and when the time is over.
-    pub(crate) fn carry_out(&self, dovecot: &Dovecot, time: Duration) -> Result<usize, EndError> {
+    /// The first that failed, or that the time is over.
+    pub(crate) fn carry_out(
+        &self,
+        doveadm: &[String],
+        time: Duration,
+        longest: impl Fn(usize) -> Duration,
+    ) -> Result<usize, EndError> {
         let deadline = Deadline::after(time);
-        let count = |kicks: &[(Kick, usize)]| kicks.iter().map(|(_, count)| count).sum();
-        let end = |kick: &Kick| {
-            let left = deadline
-                .left()
-                .map_err(|_| format!("after {time:?}, the time for that is over"))?;
-            let ended = kick.carry_out(&dovecot.doveadm, left.min(*dovecot.timeout));
-            ended.map_err(|error| error.to_string())
-        };
-        for (done, (kick, _)) in self.kicks.iter().enumerate() {
-            end(kick).map_err(|problem| EndError {
-                problem,
-                left: count(self.kicks.get(done..).unwrap_or_default()),
-            })?;
+        let (mut ended, mut failed) = (0, None);
+        for (kick, count) in &self.kicks {
+            let Ok(left) = deadline.left() else {
+                failed.get_or_insert(format!("after {time:?}, the time for that is over"));
+                break;
+            };
+            match kick.carry_out(doveadm, left.min(longest(*count))) {
+                Ok(()) => ended += count,
+                Err(error) => _ = failed.get_or_insert(error.to_string()),
+            }
         }
-        Ok(count(&self.kicks))
+        let Some(problem) = failed else { return Ok(ended) };
+        let all: usize = self.kicks.iter().map(|(_, count)| count).sum();
+        let left = all - ended;
+        Err(EndError { problem, left })
     }
 
     /// The users whose sessions are left for that.
@@ -528,7 +539,7 @@ user3\timap-login\t36\t10.24.0.254\t10.24.0.2\tnode2\tnode2
     }
 
     fn planned(lines: &[Line], is_chosen: impl Fn(&Line) -> bool) -> Vec<String> {
-        let plan = plan(lines.iter().map(|line| (line, is_chosen(line))));
+        let plan = plan(lines.iter().map(|line| (line, is_chosen(line))), MOST_SINGLES);
         let text = |(kick, count): (Kick, usize)| format!("{} {count}", child::name(&kick.arguments()));
         plan.into_iter().map(text).collect()
     }
@@ -563,6 +574,34 @@ user3\timap-login\t36\t10.24.0.254\t10.24.0.2\tnode2\tnode2
         );
     }
 
+    #[test]
+    fn one_that_fails_or_hangs_holds_up_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let done = folder.path().join("done");
+        let script = "case $* in *fails) exit 1;; *hangs) sleep 1000;; esac; echo \"$*\" >>$0";
+        let doveadm = ["sh", "-c", script, done.to_str().unwrap()].map(String::from);
+        let users = ["anna", "fails", "hangs", "zoe"];
+        let lines = users.map(|user| Line {
+            groups: BTreeSet::new(),
+            ..line(user, 1, 1)
+        });
+        let plan = Plan::of(lines.iter().map(|line| (line, true)), MOST_SINGLES);
+        // On a busy machine the others may take as long.
+        let longest = |_| Duration::from_secs(5);
+        let error = plan.carry_out(&doveadm, Duration::MAX, longest).unwrap_err();
+        assert_eq!(error.left, 2);
+        assert!(
+            error.problem.ends_with(" kick -- fails ended with exit status 1"),
+            "{error}"
+        );
+        assert_eq!(
+            std::fs::read_to_string(done).unwrap(),
+            "kick -- anna\nkick -- zoe\n"
+        );
+        let none = plan.carry_out(&doveadm, Duration::ZERO, longest).unwrap_err();
+        assert_eq!(none.left, 4);
+    }
+
     proptest! {
         /// Each one that is chosen ends, and another one only where there are too many.
         #[test]
@@ -573,7 +612,7 @@ user3\timap-login\t36\t10.24.0.254\t10.24.0.2\tnode2\tnode2
                 .into_iter()
                 .map(|(user, node, home, chosen)| (line(&format!("u{user}"), node, home), chosen))
                 .collect();
-            let kicks = plan(lines.iter().map(|(line, chosen)| (line, *chosen)));
+            let kicks = plan(lines.iter().map(|(line, chosen)| (line, *chosen)), MOST_SINGLES);
             let ends = |line: &Line| {
                 kicks.iter().any(|(kick, _)| match kick {
                     Kick::Group(group) => line.groups.contains(group),

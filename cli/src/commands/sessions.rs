@@ -15,7 +15,7 @@ use crate::child;
 use crate::exit::{Failure, Status};
 use crate::names;
 use crate::nodes::find_node;
-use crate::sessions::{self, Plan, Session, SessionsError};
+use crate::sessions::{self, MOST_SINGLES, Plan, Session, SessionsError};
 use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::node_state::NodeState;
 
@@ -148,7 +148,7 @@ impl Kick {
             None => users.contains(&session.line.user),
         };
         let chosen = sessions.iter().map(|session| (&session.line, is_chosen(session)));
-        let plan = Plan::of(chosen);
+        let plan = Plan::of(chosen, MOST_SINGLES);
         if self.dry_run {
             names::print(|out| {
                 plan.kicks.iter().try_for_each(|(kick, count)| {
@@ -157,7 +157,9 @@ impl Kick {
                 })
             })?;
         } else {
-            let ended = plan.carry_out(&config.dovecot, Duration::MAX);
+            let ended = plan.carry_out(&config.dovecot.doveadm, Duration::MAX, |_| {
+                *config.dovecot.timeout
+            });
             ended.map_err(|error| Failure::new(Status::Unavailable, error))?;
         }
         match plan.complaint() {
