@@ -157,9 +157,7 @@ impl Kick {
                 })
             })?;
         } else {
-            let ended = plan.carry_out(&config.dovecot.doveadm, Duration::MAX, |_| {
-                *config.dovecot.timeout
-            });
+            let ended = plan.carry_out(&config.dovecot, Duration::MAX);
             ended.map_err(|error| Failure::new(Status::Unavailable, error))?;
         }
         match plan.complaint() {

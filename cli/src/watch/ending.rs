@@ -30,9 +30,6 @@ const MARGIN: Duration = Duration::from_millis(500);
 /// So many users are ended one by one: each takes a twentieth of a second, and all are to be ended
 /// before users are let in elsewhere.
 const MOST_SINGLES: usize = 20;
-/// How long a kick may take, and how much longer for each session. While logins fail by the
-/// hundred, Dovecot 2.4.1 was seen not to answer one for 25 seconds: others are not to wait for that.
-const LONGEST_KICK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_micros(200));
 /// How often a user's sessions on a node are ended between two changes: once more than those who
 /// asked before a change need. Whoever comes back there after that would do so forever.
 const MOST_TIMES: u32 = 4;
@@ -157,13 +154,9 @@ impl Ending {
         let chosen = sessions.iter().map(|session| (&session.line, is_chosen(session)));
         let plan = Plan::of(chosen, MOST_SINGLES);
         let coming_back = wrong.iter().filter(|session| comes_back(session)).count();
-        let longest = |sessions: usize| {
-            let sessions = u32::try_from(sessions).unwrap_or(u32::MAX);
-            LONGEST_KICK.0 + LONGEST_KICK.1.saturating_mul(sessions)
-        };
         let begun = Instant::now();
         let ended = plan
-            .carry_out(&config.dovecot.doveadm, *config.dovecot.timeout, longest)
+            .carry_out(&config.dovecot, *config.dovecot.timeout)
             .map_err(|error| error.to_string())?;
         if ended > 0 {
             self.last.wrong = wrong.len().saturating_sub(ended);
