@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -51,11 +52,12 @@ pub enum ChangeError {
 /// Changes the node state as people want it, on all machines that share it, and returns this
 /// one's new one. Where a watcher is at work, who ends sessions, users who move between nodes that
 /// live are let in again some time later (`move_seconds` in `[watch]`), at the same moment on all
-/// machines. A Director keeps users waiting by itself.
+/// machines. A Director keeps users waiting by itself. While users move, it waits until they have.
 ///
 /// # Errors
 /// When it cannot be locked, read or written.
 pub fn change(config: &Config, change: impl Fn(&mut NodeState)) -> Result<NodeState, ChangeError> {
+    wait_for_moves(config, &change)?;
     let Some(path) = &config.shared_node_state else {
         return change_own(config, change);
     };
@@ -152,6 +154,24 @@ pub fn change_own(config: &Config, change: impl FnOnce(&mut NodeState)) -> Resul
         })?;
     }
     Ok(after)
+}
+
+/// Waits until users who move are where they belong, if a change moves some from nodes that live:
+/// a login that waits has been told where it is let in, whatever comes meanwhile.
+fn wait_for_moves(config: &Config, change: &impl Fn(&mut NodeState)) -> Result<(), ChangeError> {
+    loop {
+        let state = NodeState::load(&config.node_state).map_err(ChangeError::Read)?;
+        let mut after = state.clone();
+        change(&mut after);
+        let now = Timestamp::now();
+        let before = state.before.as_ref().filter(|before| before.is_under_way(now));
+        match before {
+            Some(before) if moves_between_living(config, &state, &after) => {
+                thread::sleep(before.until.duration_since(now).unsigned_abs());
+            }
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// Has a node state say when users move, after a change.
@@ -364,7 +384,9 @@ mod tests {
 
     proptest! {
         /// Sessions on a node that is no longer the user's end within `move_seconds`, or when it
-        /// dies. Whatever follows on what: nobody is let in while one lasts on another node that lives.
+        /// dies, and logins that wait are let in where they were told to. Whatever follows on what,
+        /// but that only deaths come while users move: nobody is let in while one lasts on another
+        /// node that lives.
         #[test]
         fn nobody_is_let_in_while_at_work_elsewhere(
             changes in prop::collection::vec((0usize..3, 0u8..3, 0i64..3000), 1..12), hash in 1u32..,
@@ -375,10 +397,29 @@ mod tests {
             // When each of the user's sessions ends, by the node that it is on.
             let mut sessions = [None::<Timestamp>; 3];
             let mut is_dead = [false; 3];
+            // Where logins are let in that wait, and when.
+            let mut waiting: Vec<(usize, Timestamp)> = Vec::new();
             let far = now + SignedDuration::from_hours(1);
+            let let_in = |node: usize, sessions: &mut [Option<Timestamp>; 3], now: Timestamp| {
+                for (other, end) in sessions.iter().enumerate() {
+                    let lasts = end.is_some_and(|end| end > now);
+                    prop_assert!(other == node || !lasts, "let in at {node}, is at {other}: {now}");
+                }
+                sessions[node] = Some(far);
+                Ok(())
+            };
             for (node, fate, pause) in changes {
                 let name = config.nodes[node].node.name.clone();
                 let fate = [Fate::Lives, Fate::Dies, Fate::IsMarked][usize::from(fate)];
+                let under_way = state.before.as_ref().filter(|before| before.is_under_way(now));
+                if let Some(before) = under_way && !matches!(fate, Fate::Dies) {
+                    now = before.until;
+                }
+                for (node, until) in waiting.extract_if(.., |login| login.1 <= now) {
+                    if !is_dead[node] {
+                        let_in(node, &mut sessions, until)?;
+                    }
+                }
                 let mut after = state.clone();
                 after.set_mark(&name, match fate {
                     Fate::Lives => None,
@@ -407,12 +448,16 @@ mod tests {
                         let mark = state.mark_of(&config.nodes[from].node.name);
                         Some(from) != then && then.is_some() && !mark.is_some_and(Mark::is_by_checks)
                     });
-                    if let Some(then) = then.filter(|then| !waits && !is_dead[*then]) {
-                        for (other, end) in sessions.iter().enumerate() {
-                            let lasts = end.is_some_and(|end| end > now);
-                            prop_assert!(other == then || !lasts, "let in at {then}, is at {other}: {state:?} {now}");
+                    if let (Some(before), Some(then), true) = (&state.before, then, waits) {
+                        waiting.push((then, before.until));
+                    }
+                    for (node, until) in waiting.extract_if(.., |login| login.1 <= now) {
+                        if !is_dead[node] {
+                            let_in(node, &mut sessions, until)?;
                         }
-                        sessions[then] = Some(far);
+                    }
+                    if let Some(then) = then.filter(|then| !waits && !is_dead[*then]) {
+                        let_in(then, &mut sessions, now)?;
                     }
                     now += SignedDuration::from_millis(pause / 3);
                 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::thread;
 
 use serde_json::Value;
 use support::built::MAILAFFINITY;
@@ -351,5 +352,37 @@ service imap-login {
         left.must_be_there();
         must(&proxy, &["auto", "node3", "node2"]);
         left.must_be_ended();
+    });
+}
+
+/// A login that waits has been told where it is let in: what takes the move back waits for it.
+#[test]
+#[ignore = "as root"]
+fn a_move_is_not_taken_back_under_way_as_root() {
+    namespace::run_with_network("watched::a_move_is_not_taken_back_under_way_as_root", || {
+        let network = Network::new();
+        network.configure(watched());
+        network.mark(&node_state(&[]));
+        let nodes = start_nodes(&network);
+        for machine in &nodes {
+            watch(machine);
+        }
+        let [node1, node2, node3] = &nodes;
+        let users = users();
+        let before = mapping(node1, &users);
+        must(node1, &["down", "node2"]);
+        let then = mapping(node1, &users);
+        let is_moving = |user: &&String| before[*user] == "node2" && then[*user] == "node3";
+        let user = users.iter().find(is_moving).expect("somebody moves there");
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| Client::at(node3, user));
+            must(node1, &["auto", "node2"]);
+            let mut back = Client::at(node2, user);
+            let is_ended =
+                |line: &str| line.contains(&format!("imap({user})")) && line.contains("User kicked");
+            assert!(node3.log().lines().any(is_ended), "{}", node3.log());
+            waiting.join().unwrap().must_be_ended();
+            back.must_be_there();
+        });
     });
 }

@@ -220,7 +220,7 @@ impl<'p> Watcher<'p> {
     fn end_moves(&mut self) -> Result<(), Failure> {
         let (state, now) = (&self.state, Timestamp::now());
         let have_moved = |before: &Before| !before.is_under_way(now);
-        let are_due = state.has_moves_to_end(now) && self.has_a_say();
+        let are_due = state.has_moves_to_end(now) && self.may_end_moves();
         match are_due || state.before.as_ref().is_some_and(have_moved) {
             true => self.write_state(|_| ()),
             false => Ok(()),
@@ -231,6 +231,16 @@ impl<'p> Watcher<'p> {
     fn has_a_say(&self) -> bool {
         let word = |quorum: &Quorum| quorum.word(self.begun.elapsed()).is_some();
         self.quorum.as_ref().is_none_or(word)
+    }
+
+    /// Whether users are on their way from nodes that live.
+    fn users_move(&self) -> bool {
+        let before = self.state.before.as_ref();
+        before.is_some_and(|before| before.is_under_way(Timestamp::now()))
+    }
+
+    fn may_end_moves(&self) -> bool {
+        self.has_a_say() && !self.users_move()
     }
 
     fn take(&mut self, found: Found) -> Result<(), Failure> {
@@ -314,6 +324,12 @@ impl<'p> Watcher<'p> {
         if let Some(quorum) = &self.quorum {
             turns = quorum.allowed(turns, &self.standings, now);
         }
+        // Who waits to be let in was told where: only a death comes meanwhile.
+        if self.users_move() {
+            turns
+                .iter_mut()
+                .for_each(|turn| _ = turn.take_if(|turn| turn.is_ok()));
+        }
         if turns.iter().any(Option::is_some) {
             self.change(&Observation::Answers(turns))?;
         }
@@ -350,13 +366,13 @@ impl<'p> Watcher<'p> {
     /// Changes the node state as it is now, which others may have changed meanwhile, and which has
     /// all that people want on all machines.
     fn write_state(&mut self, change: impl Fn(&mut NodeState)) -> Result<(), Failure> {
-        let (config, now, has_a_say) = (self.config.clone(), Timestamp::now(), self.has_a_say());
+        let (config, now, may_end_moves) = (self.config.clone(), Timestamp::now(), self.may_end_moves());
         let apply = |state: &mut NodeState| {
             change(state);
             if let Some(shared) = &self.shared.0 {
                 *state = node_state::merged(&config, shared, state, now);
             }
-            if has_a_say {
+            if may_end_moves {
                 state.end_moves(now);
             }
         };
