@@ -5,7 +5,8 @@
 //! Dovecot's files of this checkout as `make install-lua` installs them. What a cluster has
 //! in common is in [`SHARED`], as on a file system that all mount: mail, the configuration of
 //! mailaffinity and its node state, certificates, names. The test is a machine of that
-//! network too, at [`test_address`].
+//! network too, at [`test_address`], and its folder for files ([`built::tmp`]) is on all by its
+//! own path.
 //!
 //! Only root can have them: a test starts as
 //!
@@ -265,13 +266,13 @@ maillog_file = /var/log/postfix.log
             work.display()
         );
         mount(&["-t", "overlay", "-o", &layers, "overlay"], &root);
-        let shared = root.join(SHARED.trim_start_matches('/'));
-        fs::create_dir_all(&shared).expect("a folder");
-        let of_network = self.shared("");
-        mount(
-            &["--bind", of_network.to_str().expect("a path in UTF-8")],
-            &shared,
-        );
+        let bind = |folder: &Path, place: &Path| {
+            let place = root.join(place.strip_prefix("/").expect("an absolute path"));
+            fs::create_dir_all(&place).expect("a folder");
+            mount(&["--bind", folder.to_str().expect("a path in UTF-8")], &place);
+        };
+        bind(&self.shared(""), SHARED.as_ref());
+        bind(&self.folder, &self.folder);
         root
     }
 }

@@ -379,13 +379,13 @@ impl Cluster {
         }
     }
 
-    /// The same, where the node may refuse. What it says then.
+    /// The same, where the node may refuse. The queue identifier, or what it says then.
     pub fn try_send(
         &self,
         node: &str,
         recipients: &[impl AsRef<str>],
         message_id: &str,
-    ) -> Result<(), String> {
+    ) -> Result<String, String> {
         self.try_send_from(node, "sender", recipients, message_id)
     }
 
@@ -396,7 +396,7 @@ impl Cluster {
         sender: &str,
         recipients: &[impl AsRef<str>],
         message_id: &str,
-    ) -> Result<(), String> {
+    ) -> Result<String, String> {
         let port = self.node(node).port.expect("a node that runs");
         let mut smtp = Smtp::connect(port).map_err(|error| error.to_string())?;
         smtp.say("EHLO localhost")?;
@@ -406,15 +406,16 @@ impl Cluster {
             match recipient.contains('@') {
                 true => smtp.say(&format!("RCPT TO:<{recipient}>"))?,
                 false => smtp.say(&format!("RCPT TO:<{recipient}@{DOMAIN}>"))?,
-            }
+            };
         }
         smtp.say("DATA")?;
-        smtp.say(&format!(
+        let taken = smtp.say(&format!(
             "Message-Id: <{message_id}>\r\nSubject: test\r\n\r\ntext\r\n."
         ))?;
         // It is taken, whatever is said now.
         let _ = smtp.say("QUIT");
-        Ok(())
+        let id = taken.split(' ').nth(2);
+        Ok(id.expect("250, 2.0.0, and the identifier").to_owned())
     }
 
     /// The messages in a group's queue, by recipients. The default group is
@@ -697,8 +698,8 @@ impl Smtp {
         }
     }
 
-    /// Gives a command or a text. The reply, or what is wrong, where it is not taken.
-    fn say(&mut self, command: &str) -> Result<(), String> {
+    /// Gives a command or a text. The reply; or it, or what is wrong, where it is not taken.
+    fn say(&mut self, command: &str) -> Result<String, String> {
         let reply = self
             .0
             .get_mut()
@@ -706,7 +707,7 @@ impl Smtp {
             .and_then(|()| self.reply())
             .map_err(|error| format!("{command}: {error}"))?;
         match reply.starts_with(['2', '3']) {
-            true => Ok(()),
+            true => Ok(reply),
             false => Err(reply),
         }
     }

@@ -1,10 +1,10 @@
-//! Those who come: mail programs with sessions that idle, a mail server that delivers, and
-//! webmail's pages. All come again at once when they are refused or ended.
+//! Those who come: mail programs with sessions that idle, a mail server that delivers, mail for
+//! sendmail, and webmail's pages. All come again at once when they are refused or ended.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::IpAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use support::clients::{Connection, Protocol, deliver_message, log_in};
 use support::machines::PASSWORD;
 
 use super::dice::Dice;
+use super::queues::Queues;
 use super::site::{Cluster, NODES, name_of, node_at, now};
 
 /// How long who was refused waits, at first and at most: twice as long each time.
@@ -19,6 +20,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// How long a page waits for its node, in seconds.
 const PATIENCE: u32 = 5;
 const LMTP_PORT: u16 = 24;
+/// Who send mail to sendmail.
+const CORRESPONDENTS: usize = 2;
 
 /// What somebody did from one moment to another.
 #[derive(Clone, Debug)]
@@ -35,6 +38,8 @@ pub(crate) enum What {
     Login(usize, Result<usize, String>),
     /// An attempt to deliver the message of this number.
     Delivery(usize, Result<(), Failed>),
+    /// An attempt to hand the message of this number to sendmail, which gave it an identifier.
+    Handed(usize, Result<String, String>),
     /// A page at the node that webmail was told, by its port there.
     Page(usize, u16, Result<(), String>),
 }
@@ -50,7 +55,7 @@ pub(crate) struct Failed {
 impl What {
     pub(crate) fn refused(&self) -> Option<&str> {
         match self {
-            What::Login(_, Err(why)) | What::Page(_, _, Err(why)) => Some(why),
+            What::Login(_, Err(why)) | What::Handed(_, Err(why)) | What::Page(_, _, Err(why)) => Some(why),
             What::Delivery(_, Err(failed)) => Some(&failed.why),
             _ => None,
         }
@@ -66,6 +71,7 @@ pub(crate) struct Clients<'c> {
     /// Where each mail program is, if it is in.
     stays: Vec<Mutex<Option<usize>>>,
     messages: AtomicUsize,
+    handed: AtomicUsize,
     ended: AtomicBool,
     gave_up: AtomicBool,
     seed: u64,
@@ -92,6 +98,7 @@ fn pause_after(refused: u32, dice: &mut Dice) -> Duration {
 pub(crate) struct Shared {
     pub(crate) users: Vec<String>,
     pub(crate) proxies: Vec<IpAddr>,
+    pub(crate) queues: Option<Arc<Queues>>,
 }
 
 /// Mail programs of a user, each of which comes in at a proxy of its own.
@@ -110,6 +117,7 @@ impl<'c> Clients<'c> {
             written: Mutex::default(),
             stays: (0..count).map(|_| Mutex::default()).collect(),
             messages: AtomicUsize::new(0),
+            handed: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             gave_up: AtomicBool::new(false),
             seed,
@@ -129,6 +137,10 @@ impl<'c> Clients<'c> {
             .map(|(number, (user, proxy))| scope.spawn(move || self.reads(number, user, proxy)))
             .collect();
         threads.extend((0..senders).map(|sender| scope.spawn(move || self.sends(sender))));
+        if let Some(queues) = &self.cluster.queues {
+            let all = 0..CORRESPONDENTS;
+            threads.extend(all.map(|number| scope.spawn(move || self.writes(number, queues))));
+        }
         let web = pages.into_iter().enumerate();
         threads.extend(web.map(|(number, pages)| scope.spawn(move || self.browses(number, pages))));
         threads
@@ -280,6 +292,23 @@ impl<'c> Clients<'c> {
         is_taken
     }
 
+    /// Messages for sendmail, each of which is tried until it is taken.
+    fn writes(&self, number: usize, queues: &Queues) {
+        let mut dice = self.dice(3_000_000 + number);
+        while !self.has_ended() {
+            let user = dice.below(self.cluster.users.len());
+            let number = self.handed.fetch_add(1, Ordering::SeqCst);
+            let mut is_taken = false;
+            while !is_taken && !self.gave_up.load(Ordering::SeqCst) {
+                let from = now();
+                let result = queues.take(&self.cluster.users[user], &format!("{}@proof", handed(number)));
+                is_taken = result.is_ok();
+                self.note(user, from, What::Handed(number, result));
+                thread::sleep(self.rates.pause.mul_f64(dice.part()));
+            }
+        }
+    }
+
     fn browses(&self, number: usize, mut pages: Pages) {
         let mut dice = self.dice(2_000_000 + number);
         while !self.has_ended() {
@@ -346,6 +375,11 @@ pub(crate) fn who_is_there(connection: &mut Connection) -> io::Result<usize> {
 /// The name of a message that is delivered.
 pub(crate) fn delivered(number: usize) -> String {
     format!("d{number}")
+}
+
+/// The name of a message that is handed to sendmail.
+pub(crate) fn handed(number: usize) -> String {
+    format!("q{number}")
 }
 
 fn message(name: &str) -> String {

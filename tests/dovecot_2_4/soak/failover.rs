@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use mailaffinity::access_map::AccessMap;
 use support::clients::{Protocol, deliver, log_in};
-use support::configuration::Configuration;
 use support::machines::PASSWORD;
 use support::sendmail::{run_well, wait_for};
 use support::{maps, namespace};
@@ -187,7 +186,7 @@ fn measure(users: usize) {
     let plan = Plan {
         users,
         hold_seconds: 0,
-        others: Configuration::default(),
+        queues: false,
     };
     let mut cluster = Cluster::start(plan);
     let pages: Vec<_> = (0..BROWSERS)

@@ -6,6 +6,7 @@
 mod clients;
 mod dice;
 mod failover;
+mod queues;
 mod site;
 mod troubles;
 mod verdict;
@@ -15,8 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use support::configuration::Configuration;
 use support::namespace;
+use support::sendmail::wait_for;
 
 use self::clients::{Clients, Pages, Rates, Shared, What};
 use self::site::{Cluster, Plan};
@@ -39,6 +40,7 @@ fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) 
     let shared = Shared {
         users: cluster.users.clone(),
         proxies: cluster.proxy_addresses(),
+        queues: cluster.queues.clone(),
     };
     let clients = Clients::new(&shared, seed, rates);
     let pages = vec![Pages::start(&cluster), Pages::start(&cluster)];
@@ -66,6 +68,8 @@ fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) 
         is_over.store(true, Ordering::SeqCst);
         (storm.past, storm.unrest, followed.join().unwrap())
     });
+    let queues = cluster.queues.clone().expect("there are sendmails");
+    wait_for("the queues to be empty", || queues.waiting() == 0);
     let done = clients.done();
     let said = cluster.watchers_said();
     let verdict = Known {
@@ -79,6 +83,7 @@ fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) 
     }
     .verdict();
     eprintln!("{said}");
+    let drained = queues.drained();
     let count = |is: &dyn Fn(&What) -> bool| done.iter().filter(|done| is(&done.what)).count();
     println!("seed {seed}");
     for kind in Kind::ALL {
@@ -101,6 +106,13 @@ fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) 
             "refused, and tried again",
             count(&|what| matches!(what, What::Delivery(_, Err(_)))),
         ),
+        (
+            "messages for sendmail",
+            count(&|what| matches!(what, What::Handed(_, Ok(_)))),
+        ),
+        ("attempts at them", queues.attempts().values().map(Vec::len).sum()),
+        ("queues of nodes that were down run by others", drained.len()),
+        ("messages that left them", drained.iter().sum()),
         ("pages", count(&|what| matches!(what, What::Page(_, _, Ok(()))))),
         ("refused", count(&|what| matches!(what, What::Page(_, _, Err(_))))),
         ("sessions on nodes", verdict.sessions),
@@ -126,6 +138,10 @@ fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) 
         ("sent to a node that was marked down", verdict.to_marked.len()),
         ("refused while all was well", verdict.refused_in_peace.len()),
         ("refused for good", verdict.bounced.len()),
+        (
+            "the same by sendmail, which was just opening the map that was replaced",
+            verdict.bounced_by_map.len(),
+        ),
     ] {
         println!("  {count:5} {what}");
     }
@@ -145,7 +161,7 @@ fn a_sample_as_root() {
         let plan = Plan {
             users: 20,
             hold_seconds: 1,
-            others: Configuration::default(),
+            queues: true,
         };
         let rates = Rates {
             arrival: Duration::ZERO,
@@ -165,7 +181,7 @@ fn all() {
         let plan = Plan {
             users: number("MAILAFFINITY_SOAK_USERS", 300) as usize,
             hold_seconds: 3,
-            others: Configuration::default(),
+            queues: true,
         };
         let seconds = number("MAILAFFINITY_SOAK_SECONDS", 180);
         let rates = Rates {

@@ -20,6 +20,8 @@ use support::machines::{Machine, NETWORK, Network, PASSWORD, SHARED, address};
 use support::sendmail::{program, wait_for};
 use support::{maps, php};
 
+use super::queues::Queues;
+
 pub(crate) const NODES: usize = 3;
 pub(crate) const PROXIES: usize = 2;
 const FIRST_PROXY: u8 = 11;
@@ -63,7 +65,8 @@ pub(crate) struct Plan {
     pub(crate) users: usize,
     /// How long a node that comes back must answer.
     pub(crate) hold_seconds: u32,
-    pub(crate) others: Configuration,
+    /// Whether there are sendmails too.
+    pub(crate) queues: bool,
 }
 
 /// How a node stands that is a machine, or was one.
@@ -71,6 +74,7 @@ pub(crate) struct Node {
     machine: Option<Machine>,
     /// Of all its lives.
     pub(crate) logs: Vec<PathBuf>,
+    queues: Option<Arc<Queues>>,
 }
 
 impl Node {
@@ -86,6 +90,7 @@ pub(crate) struct Cluster {
     pub(crate) proxies: Vec<Machine>,
     pub(crate) users: Vec<String>,
     pub(crate) config: Arc<Config>,
+    pub(crate) queues: Option<Arc<Queues>>,
     own_watcher: Option<Child>,
 }
 
@@ -94,13 +99,21 @@ impl Cluster {
     pub(crate) fn start(plan: Plan) -> Cluster {
         let network = Network::new();
         let users: Vec<String> = (0..plan.users).map(|number| format!("user{number}")).collect();
-        let configuration =
-            Configuration::of((1..=NODES).map(|number| NodeConfig::numbered(number, NETWORK)))
-                .set("checks.probe", "imap")
-                .set("watch.hold_seconds", plan.hold_seconds)
-                // There are more in minutes than else in weeks.
-                .set("watch.falls_per_hour", 1000)
-                .with(&plan.others.to_string());
+        let map = maps::named(network.shared("access"));
+        let queues = plan.queues.then(|| Arc::new(Queues::start(&map)));
+        let node = |node| {
+            let config = NodeConfig::numbered(node + 1, NETWORK);
+            match &queues {
+                Some(queues) => config.queue_path(queues.path(node)),
+                None => config,
+            }
+        };
+        let configuration = Configuration::of((0..NODES).map(node))
+            .set("checks.probe", "imap")
+            .set("watch.hold_seconds", plan.hold_seconds)
+            // There are more in minutes than else in weeks.
+            .set("watch.falls_per_hour", 1000)
+            .set("drain.after_seconds", 1);
         // A node that is cut off finds all others dead, so they ask nobody: they follow the common
         // node state, and end the sessions that they sent on to others.
         network.configure(configuration.clone().without("checks"));
@@ -112,6 +125,7 @@ impl Cluster {
                 let mut node = Node {
                     machine: Some(network.start(&name_of(node), number(node))),
                     logs: Vec::new(),
+                    queues: queues.clone(),
                 };
                 node.begin();
                 node
@@ -135,6 +149,7 @@ impl Cluster {
             nodes,
             proxies,
             users,
+            queues,
             own_watcher: None,
         };
         cluster.watch(&configuration);
@@ -181,7 +196,8 @@ impl Cluster {
     /// What the watchers said on standard error, all of which must still be at work.
     pub(crate) fn watchers_said(&mut self) -> String {
         let own = self.own_watcher.as_mut().expect("a watcher");
-        assert!(own.try_wait().unwrap().is_none(), "webmail's watcher has ended");
+        let ended = own.try_wait().unwrap();
+        assert!(ended.is_none(), "webmail's watcher has ended: {ended:?}");
         for machine in self.proxies.iter().chain(self.nodes.iter().map(Node::machine)) {
             machine.run("pidof", &["mailaffinity"]);
         }
@@ -346,17 +362,22 @@ impl Node {
             "{SITE}!include {file}\nimap_id_send {{\n  name = {name}\n}}\n"
         ));
         self.logs.push(log);
-        self.watch();
+        self.go_on();
     }
 
-    fn watch(&self) {
-        watch(self.machine(), &format!("{SHARED}/{FOLLOWERS}"));
+    /// Starts what needs a Dovecot.
+    fn go_on(&self) {
+        let machine = self.machine();
+        if let Some(queues) = &self.queues {
+            queues.run(machine, usize::from(machine.number()) - 1);
+        }
+        watch(machine, &format!("{SHARED}/{FOLLOWERS}"));
     }
 
     /// What was killed begins again.
     pub(crate) fn start_again(&self) {
         self.machine().start_again();
-        self.watch();
+        self.go_on();
     }
 }
 

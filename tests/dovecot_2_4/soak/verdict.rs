@@ -6,7 +6,8 @@ use std::fs;
 
 use support::machines::Machine;
 
-use super::clients::{Done, What, delivered};
+use super::clients::{Done, What, delivered, handed};
+use super::queues::{Attempt, Bounce};
 use super::site::{Cluster, Marked, NODES, Node, name_of, node_at};
 use super::troubles::Trouble;
 
@@ -66,7 +67,7 @@ fn is_of_death(deaths: &[Death], from: f64, to: f64) -> bool {
     deaths.iter().any(|(begun, ended)| *begun <= to && *ended >= from)
 }
 
-fn between<'l>(line: &'l str, begin: &str, end: &str) -> Option<&'l str> {
+pub(crate) fn between<'l>(line: &'l str, begin: &str, end: &str) -> Option<&'l str> {
     Some(line.split_once(begin)?.1.split_once(end)?.0)
 }
 
@@ -112,6 +113,9 @@ pub(crate) struct Verdict {
     pub(crate) refused_in_peace: Vec<String>,
     /// What was permanently refused.
     pub(crate) bounced: Vec<String>,
+    /// The messages, and bounces of them, that sendmail gave up since the access map took another's
+    /// place just when it opened that.
+    pub(crate) bounced_by_map: HashSet<String>,
     /// How many sessions the nodes had.
     pub(crate) sessions: usize,
 }
@@ -170,6 +174,13 @@ impl Known<'_> {
             ..Verdict::default()
         };
         verdict.by_mistake = really - verdict.doubles.len();
+        let queues = self.cluster.queues.as_ref();
+        let (replaced, bounced): (Vec<Bounce>, Vec<Bounce>) = queues
+            .map_or_else(Vec::new, |queues| queues.bounces())
+            .into_iter()
+            .partition(|bounce| bounce.map_was_replaced);
+        verdict.bounced = bounced.into_iter().map(|bounce| bounce.line).collect();
+        verdict.bounced_by_map = replaced.into_iter().map(|bounce| bounce.id).collect();
         self.count(&mailboxes, &deaths, &mut verdict);
         for done in self.done {
             let Some(why) = done.what.refused() else { continue };
@@ -260,13 +271,22 @@ impl Known<'_> {
         let logs = self.logs();
         let ends = self.ends(&logs);
         let mut pages: HashMap<(usize, u16), Vec<&Done>> = HashMap::new();
-        let mut deliveries: HashMap<String, Vec<&Done>> = HashMap::new();
         for done in self.done {
-            match &done.what {
-                What::Page(node, port, _) => pages.entry((*node, *port)).or_default().push(done),
-                What::Delivery(number, ..) => deliveries.entry(delivered(*number)).or_default().push(done),
-                What::Login(..) => {}
+            if let What::Page(node, port, _) = &done.what {
+                pages.entry((*node, *port)).or_default().push(done);
             }
+        }
+        // Who sent each message on from when to when, where that is a node.
+        let mut deliveries: HashMap<String, Vec<(f64, f64, Option<usize>)>> = HashMap::new();
+        for done in self.done {
+            if let What::Delivery(number, ..) = &done.what {
+                let of_message = deliveries.entry(delivered(*number)).or_default();
+                of_message.push((done.from, done.to, None));
+            }
+        }
+        for (name, attempt) in self.by_sendmail() {
+            let of_message = deliveries.entry(name).or_default();
+            of_message.push((attempt.from, attempt.to, Some(attempt.node)));
         }
         let stay = |user: &str, node, (from, to), what: &str| Stay {
             user: user.to_owned(),
@@ -296,10 +316,13 @@ impl Known<'_> {
             let (user, at) = (between(line, " lmtp(", ")")?, time(line)?);
             let name = between(line, "msgid=<", "@proof>")?;
             // What was on its way when the node hung, it ends when it goes on: nobody can take
-            // that from it.
+            // that from it. So does a node that passes it on.
             let is_late = deliveries.get(name).is_some_and(|attempts| {
-                let mut attempts = attempts.iter().filter(|attempt| attempt.from <= at);
-                attempts.any(|attempt| is_of_death(&deaths[node], attempt.from, at))
+                let mut attempts = attempts.iter().filter(|(from, ..)| *from <= at);
+                attempts.any(|(from, to, by)| {
+                    let mut nodes = [node].into_iter().chain(*by);
+                    nodes.any(|node| is_of_death(&deaths[node], *from, at.min(*to)))
+                })
             });
             (!is_late).then(|| stay(user, node, (at, at), name))
         };
@@ -311,6 +334,20 @@ impl Known<'_> {
                 .collect()
         };
         logs.iter().enumerate().flat_map(of).collect()
+    }
+
+    /// What sendmails tried, with the messages' names.
+    fn by_sendmail(&self) -> Vec<(String, Attempt)> {
+        let attempts = self.cluster.queues.as_ref().map(|queues| queues.attempts());
+        let attempts = attempts.unwrap_or_default();
+        let of = |done: &Done| {
+            let What::Handed(number, Ok(id)) = &done.what else {
+                return Vec::new();
+            };
+            let all = attempts.get(id).into_iter().flatten();
+            all.map(|attempt| (handed(*number), attempt.clone())).collect()
+        };
+        self.done.iter().flat_map(of).collect()
     }
 
     fn mailboxes(&self) -> Vec<Written> {
@@ -328,9 +365,8 @@ impl Known<'_> {
                     let (seconds, rest) = file.split_once(".M").unwrap();
                     let (micros, rest) = rest.split_once('P').unwrap();
                     let host = rest.split('.').nth(1).unwrap();
-                    let name = between(&text(&path), "Message-ID: <", "@proof>")
-                        .unwrap()
-                        .to_owned();
+                    let text = text(&path).replace("Message-Id:", "Message-ID:");
+                    let name = between(&text, "Message-ID: <", "@proof>").unwrap().to_owned();
                     all.push(Written {
                         name,
                         user: user.clone(),
@@ -383,9 +419,24 @@ impl Known<'_> {
                 failed.insert(delivered(*number));
             }
         }
+        // A sendmail that died may have told nobody.
+        for (name, attempt) in self.by_sendmail() {
+            if deaths
+                .iter()
+                .any(|deaths| is_of_death(deaths, attempt.from, attempt.to))
+            {
+                failed.insert(name);
+            }
+        }
+        let taken = self.done.iter().filter_map(|done| match &done.what {
+            What::Handed(number, Ok(id)) if !verdict.bounced_by_map.contains(id) => Some(handed(*number)),
+            _ => None,
+        });
+        let taken: Vec<String> = taken.collect();
         let names = (0..self.messages)
             .map(delivered)
-            .chain(self.written.iter().cloned());
+            .chain(self.written.iter().cloned())
+            .chain(taken);
         for name in names {
             match copies.get(&*name).copied().unwrap_or_default() {
                 0 => verdict.lost.push(name),
