@@ -5,9 +5,10 @@
 # SUITE (bookworm is Debian 12, trixie 13), runs the tests there that the versions of PHP,
 # Lua, Perl and Dovecot matter to, and tries the packages in another: lintian's opinion,
 # installing with what Debian has, what each package is for, upgrades, purging,
-# doc/walk-through.md, and doc/webmail.md with what `make` built. The systems are made in
-# FOLDER, or in a temporary folder that is removed. Needs root, a Debian archive, and Rust as
-# rustup installs it, which builds in the new system as it does here.
+# doc/walk-through.md, the units, and doc/webmail.md with what `make` built; these three with
+# the system's own systemd booted. The systems are made in FOLDER, or in a temporary folder
+# that is removed. Needs root, a Debian archive, and Rust as rustup installs it, which builds
+# in the new system as it does here.
 set -eu
 
 suite=$1
@@ -44,12 +45,18 @@ in_system() {
     {
         echo "export CARGO_HOME=/build/cargo CARGO_TARGET_DIR=/build/target php=${php:-}"
         cat
-    } | network=${network:-} "$here/tests/root.sh" run "$@"
+    } | network=${network:-} "$here/tests/root.sh" "${how:-run}" "$@"
 }
 
 in_root() {
     in_system "$root" "$@"
 }
+
+# With all that is enabled there.
+in_booted_root() (
+    how=boot
+    in_root "$@"
+)
 
 # All that there is, but for what apt and dpkg write about what they did, the loader's
 # cache, what changes by itself, and phpenmod's folders where they are empty.
@@ -114,7 +121,7 @@ say "packages of Debian that these need, and those that the checks need"
 mv "$maker/build/target" "$root/build/target"
 cp "$here/demo/map.c" "$here/demo/users" "$root/root"
 in_root <<'END' >"$folder/apt.log" 2>&1 || { tail -n 40 "$folder/apt.log" >&2; fail "apt-get failed"; }
-apt-get install gcc libc6-dev lua5.4 pkg-config php-cli sendmail-bin sendmail-cf sensible-mda systemd apt-utils
+apt-get install gcc libc6-dev lua5.4 pkg-config php-cli sendmail-bin sendmail-cf sensible-mda systemd-sysv iproute2 apt-utils
 # apt's own word on the dependencies.
 needed=$(apt-get --simulate install /build/target/debian/*.deb |
     sed -n '/mailaffinity\|mail-affinity/d; s/^Inst \([^ ]*\).*/\1/p')
@@ -128,9 +135,11 @@ php=$(in_root <<'END'
 php -r 'echo PHP_MAJOR_VERSION, ".", PHP_MINOR_VERSION;'
 END
 )
-snapshot "$folder/before"
 # From here on nothing may come from elsewhere, and no port is taken from this machine.
 network=--net
+# The first boot leaves something.
+echo 'systemctl --version' | in_booted_root
+snapshot "$folder/before"
 
 say "installing, and what each package is for"
 in_root <<'END'
@@ -263,22 +272,16 @@ mailaffinity() {
     command mailaffinity "$@" || status=$?
     [ "$1 $status" = "diff 1" ] || return $status
 }
-# No systemd runs here, which could start what is enabled.
-systemctl() {
-    case $1 in
-    restart) service "$2" restart ;;
-    *) command systemctl "$@" || [ ! -d /run/systemd/system ] ;;
-    esac
-}
 # What a reader waits for: at most five minutes, which a correct run never needs.
-wait_for() {
+wait_for() (
+    set +x
     waited=0
     until eval "$1" >/dev/null 2>&1; do
         waited=$((waited + 1))
         [ $waited -lt 300 ] || { echo "never came true: $1"; exit 1; }
         sleep 1
     done
-}
+)
 do_step() {
     printf "+ %s\n" "$(cat "$1")"
     # A command that fails ends the shell.
@@ -299,7 +302,7 @@ all_steps_in() {
 # Of the two ways to install, that of the packages.
 say "doc/walk-through.md"
 steps_of doc/walk-through.md
-in_root <<'END' >"$folder/walk.log" 2>&1 || { cat "$folder/walk.log"; fail "the walk-through failed"; }
+in_booted_root <<'END' >"$folder/walk.log" 2>&1 || { cat "$folder/walk.log"; fail "the walk-through failed"; }
 cd /build
 . /root/reader
 for step in /build/steps/*; do
@@ -322,7 +325,7 @@ for step in /build/steps/*; do
     'mailaffinity drain --node node1') grep hello /var/mail/dieter ;;
     *'mailaffinity auto'*) grep 'QGRP:dieter@.*node2group' /etc/mail/access ;;
     *'systemctl enable'*)
-        command systemctl is-enabled mailaffinity-watch.service
+        systemctl is-active mailaffinity-watch.service
         grep '/usr/bin/mailaffinity update' $doc/examples/mailaffinity.cron
         ;;
     esac
@@ -330,13 +333,152 @@ done
 END
 all_steps_in "$folder/walk.log" 'make install-command'
 
-say "purging after it: what is left is the administrator's"
-purge
+# On the walk-through's machine, whose watcher is enabled: with all that its sandbox has to
+# allow. The nodes are addresses of this machine, on which sendmail is to answer.
+say "the units, below systemd"
+in_booted_root <<'END' >"$folder/units.log" 2>&1 || { cat "$folder/units.log"; fail "the units do not do what they should"; }
+. /root/reader
+trap 'systemctl --no-pager status "mailaffinity-*"; journalctl --no-pager --lines 200 --unit "mailaffinity-*"' EXIT
+watch=mailaffinity-watch.service
+watcher() { systemctl show --property MainPID --value $watch; }
+is() { test "$(systemctl is-active mailaffinity-$1)" = "$2"; }
+group_of() { sed -n "s/^QGRP:$1@[[:space:]]*//p" /etc/mail/access; }
+goes_to() { wait_for "group_of $1 | grep -x $2"; }
+set -x
+
+# The boot has started it, and waited for its word.
+is watch.service active
+systemctl show --property StatusText $watch | grep '3 nodes, all up'
+
+# As the walk-through has it for one machine that plays a node.
+for unit in watch.service drain.service; do
+    mkdir /etc/systemd/system/mailaffinity-$unit.d
+    {
+        printf '[Service]\nExecStart=\n'
+        sed -n 's/^ExecStart=.*/& --node node1/p' /usr/lib/systemd/system/mailaffinity-$unit
+    } >/etc/systemd/system/mailaffinity-$unit.d/override.conf
+done
+systemctl daemon-reload
+systemctl restart $watch
+service sendmail restart
+for address in 1 2 3; do ip address add 192.0.2.$address/32 dev lo; done
+
+cp /etc/mailaffinity.toml /etc/mailaffinity.users /root
+cat >/root/told <<'PROGRAM'
+#!/bin/sh
+echo "$@" >>/var/spool/told
+printf 'Subject: %s\n\ntold\n' "$*" | sendmail anna@example.org
+PROGRAM
+chmod 755 /root/told
+mkdir -p /var/lib/prometheus/node-exporter
+{
+    echo 'shared_node_state = "/mnt/gfs2/mailaffinity/nodes.toml"'
+    sed '/^node_state/d; s|^file = .*|command = ["/usr/bin/cat", "/root/mailaffinity.users"]|' /root/mailaffinity.toml
+    cat <<'CONFIG'
+[checks]
+probe = "tcp"
+port = 25
+[watch]
+update_seconds = 86400
+on_change = [["/root/told"]]
+metrics = "/var/lib/prometheus/node-exporter/mailaffinity.prom"
+[drain]
+after_seconds = 1
+CONFIG
+} >/root/new.toml
+mv /root/new.toml /etc/mailaffinity.toml
+wait_for 'grep "mailaffinity_node_up{node=\"node3\"} 1" /var/lib/prometheus/node-exporter/mailaffinity.prom'
+
+# A mark is followed; what waits for node2 is delivered by a drain, outside of the sandbox.
+goes_to dieter node2group
+printf 'Subject: test\n\nfor the drain\n' | sendmail -Am dieter@example.org
+ls /mnt/gfs2/mqueue/q2 | grep ^qf
+mailaffinity down node2 --reason 'old disks'
+goes_to dieter 'node[13]group'
+grep 'old disks' /mnt/gfs2/mailaffinity/nodes.toml /var/lib/mailaffinity/nodes.toml
+wait_for 'grep "for the drain" /var/mail/dieter'
+wait_for 'grep -x "node2 down" /var/spool/told'
+wait_for 'systemctl show --property ExecMainExitTimestamp mailaffinity-drain.service | grep =.'
+test "$(systemctl show --property Result --value mailaffinity-drain.service)" = success
+
+# A node dies.
+ip address del 192.0.2.3/32 dev lo
+wait_for 'grep -x "node3 down" /var/spool/told'
+test "$(cut -f 2 /etc/mail/access | grep group | sort -u)" = node1group
+ip address add 192.0.2.3/32 dev lo
+wait_for 'grep -x "node3 up" /var/spool/told'
+# The program sent mail, too.
+wait_for 'grep "Subject: node3 up" /var/mail/anna'
+
+# A list of users that is no file is read when it is told to.
+echo gustav >>/root/mailaffinity.users
+systemctl reload $watch
+goes_to gustav 'node[13]group'
+
+# Killed, or without a word, it is started anew, and goes on.
+before=$(watcher)
+systemctl kill --signal KILL $watch
+wait_for "is watch.service active && [ \$(watcher) != $before ]"
+mailaffinity auto node2
+goes_to dieter node2group
+before=$(watcher)
+kill -STOP $before
+wait_for "is watch.service active && [ \$(watcher) != $before ]"
+test "$(systemctl show --property NRestarts --value $watch)" = 2
+journalctl --unit $watch | grep 'Watchdog timeout'
+
+# Timers and watcher end each other.
+for timer in update.timer drain.timer; do
+    systemctl start mailaffinity-$timer
+    wait_for 'is watch.service inactive'
+    is $timer active
+    # Without a watcher it is the timer that follows.
+    if [ $timer = update.timer ]; then
+        mailaffinity down node2
+        goes_to dieter 'node[13]group'
+        mailaffinity auto node2
+    fi
+    systemctl start $watch
+    is watch.service active
+    wait_for "is $timer inactive"
+done
+goes_to dieter node2group
+
+# The sandboxes have forbidden nothing, and the watcher ends when it is told to.
+grep -x 'mailaffinity_problems 0' /var/lib/prometheus/node-exporter/mailaffinity.prom
+test "$(journalctl --unit 'mailaffinity-*' | grep -c -i -e 'read-only' -e 'not permitted' -e 'denied')" = 0
+systemctl stop $watch
+is watch.service inactive
+test "$(systemctl show --property Result --value $watch)" = success
+
+# Where packages may start what is theirs, an upgrade starts the watcher anew, and purging ends it.
+mv /usr/sbin/policy-rc.d /root
+systemctl start $watch
+before=$(watcher)
+apt-get -qq install /build/target/next/mailaffinity_*.deb
+is watch.service active
+test "$(watcher)" != "$before"
+before=$(watcher)
+apt-get -qq purge mailaffinity
+is watch.service inactive
+test ! -e /proc/$before
+# Nothing is started that nobody has enabled.
+apt-get -qq install /build/target/next/mailaffinity_*.deb
+for unit in watch.service update.timer drain.timer; do is $unit inactive; done
+apt-get -qq purge mailaffinity
+mv /root/policy-rc.d /usr/sbin
+
+trap - EXIT
+mv /root/mailaffinity.toml /root/mailaffinity.users /etc
+rm -r /var/lib/prometheus /etc/systemd/system/mailaffinity-*.d
+END
+
+say "purged after it: what is left is the administrator's"
 snapshot "$folder/after"
-# His configuration, map, users, their mail, sendmail's queues and log; and lock files.
+# His configuration, map, users, their mail, sendmail's queues; logs; and lock files.
 diff "$folder/before" "$folder/after" | grep '^[<>]' | grep -v -E \
     -e ' \./etc/(mailaffinity\.(toml|users)|mail(/.*)?|\.pwd\.lock|((passwd|group|shadow|gshadow|subuid|subgid)-?)) ?$' \
-    -e ' \./(mnt/gfs2|home|var/mail|var/spool|root)(/.*)? ?$' -e ' \./(etc|home|mnt|var/log|var/log/mail.*) ?$' \
+    -e ' \./(mnt/gfs2|home|var/mail|var/spool|var/log|root)(/.*)? ?$' -e ' \./(etc|home|mnt) ?$' \
     >"$folder/left" || true
 cat "$folder/left"
 [ ! -s "$folder/left" ] || fail "purging left the above (>) or took it (<)"
@@ -354,7 +496,7 @@ printf '127.0.0.%d node%d.example.org\n' 11 1 12 2 13 3 >"$folder/nodes"
 cat "$root/etc/hosts" >>"$folder/nodes"
 cp "$folder/nodes" "$root/etc/hosts"
 echo "$here" >"$root/build/source"
-in_root "$here" <<'END' >"$folder/webmail.log" 2>&1 ||
+in_booted_root "$here" <<'END' >"$folder/webmail.log" 2>&1 ||
 . /root/reader
 apt-get -qq install dovecot-imapd openssl curl make perl php-dev >/dev/null
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=nodes -keyout /root/node.key \
