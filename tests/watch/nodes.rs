@@ -195,7 +195,7 @@ fn a_director_is_followed() {
 #[test]
 fn a_move_ends_when_its_time_has_come() {
     let site = Site::new();
-    site.configure(site.checked_by_files().set("watch.move_seconds", 60));
+    site.configure(site.checked_by_files());
     let watcher = Watcher::start(&site);
     site.wait_for_map();
     let home = site.groups();
