@@ -398,8 +398,7 @@ goes_to dieter 'node[13]group'
 grep 'old disks' /mnt/gfs2/mailaffinity/nodes.toml /var/lib/mailaffinity/nodes.toml
 wait_for 'grep "for the drain" /var/mail/dieter'
 wait_for 'grep -x "node2 down" /var/spool/told'
-wait_for 'systemctl show --property ExecMainExitTimestamp mailaffinity-drain.service | grep =.'
-test "$(systemctl show --property Result --value mailaffinity-drain.service)" = success
+wait_for 'journalctl --unit mailaffinity-drain.service | grep "drain of node2: 1 messages before, 0 after"'
 
 # A node dies.
 ip address del 192.0.2.3/32 dev lo
