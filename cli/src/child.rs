@@ -11,7 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
-use rustix::process::{kill_process_group, setsid, test_kill_process_group, waitid, waitpid};
+use rustix::process::{kill_process_group, set_parent_process_death_signal, setsid};
+use rustix::process::{test_kill_process_group, waitid, waitpid};
 
 use crate::undo::{self, Begun};
 use mailaffinity::deadline::Deadline;
@@ -148,7 +149,7 @@ pub(crate) fn run_silent(command: &[impl AsRef<OsStr>], timeout: Duration) -> Re
 /// # Errors
 /// As [`run_silent`].
 pub(crate) fn run_on(command: &[impl AsRef<OsStr>], timeout: Duration) -> Result<Finished, ChildError> {
-    run_with(command, |_| (), write_all(b""), timeout, None, |_| ())
+    run_with(command, |_| (), write_all(b""), timeout, None, true)
 }
 
 /// As [`run_silent`], in a folder, with what `write` writes as its input. One below `/proc/self/fd` is the one that this process
@@ -173,17 +174,17 @@ fn run_bounded(
     timeout: Duration,
     longest_stdout: Option<u64>,
 ) -> Result<Finished, ChildError> {
-    run_with(command, prepare, write, timeout, longest_stdout, end)
+    run_with(command, prepare, write, timeout, longest_stdout, false)
 }
 
-/// `at_signal` is what happens to its process group where a signal ends us.
+/// `goes_on` says whether it and its process group do so where a signal ends us.
 fn run_with(
     command: &[impl AsRef<OsStr>],
     prepare: impl FnOnce(&mut Command),
     write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
     longest_stdout: Option<u64>,
-    at_signal: fn(Pid),
+    goes_on: bool,
 ) -> Result<Finished, ChildError> {
     let deadline = Deadline::after(timeout);
     let name = name(command);
@@ -202,9 +203,14 @@ fn run_with(
         .stderr(Stdio::piped());
     prepare(&mut child);
     let start = || {
-        let child = in_own_session(&mut child).spawn()?;
+        let child = in_own_session(&mut child, goes_on).spawn()?;
         let group = Pid::from_child(&child);
-        Ok((child, move || at_signal(group)))
+        let undo = move || {
+            if !goes_on {
+                end(group);
+            }
+        };
+        Ok((child, undo))
     };
     let (mut child, begun) =
         undo::begin(start).map_err(|problem: io::Error| error(format!("cannot be run: {problem}")))?;
@@ -229,17 +235,21 @@ fn run_with(
 }
 
 /// A program in a session of its own cannot write to our terminal's input, and of our
-/// descriptors it gets the three pipes, whatever whoever started us left open.
+/// descriptors it gets the three pipes, whatever whoever started us left open. Where it is on
+/// storage that hangs, only the kernel can end it with us.
 #[allow(unsafe_code)]
-fn in_own_session(command: &mut Command) -> &mut Command {
-    let prepare = || {
+fn in_own_session(command: &mut Command, goes_on: bool) -> &mut Command {
+    let prepare = move || {
         setsid()?;
+        if !goes_on {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+        }
         // Kernels before 5.11 cannot do that: then it is left to whoever started us.
         // SAFETY: it takes no pointers. Nothing is closed before the program starts.
         unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
         Ok(())
     };
-    // SAFETY: between fork and exec, this makes two system calls and allocates nothing.
+    // SAFETY: between fork and exec, this makes some system calls and allocates nothing.
     unsafe { command.pre_exec(prepare) }
 }
 

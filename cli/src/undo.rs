@@ -9,17 +9,27 @@ use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+use mailaffinity::deadline::Deadline;
+
 type Undo = Box<dyn FnOnce() + Send>;
 
 /// What has begun, in this order.
 static BEGUN: Mutex<BTreeMap<u64, Undo>> = Mutex::new(BTreeMap::new());
+
+/// Shared by all that is just about to begin, which may take its time: a program does on storage
+/// that hangs.
+static BEGINNING: RwLock<()> = RwLock::new(());
+
+/// How long a signal waits for that.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Held while a signal has to wait.
 static HELD_OFF: Mutex<()> = Mutex::new(());
@@ -31,15 +41,16 @@ static AT_HANGUP: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 #[derive(Debug)]
 pub(crate) struct Begun(u64);
 
-/// Begins something and says how it is undone. No signal comes between the two.
+/// Begins something and says how it is undone. No signal comes between the two, unless it takes
+/// longer than [`PATIENCE`]: then it has to be over with this process by itself, or do no harm.
 pub(crate) fn begin<T, E, U: FnOnce() + Send + 'static>(
     begin: impl FnOnce() -> Result<(T, U), E>,
 ) -> Result<(T, Begun), E> {
     static NUMBERS: AtomicU64 = AtomicU64::new(0);
-    let mut all = lock(&BEGUN);
+    let _beginning = BEGINNING.read().unwrap_or_else(PoisonError::into_inner);
     let (made, undo) = begin()?;
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-    all.insert(number, Box::new(undo));
+    lock(&BEGUN).insert(number, Box::new(undo));
     Ok((made, Begun(number)))
 }
 
@@ -84,7 +95,12 @@ pub(crate) fn before_signals() {
                 continue;
             }
             let _held_off = hold_off();
-            // Nothing begins any more, and nothing is over.
+            let deadline = Deadline::after(PATIENCE);
+            let mut nothing_begins = BEGINNING.try_write();
+            while nothing_begins.is_err() && deadline.pause().is_ok() {
+                nothing_begins = BEGINNING.try_write();
+            }
+            // And nothing is over.
             let mut begun = lock(&BEGUN);
             while let Some((_, undo)) = begun.pop_last() {
                 undo();
@@ -112,4 +128,34 @@ fn that_end() -> Vec<c_int> {
 /// A thread that panicked has left nothing half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[test]
+    fn what_takes_its_time_to_begin_holds_up_nothing_else() {
+        let (go_on, goes_on) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        let slow = thread::spawn(move || {
+            let begun = begin(|| {
+                tell.send(()).unwrap();
+                goes_on.recv().map(|()| ((), || ()))
+            });
+            begun.map(drop)
+        });
+        told.recv().unwrap();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let begun = begin(|| Ok::<_, Infallible>(((), || ()))).map(drop);
+            tell.send(begun)
+        });
+        // Far more than it takes.
+        assert!(told.recv_timeout(Duration::from_secs(60)).is_ok());
+        go_on.send(()).unwrap();
+        assert!(slow.join().unwrap().is_ok());
+    }
 }

@@ -1,9 +1,12 @@
 //! Marks on storage that all machines share, and that hangs: a FUSE file system whose server
 //! is stopped.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use mailaffinity::node_state::NodeState;
 use rustix::process::{Pid, Signal, kill_process};
@@ -192,6 +195,52 @@ fn that_has_the_users_holds_up_no_mark_as_root() {
         site.wait_for_map();
         watcher.end();
     });
+}
+
+/// Where a program is on it that lists the users, only the update waits for that to begin.
+#[test]
+#[ignore = "as root"]
+fn that_has_a_program_holds_up_no_other_as_root() {
+    namespace::run("storage::that_has_a_program_holds_up_no_other_as_root", || {
+        let site = Site::new();
+        let at = site.path("storage");
+        let storage = Storage::mount(&site.path("real"), &at);
+        site.script("real/list", &format!("exec cat {}", site.path("users").display()));
+        let list = at.join("list");
+        site.configure(site.checked_by_files().users_of([list.to_str().unwrap()]));
+        let mut watcher = Watcher::start(&site);
+        site.wait_for_map();
+        storage.signal(Signal::STOP);
+        site.set_up(2, false);
+        // Between fork and exec, and each time that one looks.
+        let mut before = BTreeSet::new();
+        let mut hung = None;
+        wait_for("the program to hang", || {
+            let now = own_children(&watcher);
+            hung = now.intersection(&before).next().cloned();
+            before = now;
+            thread::sleep(Duration::from_millis(100));
+            hung.is_some()
+        });
+        site.set_up(3, false);
+        site.wait_for_down(&["node2", "node3"]);
+        watcher.wait_for_another("WATCHDOG=1");
+        watcher.signal(Signal::TERM);
+        watcher.wait();
+        let program = hung.unwrap();
+        wait_for("its end", || !program.exists());
+    });
+}
+
+/// Processes of a watcher that run no other program yet.
+fn own_children(watcher: &Watcher) -> BTreeSet<PathBuf> {
+    let id = watcher.id().to_string();
+    let listed = Command::new("pgrep").args(["--parent", &id]).output().unwrap();
+    let children = String::from_utf8(listed.stdout).unwrap();
+    let children = children.lines().map(|child| Path::new("/proc").join(child));
+    let is_own =
+        |child: &PathBuf| fs::read_link(child.join("exe")).is_ok_and(|program| program == **MAILAFFINITY);
+    children.filter(is_own).collect()
 }
 
 /// Where all is on it, one watches for all, and nobody while it hangs.
