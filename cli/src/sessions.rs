@@ -8,12 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use crate::child::{self, ChildError};
-use crate::nodes::is_this_machine;
 use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::deadline::Deadline;
 use mailaffinity::mapping::{Cluster, parse_address, ring_label};
@@ -84,8 +84,9 @@ impl SessionsError {
     }
 }
 
-/// Asks this machine's Dovecot for its sessions. Users belong to nodes with `tag`; without one, to
-/// those of the pool that they are in, whose tag only Dovecot's configuration may have.
+/// Asks this machine's Dovecot for its sessions. This machine is the node `here`, if that is known.
+/// Users belong to nodes with `tag`; without one, to those of the pool that they are in, whose tag
+/// only Dovecot's configuration may have.
 ///
 /// # Errors
 /// See [`SessionsError`].
@@ -93,6 +94,7 @@ pub(crate) fn list<'c>(
     config: &'c Config,
     cluster: &Cluster,
     tag: Option<&str>,
+    here: Option<&'c NodeConfig>,
 ) -> Result<Vec<Session<'c>>, SessionsError> {
     let command = [
         &config.dovecot.doveadm,
@@ -104,9 +106,20 @@ pub(crate) fn list<'c>(
         .and_then(child::Finished::success)
         .map_err(SessionsError::Doveadm)?;
     let lines = parse(&text).ok_or_else(|| SessionsError::Nonsense(child::name(&command)))?;
-    let here = config.nodes.iter().find(|node| is_this_machine(node));
     let session = |line| Session::of(line, config, cluster, tag, here);
     Ok(lines.into_iter().map(session).collect())
+}
+
+/// What is to be said of sessions that are on this machine, if it is not known which node that
+/// is, for this reason.
+pub(crate) fn unknown(sessions: &[Session<'_>], reason: impl Display) -> Option<String> {
+    let is_unknown = |session: &&Session<'_>| session.node.is_none() && session.line.destination().is_none();
+    match sessions.iter().filter(is_unknown).count() {
+        0 => None,
+        count => Some(format!(
+            "on which node {count} sessions are is not known: {reason}"
+        )),
+    }
 }
 
 /// Reads what `doveadm -f tab who -1` prints. `None` if it is anything else.
