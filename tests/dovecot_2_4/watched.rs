@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::Value;
 use support::built::MAILAFFINITY;
-use support::configuration::{Configuration, node_state};
+use support::configuration::{Configuration, Node, node_state};
 use support::machines::{Machine, NETWORK, Network, SHARED};
 use support::namespace;
 use support::sendmail::{run, wait_for};
@@ -16,7 +16,11 @@ use crate::sessions::{Client, mapping, must, sessions, site, wrong_users};
 const USERS: usize = 24;
 
 fn watched() -> Configuration {
-    Configuration::of_three_nodes(NETWORK)
+    watched_of(3)
+}
+
+fn watched_of(nodes: usize) -> Configuration {
+    Configuration::of((1..=nodes).map(|number| Node::numbered(number, NETWORK)))
         .set("checks.probe", "imap")
         .set("watch.interval_ms", 100)
         .set("watch.timeout_ms", 2000)
@@ -236,6 +240,12 @@ fn sessions_on_a_machine_that_may_be_any_node_stay_as_root() {
         wait_until_well(node2);
         assert_eq!(status(node2)["sessions"]["wrong"], 0);
         entry.clients.iter_mut().for_each(Client::must_be_there);
+
+        // A node that is none any more, though it lives, has no users.
+        let home = mapping(&proxy, &users);
+        watch(&proxy);
+        network.configure(watched_of(2));
+        entry.must_be_ended(|user| home[user] == "node3");
     });
 }
 

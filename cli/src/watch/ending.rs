@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -89,7 +88,7 @@ struct Ending<'n> {
     regularly: Instant,
     retry: Retry,
     /// How often sessions were ended since the change, by whose they were and on which node.
-    times: BTreeMap<(Vec<u8>, IpAddr), u32>,
+    times: BTreeMap<(Vec<u8>, String), u32>,
     last: Ended,
 }
 
@@ -159,7 +158,8 @@ impl Ending<'_> {
         };
         let wrong: Vec<&Session<'_>> = sessions.iter().filter(|session| session.is_wrong()).collect();
         self.last.wrong = wrong.len();
-        let place = |session: &Session<'_>| Some((session.line.user.clone(), session.node?.node.address));
+        let place =
+            |session: &Session<'_>| Some((session.line.user.clone(), session.node_name()?.to_owned()));
         let comes_back = |session: &Session<'_>| {
             let times = place(session).and_then(|place| self.times.get(&place));
             times.is_some_and(|times| *times >= MOST_TIMES)
@@ -319,7 +319,7 @@ mod tests {
             ending.due.clear();
             ending
                 .times
-                .insert((b"anna".to_vec(), [192, 0, 2, 1].into()), MOST_TIMES);
+                .insert((b"anna".to_vec(), "node1".into()), MOST_TIMES);
             ending.take(wanted);
             assert_eq!(!ending.due.is_empty(), is_change);
             assert_eq!(ending.times.is_empty(), is_change);
