@@ -23,7 +23,7 @@ use mailaffinity::config::NodeConfig;
 const PAUSE: Duration = Duration::from_secs(300);
 
 /// Which node this is, and what drains there.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct Drains {
     #[command(flatten)]
     pub(super) this_node: ThisNode,
