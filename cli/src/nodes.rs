@@ -61,8 +61,26 @@ pub(crate) fn is_this_machine(node: &NodeConfig) -> bool {
     UdpSocket::bind((node.node.address, 0)).is_ok()
 }
 
+/// The node whose address this machine has, if there is one, as a Director finds itself among
+/// `director_servers`.
+///
+/// # Errors
+/// When it may be several.
+pub(crate) fn this_machine(config: &Config) -> Result<Option<&NodeConfig>, SeveralNodes> {
+    let mut ours = config.nodes.iter().filter(|node| is_this_machine(node));
+    match (ours.next(), ours.next()) {
+        (node, None) => Ok(node),
+        (_, Some(_)) => Err(SeveralNodes),
+    }
+}
+
+/// Why it is not known which node this machine is.
+#[derive(Debug, thiserror::Error)]
+#[error("this machine has several nodes' addresses, or net.ipv4.ip_nonlocal_bind is set")]
+pub(crate) struct SeveralNodes;
+
 /// Which node this is.
-#[derive(Args)]
+#[derive(Args, Clone, Default)]
 pub(crate) struct ThisNode {
     /// The node that this machine is [default: the one whose address it has]
     #[arg(long, value_name = "NODE")]
@@ -70,7 +88,7 @@ pub(crate) struct ThisNode {
 }
 
 impl ThisNode {
-    /// By name or, as a Director finds itself among `director_servers`, by address.
+    /// By name or by address.
     ///
     /// # Errors
     /// When there is no such node, or several.
@@ -87,12 +105,7 @@ impl ThisNode {
         if let Some(name) = &self.node {
             return find_node(config, name).map(Some);
         }
-        let mut ours = config.nodes.iter().filter(|node| is_this_machine(node));
-        match (ours.next(), ours.next()) {
-            (node, None) => Ok(node),
-            (_, Some(_)) => Err(Failure::config(
-                "this machine has several nodes' addresses, or net.ipv4.ip_nonlocal_bind is set; say by --node which node it is",
-            )),
-        }
+        let say = |several| Failure::config(format!("{several}; say by --node which node it is"));
+        this_machine(config).map_err(say)
     }
 }

@@ -8,12 +8,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::iter;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use crate::child::{self, ChildError};
-use crate::nodes::is_this_machine;
 use mailaffinity::config::{Config, Dovecot, NodeConfig};
 use mailaffinity::deadline::Deadline;
 use mailaffinity::mapping::{Cluster, parse_address, ring_label};
@@ -89,8 +90,9 @@ impl SessionsError {
     }
 }
 
-/// Asks this machine's Dovecot for its sessions. Users belong to nodes with `tag`; without one, to
-/// those of the pool that they are in, whose tag only Dovecot's configuration may have.
+/// Asks this machine's Dovecot for its sessions. This machine is the node `here`, if that is known.
+/// Users belong to nodes with `tag`; without one, to those of the pool that they are in, whose tag
+/// only Dovecot's configuration may have.
 ///
 /// # Errors
 /// See [`SessionsError`].
@@ -98,6 +100,7 @@ pub(crate) fn list<'c>(
     config: &'c Config,
     cluster: &Cluster,
     tag: Option<&str>,
+    here: Option<&'c NodeConfig>,
 ) -> Result<Vec<Session<'c>>, SessionsError> {
     let command = [
         &config.dovecot.doveadm,
@@ -109,9 +112,21 @@ pub(crate) fn list<'c>(
         .and_then(child::Finished::success)
         .map_err(SessionsError::Doveadm)?;
     let lines = parse(&text).ok_or_else(|| SessionsError::Nonsense(child::name(&command)))?;
-    let here = config.nodes.iter().find(|node| is_this_machine(node));
     let session = |line| Session::of(line, config, cluster, tag, here);
     Ok(lines.into_iter().map(session).collect())
+}
+
+/// What is to be said of sessions that are on this machine, if it is not known which node that
+/// is, for this reason.
+pub(crate) fn unknown(sessions: &[Session<'_>], reason: impl Display) -> Option<String> {
+    let is_unknown =
+        |session: &&Session<'_>| session.node_name().is_none() && session.line.destination().is_none();
+    match sessions.iter().filter(is_unknown).count() {
+        0 => None,
+        count => Some(format!(
+            "on which node {count} sessions are is not known: {reason}"
+        )),
+    }
 }
 
 /// Reads what `doveadm -f tab who -1` prints. `None` if it is anything else.
@@ -170,6 +185,14 @@ impl Line {
         })
     }
 
+    /// Where the passdb sent it, if that is mailaffinity's.
+    fn node_field(&self) -> Option<&str> {
+        self.groups.iter().find_map(|group| match group {
+            Group::Field(field, node) if field == NODE_FIELD => Some(&**node),
+            _ => None,
+        })
+    }
+
     /// Where the session is: where it was sent to, or on this machine, which is `here`; else
     /// where the passdb sent it.
     fn node<'c>(&self, config: &'c Config, here: Option<&'c NodeConfig>) -> Option<&'c NodeConfig> {
@@ -180,13 +203,7 @@ impl Line {
                 .find(|node| node.node.address == address || parse_address(&node.host) == Some(address)),
             None => here,
         };
-        found.or_else(|| {
-            let name = self.groups.iter().find_map(|group| match group {
-                Group::Field(field, node) if field == NODE_FIELD => Some(node),
-                _ => None,
-            });
-            config.nodes.get(config.nodes.index_of(name?)?)
-        })
+        found.or_else(|| config.nodes.get(config.nodes.index_of(self.node_field()?)?))
     }
 }
 
@@ -205,7 +222,11 @@ impl<'c> Session<'c> {
         };
         let right_node = match (tag, node) {
             (Some(tag), _) => with(tag),
-            (None, None) => with(&config.tag),
+            // It may have been in any pool.
+            (None, None) => {
+                let tags = cluster.nodes().iter().map(|live| &*live.tag);
+                iter::once(&*config.tag).chain(tags).find_map(with)
+            }
             // It may have several tags, and be the right one by any of them.
             (None, Some(NodeConfig { node, .. })) => {
                 let live = cluster.nodes().iter().filter(|live| live.address == node.address);
@@ -223,11 +244,20 @@ impl<'c> Session<'c> {
         }
     }
 
-    /// Whether it is on another node than its user's. Nodes with several tags are one.
+    /// Whether it is on another node than its user's, which may be one that the configuration has
+    /// no more. Nodes with several tags are one. What another passdb than mailaffinity's sent
+    /// elsewhere is not wrong.
     pub fn is_wrong(&self) -> bool {
-        self.node
-            .zip(self.right_node)
-            .is_some_and(|(node, right)| node.node.address != right.node.address)
+        self.right_node.is_some_and(|right| match self.node {
+            Some(node) => node.node.address != right.node.address,
+            None => self.line.node_field().is_some(),
+        })
+    }
+
+    /// The name of the node that it is on, also of one that the configuration has no more.
+    pub(crate) fn node_name(&self) -> Option<&str> {
+        let known = self.node.map(|node| &*node.node.name);
+        known.or_else(|| self.line.node_field())
     }
 }
 
@@ -540,6 +570,34 @@ user3\timap-login\t36\t10.24.0.254\t10.24.0.2\tnode2\tnode2
             assert_eq!(pool.map(|at| session(at, Some(tag)).is_wrong()), wrong);
         }
         assert!(session(3, Some("")).is_wrong() && session(4, Some("")).is_wrong());
+    }
+
+    #[test]
+    fn a_node_that_is_gone_is_no_right_one() {
+        let text = "[[node]]\nname = \"node1\"\naddress = \"10.0.0.1\"\ntag = \"near\"\n";
+        let config = Config::parse(text, Path::new("m.toml")).unwrap();
+        let cluster = config.cluster(&NodeState::default()).unwrap();
+        let session = |line| Session::of(line, &config, &cluster, None, None);
+        assert!(session(line("anna", 3, 3)).is_wrong());
+        assert!(!session(line("anna", 1, 1)).is_wrong());
+        let without = |group: &Group| {
+            let mut line = line("anna", 3, 3);
+            line.groups.remove(group);
+            session(line)
+        };
+        // On this machine, which was that node.
+        assert!(without(&Group::Destination([10, 0, 0, 3].into())).is_wrong());
+        // Sent elsewhere by somebody else.
+        assert!(!without(&field("user_node", "node3")).is_wrong());
+        // And it is another node's address now, or this machine is another one.
+        assert!(!session(line("anna", 1, 3)).is_wrong());
+        let here = config.nodes.first();
+        let mut line = line("anna", 3, 3);
+        line.groups.remove(&Group::Destination([10, 0, 0, 3].into()));
+        assert!(!Session::of(line, &config, &cluster, None, here).is_wrong());
+        let down = NodeState::parse("[node.node1]\nstate = \"down\"\n").unwrap();
+        let nobody = config.cluster(&down).unwrap();
+        assert!(!Session::of(self::line("anna", 3, 3), &config, &nobody, None, None).is_wrong());
     }
 
     fn line(user: &str, node: u8, home: u8) -> Line {

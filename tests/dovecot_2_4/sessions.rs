@@ -84,12 +84,7 @@ pub(crate) fn sessions(machine: &Machine, arguments: &[&str]) -> BTreeSet<(Strin
             session["node"] != session["right_node"],
             "{line}"
         );
-        let text = |key: &str| {
-            session[key]
-                .as_str()
-                .unwrap_or_else(|| panic!("{line}"))
-                .to_owned()
-        };
+        let text = |key: &str| session[key].as_str().unwrap_or("-").to_owned();
         (text("user"), text("node"), text("right_node"))
     };
     text.lines().map(session).collect()

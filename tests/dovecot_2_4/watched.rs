@@ -7,17 +7,21 @@ use std::thread;
 
 use serde_json::Value;
 use support::built::MAILAFFINITY;
-use support::configuration::{Configuration, node_state};
+use support::configuration::{Configuration, Node, node_state};
 use support::machines::{Machine, NETWORK, Network, SHARED};
 use support::namespace;
-use support::sendmail::wait_for;
+use support::sendmail::{run, wait_for};
 
 use crate::sessions::{Client, mapping, must, sessions, site, wrong_users};
 
 const USERS: usize = 24;
 
 fn watched() -> Configuration {
-    Configuration::of_three_nodes(NETWORK)
+    watched_of(3)
+}
+
+fn watched_of(nodes: usize) -> Configuration {
+    Configuration::of((1..=nodes).map(|number| Node::numbered(number, NETWORK)))
         .set("checks.probe", "imap")
         .set("watch.interval_ms", 100)
         .set("watch.timeout_ms", 2000)
@@ -33,7 +37,14 @@ fn start(network: &Network, name: &str, number: u8, file: &str) -> Machine {
 
 /// Starts a watcher.
 pub(crate) fn watch(machine: &Machine) {
-    let line = format!("{} watch </dev/null >/var/log/watch 2>&1 &", *MAILAFFINITY);
+    watch_as(machine, "");
+}
+
+fn watch_as(machine: &Machine, options: &str) {
+    let line = format!(
+        "{} watch {options} </dev/null >/var/log/watch 2>&1 &",
+        *MAILAFFINITY
+    );
     machine.start("sh", &["-c", &line]);
     wait_for("the watcher", || status(machine)["written"].is_string());
 }
@@ -192,6 +203,50 @@ fn sessions_follow_the_nodes_as_root() {
             last["ended"].as_u64() > Some(0) && last["ended_at"].is_string(),
             "{last}"
         );
+    });
+}
+
+/// As where keepalived moves addresses: a machine has its own, and may take all others.
+#[test]
+#[ignore = "as root"]
+fn sessions_on_a_machine_that_may_be_any_node_stay_as_root() {
+    let test = "watched::sessions_on_a_machine_that_may_be_any_node_stay_as_root";
+    namespace::run_with_network(test, || {
+        let network = Network::new();
+        network.configure(watched());
+        network.mark(&node_state(&[]));
+        let nodes = start_nodes(&network);
+        let proxy = start(&network, "proxy1", 11, "mailaffinity-proxy.conf");
+        let [_, node2, _] = &nodes;
+        node2.run("sysctl", &["-w", "net.ipv4.ip_nonlocal_bind=1"]);
+        let users = users();
+        let mut entry = Entry::of(&proxy, &users);
+        watch(node2);
+        wait_for_problem(node2, "this machine has several nodes' addresses");
+        assert_eq!(status(node2)["sessions"]["wrong"], 0);
+        let kick = run(
+            node2
+                .command(&MAILAFFINITY)
+                .args(["kick", "--wrong", "--dry-run"]),
+            b"",
+        );
+        let stderr = String::from_utf8(kick.stderr).unwrap();
+        assert!(
+            stderr.starts_with("mailaffinity: on which node ") && kick.stdout.is_empty(),
+            "{stderr}"
+        );
+        // Who is told which node it is knows.
+        node2.run("pkill", &["-x", "mailaffinity"]);
+        watch_as(node2, "--node node2");
+        wait_until_well(node2);
+        assert_eq!(status(node2)["sessions"]["wrong"], 0);
+        entry.clients.iter_mut().for_each(Client::must_be_there);
+
+        // A node that is none any more, though it lives, has no users.
+        let home = mapping(&proxy, &users);
+        watch(&proxy);
+        network.configure(watched_of(2));
+        entry.must_be_ended(|user| home[user] == "node3");
     });
 }
 

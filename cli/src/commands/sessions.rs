@@ -12,9 +12,9 @@ use clap::Args;
 use serde_json::json;
 
 use crate::child;
-use crate::exit::{Failure, Status};
+use crate::exit::{Failure, NAME, Status, say};
 use crate::names;
-use crate::nodes::find_node;
+use crate::nodes::{find_node, this_machine};
 use crate::sessions::{self, MOST_SINGLES, Plan, Session, SessionsError};
 use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::node_state::NodeState;
@@ -96,8 +96,15 @@ fn authenticated(config: &Config, user: Vec<u8>) -> Vec<u8> {
 fn list<'c>(config: &'c Config, tag: Option<&str>) -> Result<Vec<Session<'c>>, Failure> {
     let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
     let cluster = config.cluster(&state).map_err(Failure::config)?;
-    let sessions = sessions::list(config, &cluster, tag.or(Some(&config.tag)));
-    sessions.map_err(Failure::from)
+    let (here, reason) = match this_machine(config) {
+        Ok(here) => (here, None),
+        Err(several) => (None, Some(several)),
+    };
+    let sessions = sessions::list(config, &cluster, tag.or(Some(&config.tag)), here)?;
+    if let Some(unknown) = reason.and_then(|reason| sessions::unknown(&sessions, reason)) {
+        say(NAME, unknown);
+    }
+    Ok(sessions)
 }
 
 impl Sessions {

@@ -22,11 +22,11 @@ use mailaffinity::config::NodeConfig;
 /// The time from one drain of a queue to the next, as its timer has it.
 const PAUSE: Duration = Duration::from_secs(300);
 
-/// Who drains, and by what.
-#[derive(Args)]
+/// Which node this is, and what drains there.
+#[derive(Args, Default)]
 pub(crate) struct Drains {
     #[command(flatten)]
-    this_node: ThisNode,
+    pub(super) this_node: ThisNode,
 
     /// The unit that systemd starts for the queues of dead nodes [default: "mailaffinity drain" is run]
     #[arg(long, value_name = "UNIT")]

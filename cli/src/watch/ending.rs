@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -16,6 +15,7 @@ use serde::Serialize;
 
 use super::wanted::{Retry, Wanted, next};
 use crate::node_state::asks_director;
+use crate::nodes::ThisNode;
 use crate::report::Log;
 use crate::sessions::{self, Plan, Session};
 use mailaffinity::config::Config;
@@ -52,11 +52,15 @@ pub(crate) struct Ended {
 
 /// Ends sessions whenever that is due, until nobody is left who wants anything, or `tell` says
 /// no.
-pub(crate) fn end_forever(wanted: &Receiver<Wanted>, tell: impl Fn(Option<Ended>, Option<String>) -> bool) {
+pub(crate) fn end_forever(
+    this_node: &ThisNode,
+    wanted: &Receiver<Wanted>,
+    tell: impl Fn(Option<Ended>, Option<String>) -> bool,
+) {
     let Some(Some(first)) = next(wanted, Duration::MAX) else {
         return;
     };
-    let mut ending = Ending::of(first);
+    let mut ending = Ending::of(this_node, first);
     loop {
         if ending.wait().is_zero() {
             let (ended, problem) = ending.run();
@@ -72,7 +76,8 @@ pub(crate) fn end_forever(wanted: &Receiver<Wanted>, tell: impl Fn(Option<Ended>
     }
 }
 
-struct Ending {
+struct Ending<'n> {
+    this_node: &'n ThisNode,
     wanted: Wanted,
     /// When it is due because of a change,
     due: Vec<Instant>,
@@ -80,14 +85,15 @@ struct Ending {
     regularly: Instant,
     retry: Retry,
     /// How often sessions were ended since the change, by whose they were and on which node.
-    times: BTreeMap<(Vec<u8>, IpAddr), u32>,
+    times: BTreeMap<(Vec<u8>, String), u32>,
     last: Ended,
 }
 
-impl Ending {
-    fn of(wanted: Wanted) -> Ending {
+impl Ending<'_> {
+    fn of(this_node: &ThisNode, wanted: Wanted) -> Ending<'_> {
         let now = Instant::now();
         Ending {
+            this_node,
             due: moments(now, &wanted.state),
             wanted,
             regularly: now,
@@ -139,13 +145,18 @@ impl Ending {
         let cluster = config
             .cluster(&self.wanted.state)
             .map_err(|error| error.to_string())?;
-        let sessions = match sessions::list(config, &cluster, None) {
+        let (here, reason) = match self.this_node.find(config) {
+            Ok(here) => (here, None),
+            Err(failure) => (None, Some(failure)),
+        };
+        let sessions = match sessions::list(config, &cluster, None, here) {
             Err(error) if error.is_not_running() => Vec::new(),
             listed => listed.map_err(|error| error.to_string())?,
         };
         let wrong: Vec<&Session<'_>> = sessions.iter().filter(|session| session.is_wrong()).collect();
         self.last.wrong = wrong.len();
-        let place = |session: &Session<'_>| Some((session.line.user.clone(), session.node?.node.address));
+        let place =
+            |session: &Session<'_>| Some((session.line.user.clone(), session.node_name()?.to_owned()));
         let comes_back = |session: &Session<'_>| {
             let times = place(session).and_then(|place| self.times.get(&place));
             times.is_some_and(|times| *times >= MOST_TIMES)
@@ -184,7 +195,8 @@ impl Ending {
                 config.node_state.display()
             )
         });
-        Ok(plan.complaint().or(coming_back))
+        let unknown = || sessions::unknown(&sessions, reason?);
+        Ok(plan.complaint().or(coming_back).or_else(unknown))
     }
 }
 
@@ -220,6 +232,50 @@ mod tests {
         }
     }
 
+    /// With these nodes and what `doveadm who` says: how many sessions a run ends, and what is wrong.
+    fn ended(nodes: &str, listed: &str) -> (usize, Option<String>) {
+        let script = "case $* in *who*) printf '%s' \"$0\";; esac";
+        let doveadm = ["/bin/sh", "-c", script, listed];
+        let text = format!("{nodes}[dovecot]\ndoveadm = {doveadm:?}\n");
+        let config = Config::parse(&text, Path::new("mailaffinity.toml")).unwrap();
+        let this_node = ThisNode::default();
+        let mut ending = Ending::of(&this_node, wanted(&Arc::new(config), ""));
+        let (ended, problem) = ending.run();
+        (ended.unwrap().ended, problem)
+    }
+
+    /// As where `net.ipv4.ip_nonlocal_bind` is set: a machine has all addresses of this kind.
+    #[test]
+    fn sessions_here_are_on_no_other_node_that_this_machine_may_be() {
+        let node =
+            |number: u8| format!("[[node]]\nname = \"node{number}\"\naddress = \"127.0.0.{number}\"\n");
+        let nodes = [1, 2, 3].map(node).concat();
+        let config = Config::parse(&nodes, Path::new("mailaffinity.toml")).unwrap();
+        let cluster = config.cluster(&NodeState::default()).unwrap();
+        let (mut known, mut unknown) = ("username\tuser_node\n".to_owned(), "username\n".to_owned());
+        for user in (0..9).map(|number| format!("user{number}")) {
+            let hash = config.hash_of(user.as_bytes()).unwrap();
+            let right = &cluster.nodes()[cluster.index_of_hash(hash, "").unwrap()];
+            known += &format!("{user}\t{}\n", right.name);
+            unknown += &format!("{user}\n");
+        }
+        assert_eq!(ended(&nodes, &known), (0, None));
+        let (count, problem) = ended(&nodes, &unknown);
+        let said = problem.unwrap();
+        assert!(
+            said.starts_with("on which node 9 sessions are is not known: this machine has several"),
+            "{said}"
+        );
+        assert!(said.ends_with("say by --node which node it is"), "{said}");
+        assert_eq!(count, 0);
+        // Where it is one of them, all others are wrong.
+        let others = nodes
+            .replace("127.0.0.2", "203.0.113.2")
+            .replace("127.0.0.3", "203.0.113.3");
+        let (count, problem) = ended(&others, &unknown);
+        assert!(count > 0, "{problem:?}");
+    }
+
     #[test]
     fn around_the_moment_when_users_are_let_in_again() {
         let now = Instant::now();
@@ -241,7 +297,8 @@ mod tests {
     #[test]
     fn only_a_change_is_one() {
         let config = config();
-        let mut ending = Ending::of(wanted(&config, ""));
+        let this_node = ThisNode::default();
+        let mut ending = Ending::of(&this_node, wanted(&config, ""));
         for (wanted, is_change) in [
             (wanted(&config, ""), false),
             (
@@ -255,7 +312,7 @@ mod tests {
             ending.due.clear();
             ending
                 .times
-                .insert((b"anna".to_vec(), [192, 0, 2, 1].into()), MOST_TIMES);
+                .insert((b"anna".to_vec(), "node1".into()), MOST_TIMES);
             ending.take(wanted);
             assert_eq!(!ending.due.is_empty(), is_change);
             assert_eq!(ending.times.is_empty(), is_change);

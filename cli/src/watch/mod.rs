@@ -448,6 +448,8 @@ impl<'p> Watcher<'p> {
             match NodeState::load(&self.config.node_state) {
                 Ok(state) => {
                     self.problem("node state", None);
+                    // What could not be written into a broken one can be now.
+                    self.retry = Retry::default();
                     self.take_state(state)?;
                 }
                 Err(error) => self.problem("node state", Some(error.to_string())),
@@ -703,4 +705,38 @@ fn last_programs(config: &Config) -> Vec<Program> {
 
 fn ended() -> Failure {
     Failure::new(Status::Unavailable, "a thread of the watcher has ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_for_a_mended_node_state_waits_no_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mailaffinity.toml");
+        let [state, status] = ["nodes.toml", "status.json"].map(|name| folder.path().join(name));
+        let text = format!(
+            "node_state = {state:?}\nstatus = {status:?}\nsyslog = {path:?}\n[[node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n"
+        );
+        let config = Config::parse(&text, &path).unwrap();
+        let (events, _told) = mpsc::channel();
+        let lock = lock(&config).unwrap();
+        let (state_before, drains) = (NodeState::default(), Drains::default());
+        let mut watcher =
+            Watcher::begin(&path, Arc::new(config), lock, state_before, drains, events).unwrap();
+        let changed = Changed {
+            config: false,
+            state: true,
+            others: false,
+        };
+        for (text, is_due) in [("broken", false), ("# mended\n", true)] {
+            fs::write(&state, text).unwrap();
+            watcher.retry.after(true);
+            watcher.look(changed).unwrap();
+            assert_eq!(watcher.retry.is_due(), is_due, "{text}");
+        }
+    }
 }

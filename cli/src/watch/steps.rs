@@ -87,7 +87,8 @@ impl Steps {
         let (programs, programs_wanted) = mpsc::channel();
         let told = tell.clone();
         let tell_sessions = move |ended, problem| told(Done::Sessions(ended, problem));
-        in_thread(move || ending::end_forever(&sessions_wanted, tell_sessions))?;
+        let this_node = drains.this_node.clone();
+        in_thread(move || ending::end_forever(&this_node, &sessions_wanted, tell_sessions))?;
         let (drained_by, told, (drain, drain_wanted)) = (path.to_owned(), tell.clone(), mpsc::channel());
         let tell_drain = move |seconds, problem| told(Done::Drain(seconds, problem));
         in_thread(move || draining::drain_forever(&drained_by, drains, &drain_wanted, tell_drain))?;
