@@ -1,7 +1,7 @@
 //! Those who come: mail programs with sessions that idle, a mail server that delivers, mail for
 //! sendmail, and webmail's pages. All come again at once when they are refused or ended.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,12 +13,13 @@ use support::machines::PASSWORD;
 
 use super::dice::Dice;
 use super::queues::Queues;
-use super::site::{Cluster, NODES, name_of, node_at, now};
+use super::site::{NODES, name_of, now};
+use super::web::Web;
 
 /// How long who was refused waits, at first and at most: twice as long each time.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// How long a page waits for its node, in seconds.
-const PATIENCE: u32 = 5;
+/// Who have pages loaded.
+pub(crate) const BROWSERS: usize = 2;
 const LMTP_PORT: u16 = 24;
 /// Who send mail to sendmail.
 const CORRESPONDENTS: usize = 2;
@@ -130,7 +131,7 @@ impl<'c> Clients<'c> {
         &'s self,
         scope: &'s Scope<'s, '_>,
         senders: usize,
-        pages: Vec<Pages>,
+        web: &'s Web,
     ) -> Vec<ScopedJoinHandle<'s, ()>> {
         let all = programs(self.cluster.users.len(), self.cluster.proxies.len()).enumerate();
         let mut threads: Vec<_> = all
@@ -141,8 +142,7 @@ impl<'c> Clients<'c> {
             let all = 0..CORRESPONDENTS;
             threads.extend(all.map(|number| scope.spawn(move || self.writes(number, queues))));
         }
-        let web = pages.into_iter().enumerate();
-        threads.extend(web.map(|(number, pages)| scope.spawn(move || self.browses(number, pages))));
+        threads.extend((0..BROWSERS).map(|number| scope.spawn(move || self.browses(number, web))));
         threads
     }
 
@@ -309,58 +309,15 @@ impl<'c> Clients<'c> {
         }
     }
 
-    fn browses(&self, number: usize, mut pages: Pages) {
+    fn browses(&self, number: usize, web: &Web) {
         let mut dice = self.dice(2_000_000 + number);
         while !self.has_ended() {
             let user = dice.below(self.cluster.users.len());
             let from = now();
-            let (node, port, result) = pages.load(&self.cluster.users[user]);
+            let (node, port, result) = web.load(&self.cluster.users[user]);
             self.note(user, from, What::Page(node, port, result));
             thread::sleep(self.rates.pause.mul_f64(dice.part()));
         }
-    }
-}
-
-/// A PHP that loads pages.
-pub(crate) struct Pages {
-    php: std::process::Child,
-    stdin: std::process::ChildStdin,
-    stdout: BufReader<std::process::ChildStdout>,
-}
-
-impl Pages {
-    pub(crate) fn start(cluster: &Cluster) -> Pages {
-        let (php, stdin, stdout) = cluster.php(PATIENCE);
-        Pages {
-            php,
-            stdin,
-            stdout: BufReader::new(stdout),
-        }
-    }
-
-    /// Loads a page of a user: at which node, from which port, and what came of it.
-    pub(crate) fn load(&mut self, user: &str) -> (usize, u16, Result<(), String>) {
-        writeln!(self.stdin, "{user}").expect("PHP reads");
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).expect("PHP writes");
-        let words: Vec<&str> = line.trim_end().splitn(3, ' ').collect();
-        let [host, port, said] = words[..] else {
-            panic!("PHP: {line:?}")
-        };
-        let node = node_at(host).unwrap_or_else(|| panic!("PHP: {line:?}"));
-        let result = if said == "loaded" {
-            Ok(())
-        } else {
-            Err(said.to_owned())
-        };
-        (node, port.parse().expect("a port"), result)
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        let _ = self.php.kill();
-        let _ = self.php.wait();
     }
 }
 

@@ -13,17 +13,18 @@ use support::machines::PASSWORD;
 use support::sendmail::{run_well, wait_for};
 use support::{maps, namespace};
 
-use super::clients::{Pages, who_is_there};
+use super::clients::who_is_there;
 use super::number;
 use super::site::{Cluster, NODES, Plan, name_of};
 use super::troubles::Kind;
+use super::web::Web;
 
 /// How often somebody comes, whatever became of those before.
 const EVERY: Duration = Duration::from_millis(100);
 /// Far more than anything here takes: reached only when something hangs.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// PHPs, one of which has a page to load while others wait for a node that is dead.
-const BROWSERS: usize = 24;
+/// Workers, one of which has a page to load while others wait for a node that is dead.
+const WORKERS: usize = 24;
 /// The pause of mailaffinity-update.timer, in seconds.
 const TIMER: f64 = 60.0;
 const KINDS: [Kind; 3] = [Kind::Killed, Kind::Hung, Kind::CutOff];
@@ -74,7 +75,7 @@ fn come<'s, T: Send>(
 }
 
 /// A node dies: how long it took until each was at work elsewhere.
-fn die(cluster: &mut Cluster, pages: &[Mutex<Pages>], kind: Kind, node: usize) -> [f64; WHAT.len()] {
+fn die(cluster: &mut Cluster, web: &Web, kind: Kind, node: usize) -> [f64; WHAT.len()] {
     let homes = cluster.homes();
     let mine = cluster.users.iter().zip(homes).filter(|(_, home)| *home == node);
     let users: Vec<String> = mine.map(|(user, _)| user.clone()).take(5).collect();
@@ -111,8 +112,7 @@ fn die(cluster: &mut Cluster, pages: &[Mutex<Pages>], kind: Kind, node: usize) -
             }
         });
         come(scope, page, begun, || {
-            let mut free = pages.iter().filter_map(|pages| pages.try_lock().ok());
-            let (_, _, loaded) = free.next().ok_or(ErrorKind::WouldBlock)?.load(for_page);
+            let (_, _, loaded) = web.load(for_page);
             loaded.map_err(io::Error::other)
         });
         come(scope, follows, begun, || match group() == before {
@@ -189,13 +189,11 @@ fn measure(users: usize) {
         queues: false,
     };
     let mut cluster = Cluster::start(plan);
-    let pages: Vec<_> = (0..BROWSERS)
-        .map(|_| Mutex::new(Pages::start(&cluster)))
-        .collect();
+    let web = Web::start(&cluster.web_config(), WORKERS);
     for kind in KINDS {
         let mut times: [Vec<f64>; WHAT.len()] = Default::default();
         for round in 0..rounds {
-            let took = die(&mut cluster, &pages, kind, round % NODES);
+            let took = die(&mut cluster, &web, kind, round % NODES);
             times
                 .iter_mut()
                 .zip(took)

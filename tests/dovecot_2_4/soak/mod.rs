@@ -10,6 +10,7 @@ mod queues;
 mod site;
 mod troubles;
 mod verdict;
+mod web;
 
 use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +20,11 @@ use std::time::Duration;
 use support::namespace;
 use support::sendmail::wait_for;
 
-use self::clients::{Clients, Pages, Rates, Shared, What};
+use self::clients::{BROWSERS, Clients, Rates, Shared, What};
 use self::site::{Cluster, Plan};
 use self::troubles::{Kind, Storm};
 use self::verdict::Known;
+use self::web::Web;
 
 /// More than can be on their way to nodes that hang, or nobody would deliver meanwhile.
 const SENDERS: usize = 12;
@@ -43,12 +45,12 @@ fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) 
         queues: cluster.queues.clone(),
     };
     let clients = Clients::new(&shared, seed, rates);
-    let pages = vec![Pages::start(&cluster), Pages::start(&cluster)];
+    let web = Web::start(&cluster.web_config(), BROWSERS);
     let marks = cluster.marks();
     let is_over = AtomicBool::new(false);
     let (past, unrest, marks) = thread::scope(|scope| {
         let followed = scope.spawn(|| marks.follow(&is_over));
-        let threads = clients.begin(scope, SENDERS, pages);
+        let threads = clients.begin(scope, SENDERS, &web);
         let mut storm = Storm::new(&mut cluster, &clients, seed);
         // However it ends, or the scope would wait forever.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -83,6 +85,7 @@ fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) 
     }
     .verdict();
     eprintln!("{said}");
+    let web_faults = web.faults();
     let drained = queues.drained();
     let count = |is: &dyn Fn(&What) -> bool| done.iter().filter(|done| is(&done.what)).count();
     println!("seed {seed}");
@@ -115,6 +118,10 @@ fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) 
         ("messages that left them", drained.iter().sum()),
         ("pages", count(&|what| matches!(what, What::Page(_, _, Ok(()))))),
         ("refused", count(&|what| matches!(what, What::Page(_, _, Err(_))))),
+        (
+            "errors of PHP, and workers of PHP-FPM that died",
+            web_faults.len(),
+        ),
         ("sessions on nodes", verdict.sessions),
         ("messages that sessions wrote", clients.written().len()),
         (
@@ -145,7 +152,7 @@ fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) 
     ] {
         println!("  {count:5} {what}");
     }
-    let wrong = verdict.wrong();
+    let wrong: Vec<&String> = verdict.wrong().into_iter().chain(&web_faults).collect();
     assert!(
         wrong.is_empty(),
         "{}: {:#?}",

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -16,9 +16,9 @@ use mailaffinity::config::Config;
 use mailaffinity::node_state::{Before, Mark, NodeState};
 use support::built::MAILAFFINITY;
 use support::configuration::{Configuration, Node as NodeConfig, node_state};
-use support::machines::{Machine, NETWORK, Network, PASSWORD, SHARED, address};
+use support::machines::{Machine, NETWORK, Network, SHARED, address};
+use support::maps;
 use support::sendmail::{program, wait_for};
-use support::{maps, php};
 
 use super::queues::Queues;
 
@@ -223,24 +223,9 @@ impl Cluster {
         command
     }
 
-    fn web_config(&self) -> PathBuf {
+    /// The configuration there.
+    pub(crate) fn web_config(&self) -> PathBuf {
         self.network.shared("web.toml")
-    }
-
-    /// Webmail's PHP, which reads whose page it is to load.
-    pub(crate) fn php(&self, patience: u32) -> (Child, ChildStdin, ChildStdout) {
-        let mut php = php::php();
-        php.arg("-d").arg(format!("extension={}", php::MODULE.display()));
-        php.arg("-d")
-            .arg(format!("mailaffinity.config={}", self.web_config().display()));
-        php.args([
-            "tests/dovecot_2_4/soak/pages.php",
-            PASSWORD,
-            &patience.to_string(),
-        ]);
-        let mut php = php.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let pipes = (php.stdin.take().unwrap(), php.stdout.take().unwrap());
-        (php, pipes.0, pipes.1)
     }
 
     pub(crate) fn proxy_addresses(&self) -> Vec<IpAddr> {
