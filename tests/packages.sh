@@ -444,7 +444,7 @@ done
 goes_to dieter node2group
 
 # The sandboxes have forbidden nothing, and the watcher ends when it is told to.
-grep -x 'mailaffinity_problems 0' /var/lib/prometheus/node-exporter/mailaffinity.prom
+wait_for 'grep -x "mailaffinity_problems 0" /var/lib/prometheus/node-exporter/mailaffinity.prom'
 test "$(journalctl --unit 'mailaffinity-*' | grep -c -i -e 'read-only' -e 'not permitted' -e 'denied')" = 0
 systemctl stop $watch
 is watch.service inactive
