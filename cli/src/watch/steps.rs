@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::draining::{self, Drains};
 use super::ending::{self, Ended};
 use super::wanted::{Retry, Wanted, next};
+use crate::access_source::managed_block;
 use crate::child::{self, Finished};
 use crate::update_run::UpdateRun;
 
@@ -51,7 +52,12 @@ pub(crate) enum Done {
 /// A program, and what it knows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Program {
-    pub(crate) command: Vec<String>,
+    /// Its path,
+    program: String,
+    /// and a digest of that and its arguments, which are not for all who may read the status.
+    digest: String,
+    #[serde(skip)]
+    command: Vec<String>,
     /// The nodes that are down as far as it was told.
     pub(crate) told_down: BTreeSet<String>,
     /// How long it took when it ran last.
@@ -237,39 +243,52 @@ impl Programs {
     fn take_configured(&mut self, wanted: &Wanted) {
         let Wanted { config, down, .. } = wanted;
         let program = |command: &[String]| {
-            let known = self.programs.iter().find(|program| program.command == command);
-            known.cloned().unwrap_or_else(|| Program {
+            let digest = digest(command);
+            let known = self.programs.iter().find(|program| program.digest == digest);
+            Program {
                 command: command.to_vec(),
-                told_down: down.clone(),
-                seconds: None,
-                error: None,
-                retry: Retry::default(),
-            })
+                ..known.cloned().unwrap_or_else(|| Program::new(command, down))
+            }
         };
-        self.programs = config
-            .watch
-            .on_change
-            .iter()
-            .map(|command| program(command))
-            .collect();
+        let commands = config.watch.on_change.iter();
+        self.programs = commands.map(|command| program(command)).collect();
     }
 }
 
+/// Of the words of a command.
+fn digest(command: &[String]) -> String {
+    let words = command.iter().flat_map(|word| [word.as_bytes(), b"\0"]);
+    managed_block::digest(&words.collect::<Vec<_>>())
+}
+
 impl Program {
+    fn new(command: &[String], told_down: &BTreeSet<String>) -> Program {
+        Program {
+            program: command.first().cloned().unwrap_or_default(),
+            digest: digest(command),
+            command: command.to_vec(),
+            told_down: told_down.clone(),
+            seconds: None,
+            error: None,
+            retry: Retry::default(),
+        }
+    }
+
     /// Tells it of the nodes that are not as it was told last. Says whether it was started.
     fn run_if_due(&mut self, wanted: &Wanted, timeout: Duration) -> bool {
         let Wanted { config, down, .. } = wanted;
-        let mut command = self.command.clone();
+        let mut news = Vec::new();
         // One that the configuration no longer has is neither.
         self.told_down
             .retain(|node| config.nodes.index_of(node).is_some());
         for node in self.told_down.symmetric_difference(down) {
             let state = if down.contains(node) { "down" } else { "up" };
-            command.extend([node.clone(), state.into()]);
+            news.extend([node.clone(), state.into()]);
         }
-        if command.len() == self.command.len() || !self.retry.is_due() {
+        if news.is_empty() || !self.retry.is_due() {
             return false;
         }
+        let command = [&self.command[..], &news].concat();
         let begun = Instant::now();
         let result = child::run_silent(&command, timeout).and_then(Finished::success);
         self.seconds = Some(begun.elapsed().as_secs_f64());
@@ -279,7 +298,10 @@ impl Program {
                 self.told_down.clone_from(down);
                 self.error = None;
             }
-            Err(error) => self.error = Some(error.to_string()),
+            Err(error) => {
+                news.insert(0, self.program.clone());
+                self.error = Some(format!("{} {}", child::name(&news), error.problem));
+            }
         }
         true
     }
@@ -309,13 +331,7 @@ mod tests {
     }
 
     fn program(known: &str) -> Program {
-        Program {
-            command: vec!["/bin/true".into()],
-            told_down: nodes(&[known]),
-            seconds: None,
-            error: None,
-            retry: Retry::default(),
-        }
+        Program::new(&["/bin/true".into()], &nodes(&[known]))
     }
 
     #[test]
