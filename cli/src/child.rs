@@ -1,7 +1,8 @@
 //! Runs a program that may hang, print without end or leave children behind.
 
 use std::ffi::OsStr;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
@@ -10,6 +11,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{ioctl_fionbio, retry_on_intr};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 use rustix::process::{kill_process_group, set_parent_process_death_signal, setsid};
 use rustix::process::{test_kill_process_group, waitid, waitpid};
@@ -33,6 +36,9 @@ const STDERR_LINES: usize = 3;
 /// How long a killed program may take to vanish. One that waits for a dead file server
 /// never does.
 const BURIAL: Duration = Duration::from_secs(1);
+
+/// Where a program's input is written.
+pub(crate) type Stdin = TimedPipe<ChildStdin>;
 
 /// A program that has ended by itself.
 #[derive(Debug)]
@@ -129,7 +135,7 @@ pub(crate) fn run_apart(
     run_bounded(command, apart, write_all(stdin), timeout, Some(LONGEST_STDOUT))
 }
 
-fn write_all(stdin: &[u8]) -> impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + use<> {
+fn write_all(stdin: &[u8]) -> impl FnOnce(&mut Stdin) -> io::Result<()> + Send + use<> {
     let stdin = stdin.to_vec();
     move |pipe| pipe.write_all(&stdin)
 }
@@ -160,7 +166,7 @@ pub(crate) fn run_on(command: &[impl AsRef<OsStr>], timeout: Duration) -> Result
 pub(crate) fn run_silent_in(
     folder: &Path,
     command: &[impl AsRef<OsStr>],
-    write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
+    write: impl FnOnce(&mut Stdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
 ) -> Result<Finished, ChildError> {
     let there = |command: &mut Command| _ = command.current_dir(folder);
@@ -170,7 +176,7 @@ pub(crate) fn run_silent_in(
 fn run_bounded(
     command: &[impl AsRef<OsStr>],
     prepare: impl FnOnce(&mut Command),
-    write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
+    write: impl FnOnce(&mut Stdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
     longest_stdout: Option<u64>,
 ) -> Result<Finished, ChildError> {
@@ -181,7 +187,7 @@ fn run_bounded(
 fn run_with(
     command: &[impl AsRef<OsStr>],
     prepare: impl FnOnce(&mut Command),
-    write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
+    write: impl FnOnce(&mut Stdin) -> io::Result<()> + Send + 'static,
     timeout: Duration,
     longest_stdout: Option<u64>,
     goes_on: bool,
@@ -254,19 +260,23 @@ fn in_own_session(command: &mut Command, goes_on: bool) -> &mut Command {
 }
 
 /// What the program prints, and its status, once all of this is complete. The threads outlive
-/// the program only where a process that has left the group keeps a pipe open.
+/// the program only where a process that has left the group keeps a pipe open, and then not the
+/// deadline.
 fn until_end(
     child: &mut Child,
     begun: &Begun,
-    write: impl FnOnce(&mut ChildStdin) -> io::Result<()> + Send + 'static,
+    write: impl FnOnce(&mut Stdin) -> io::Result<()> + Send + 'static,
     longest_stdout: Option<u64>,
     deadline: Deadline,
 ) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
-    if let Some(mut pipe) = child.stdin.take() {
+    if let Some(pipe) = child.stdin.take() {
+        let mut pipe = TimedPipe::new(pipe, deadline)?;
         // The program may end without reading all of it.
         in_thread(move || write(&mut pipe))?;
     }
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let stdout = child.stdout.take().map(|pipe| TimedPipe::new(pipe, deadline));
+    let stderr = child.stderr.take().map(|pipe| TimedPipe::new(pipe, deadline));
+    let (stdout, stderr) = (stdout.transpose()?, stderr.transpose()?);
     let stdout = in_thread(move || match longest_stdout {
         Some(longest) => read_all(stdout, longest),
         None => read_start(stdout, LONGEST_COMPLAINT),
@@ -278,6 +288,48 @@ fn until_end(
     };
     let (stdout, stderr) = (received(stdout)?, received(stderr)?);
     Ok((wait(child, begun, deadline.left()?)?, stdout, stderr))
+}
+
+/// Our end of a pipe, given up at a deadline, whoever keeps the other end open.
+pub(crate) struct TimedPipe<P> {
+    pipe: P,
+    deadline: Deadline,
+}
+
+impl<P: AsFd> TimedPipe<P> {
+    fn new(pipe: P, deadline: Deadline) -> io::Result<TimedPipe<P>> {
+        ioctl_fionbio(&pipe, true)?;
+        Ok(TimedPipe { pipe, deadline })
+    }
+
+    /// Does this as soon as the pipe is ready for it.
+    fn when<T>(&mut self, ready: PollFlags, mut act: impl FnMut(&mut P) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match act(&mut self.pipe) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            let left = Timespec::try_from(self.deadline.left()?).ok();
+            let mut pipe = [PollFd::new(&self.pipe, ready)];
+            retry_on_intr(|| poll(&mut pipe, left.as_ref()))?;
+        }
+    }
+}
+
+impl<P: AsFd + Read> Read for TimedPipe<P> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.when(PollFlags::IN, |pipe| pipe.read(buffer))
+    }
+}
+
+impl<P: AsFd + Write> Write for TimedPipe<P> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.when(PollFlags::OUT, |pipe| pipe.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pipe.flush()
+    }
 }
 
 fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
@@ -523,19 +575,24 @@ mod tests {
     #[test]
     fn a_grandchild_out_of_reach_holds_nothing_up() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("id");
-        let script = format!("setsid {} & wait", with_id_in(&file, "sleep 1000"));
+        let (begun, gone) = (folder.path().join("begun"), folder.path().join("gone"));
+        let script = format!(
+            "setsid sh -c 'trap \"\" PIPE; touch {}; while echo; do sleep 0.01; done; touch {}' & wait",
+            begun.display(),
+            gone.display()
+        );
         let start = Instant::now();
         let mut timeout = SHORT;
-        while !file.exists() {
+        while !begun.exists() {
             assert!(timeout < LONG);
             sh(&script, b"", timeout).unwrap_err();
             timeout *= 2;
         }
-        assert!(start.elapsed() < LONG);
-        let id = read_id(&file);
-        assert!(is_running(&id), "it left the group");
-        assert!(Command::new("kill").arg(&id).status().unwrap().success());
+        // It left the group, and then nobody reads what it prints.
+        while !gone.exists() {
+            assert!(start.elapsed() < LONG);
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     #[test]

@@ -47,7 +47,9 @@ fn one_that_fails_is_tried_again_and_holds_up_no_other() {
         told(&site, "two.told") == ["argument node2 down"]
     });
     wait_for("another attempt", || told(&site, "one.told").len() > 1);
-    site.wait_for_problem("one argument node2 down ended with exit status 1: out of order");
+    site.wait_for_problem("one node2 down ended with exit status 1: out of order");
+    let status = fs::read_to_string(site.path("status.json")).unwrap();
+    assert!(!status.contains("argument"), "everybody may read it: {status}");
     // It is told all that it does not know.
     site.set_up(3, false);
     wait_for("both", || {

@@ -17,13 +17,12 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ChildStdin;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use super::managed_block::{AccessSource, BlockError, Complaint, DIGEST_KEY};
-use crate::child;
+use crate::child::{self, Stdin};
 use crate::files::place::Place;
 use crate::files::replace::{Staged, Staging};
 use crate::undo;
@@ -275,7 +274,7 @@ fn makemap<'p>(
     let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
     let input = {
         let source = Arc::clone(source);
-        move |makemap: &mut ChildStdin| {
+        move |makemap: &mut Stdin| {
             let mut parts = parts.into_iter().filter_map(|part| source.text().get(part));
             parts.try_for_each(|part| {
                 makemap.write_all(part)?;

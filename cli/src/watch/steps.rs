@@ -5,7 +5,7 @@
 //! time has come. None waits long for a step before it that takes its time. Each is tried again
 //! until it succeeds, with pauses that grow.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SendError, Sender};
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::draining::{self, Drains};
 use super::ending::{self, Ended};
 use super::wanted::{Retry, Wanted, next};
+use crate::access_source::managed_block;
 use crate::child::{self, Finished};
 use crate::update_run::UpdateRun;
 
@@ -25,10 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What programs wait for.
 enum Told {
-    Wanted(Wanted),
-    /// An update has come to its end.
-    Updated,
+    Wanted(Numbered),
+    /// An update has come to its end, for what has this number and all before it.
+    Updated(u64),
 }
+
+/// What is wanted, numbered as it comes.
+type Numbered = (u64, Wanted);
 
 /// What a step came to.
 #[derive(Debug)]
@@ -48,7 +52,12 @@ pub(crate) enum Done {
 /// A program, and what it knows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Program {
-    pub(crate) command: Vec<String>,
+    /// Its path,
+    program: String,
+    /// and a digest of that and its arguments, which are not for all who may read the status.
+    digest: String,
+    #[serde(skip)]
+    command: Vec<String>,
     /// The nodes that are down as far as it was told.
     pub(crate) told_down: BTreeSet<String>,
     /// How long it took when it ran last.
@@ -63,8 +72,10 @@ pub(crate) struct Program {
 
 /// The threads.
 pub(crate) struct Steps {
+    /// Counts what was wanted.
+    number: u64,
     sessions: Sender<Wanted>,
-    updates: Sender<Wanted>,
+    updates: Sender<Numbered>,
     programs: Sender<Told>,
     drains: Sender<Wanted>,
 }
@@ -92,15 +103,13 @@ impl Steps {
         let (drained_by, told, (drain, drain_wanted)) = (path.to_owned(), tell.clone(), mpsc::channel());
         let tell_drain = move |seconds, problem| told(Done::Drain(seconds, problem));
         in_thread(move || draining::drain_forever(&drained_by, drains, &drain_wanted, tell_drain))?;
-        let (path, first, tell_update) = (path.to_owned(), wanted.clone(), tell.clone());
+        let (path, first, tell_update) = (path.to_owned(), (0, wanted), tell.clone());
+        let _ = programs.send(Told::Wanted(first.clone()));
         let updated = programs.clone();
         in_thread(move || update_forever(&path, first, &updates_wanted, &updated, tell_update))?;
-        let all = Programs {
-            programs: known,
-            wanted,
-        };
-        in_thread(move || all.run_forever(&programs_wanted, tell))?;
+        in_thread(move || Programs::new(known).run_forever(&programs_wanted, tell))?;
         Ok(Steps {
+            number: 0,
             sessions,
             updates,
             programs,
@@ -112,12 +121,14 @@ impl Steps {
     ///
     /// # Errors
     /// When one of the threads has ended.
-    pub(crate) fn want(&self, wanted: Wanted) -> Result<(), SendError<Wanted>> {
+    pub(crate) fn want(&mut self, wanted: Wanted) -> Result<(), SendError<Wanted>> {
+        self.number = self.number.wrapping_add(1);
         self.sessions.send(wanted.clone())?;
         // Before the update can come to its end.
-        let told = self.programs.send(Told::Wanted(wanted.clone()));
+        let told = self.programs.send(Told::Wanted((self.number, wanted.clone())));
         told.map_err(|_| SendError(wanted.clone()))?;
-        self.updates.send(wanted.clone())?;
+        let updates = self.updates.send((self.number, wanted.clone()));
+        updates.map_err(|_| SendError(wanted.clone()))?;
         self.drains.send(wanted)
     }
 }
@@ -128,15 +139,16 @@ fn in_thread(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
 
 fn update_forever(
     path: &Path,
-    mut wanted: Wanted,
-    updates: &Receiver<Wanted>,
+    mut last: Numbered,
+    updates: &Receiver<Numbered>,
     programs: &Sender<Told>,
     tell: impl Fn(Done) -> bool,
 ) {
     let mut retry = Retry::default();
     let mut wait = Duration::MAX;
     while let Some(next) = next(updates, wait) {
-        wanted = next.unwrap_or(wanted);
+        last = next.unwrap_or(last);
+        let (number, wanted) = &last;
         let begun = Instant::now();
         let run = UpdateRun {
             tells_failure: false,
@@ -149,7 +161,7 @@ fn update_forever(
             Err(_) => retry.wait(),
         };
         let is_told = tell(Done::Update(begun.elapsed().as_secs_f64(), result));
-        if !is_told || programs.send(Told::Updated).is_err() {
+        if !is_told || programs.send(Told::Updated(*number)).is_err() {
             return;
         }
     }
@@ -157,14 +169,22 @@ fn update_forever(
 
 struct Programs {
     programs: Vec<Program>,
-    wanted: Wanted,
+    /// What they are to be told.
+    wanted: Option<Wanted>,
+    /// What follows that, with its numbers, and until when an update is waited for.
+    awaited: VecDeque<(Instant, Numbered)>,
 }
 
 impl Programs {
+    fn new(known: Vec<Program>) -> Programs {
+        Programs {
+            programs: known,
+            wanted: None,
+            awaited: VecDeque::new(),
+        }
+    }
+
     fn run_forever(mut self, told: &Receiver<Told>, tell: impl Fn(Done) -> bool) {
-        self.take_configured();
-        // Until when an update is waited for.
-        let mut until: Option<Instant> = None;
         let mut wait = Duration::MAX;
         loop {
             let first = match told.recv_timeout(wait) {
@@ -174,77 +194,102 @@ impl Programs {
             };
             for told in first.into_iter().chain(told.try_iter()) {
                 match told {
-                    Told::Wanted(wanted) => {
-                        self.wanted = wanted;
-                        self.take_configured();
-                        until = until.or_else(|| Some(Instant::now() + PATIENCE));
-                    }
-                    Told::Updated => until = None,
+                    Told::Wanted(wanted) => self.awaited.push_back((Instant::now() + PATIENCE, wanted)),
+                    Told::Updated(number) => self.take(number),
                 }
             }
-            wait = until.map_or(Duration::ZERO, |until| {
-                until.saturating_duration_since(Instant::now())
-            });
-            if !wait.is_zero() {
-                continue;
+            if self.wait_for_update().is_zero() {
+                self.take(u64::MAX);
+                if !tell(Done::UpdateLasts(PATIENCE)) {
+                    return;
+                }
             }
-            if until.take().is_some() && !tell(Done::UpdateLasts(PATIENCE)) {
-                return;
-            }
-            let Wanted { config, down, .. } = &self.wanted;
-            let timeout = *config.watch.on_change_timeout;
+            wait = self.wait_for_update();
+            let Some(wanted) = &self.wanted else { continue };
+            let timeout = *wanted.config.watch.on_change_timeout;
             let mut has_run = false;
             for program in &mut self.programs {
-                has_run |= program.run_if_due(&self.wanted, timeout);
+                has_run |= program.run_if_due(wanted, timeout);
             }
-            let waiting = self.programs.iter().filter(|program| program.told_down != *down);
-            wait = waiting
-                .map(|program| program.retry.wait())
-                .min()
-                .unwrap_or(Duration::MAX);
+            let waiting = self
+                .programs
+                .iter()
+                .filter(|program| program.told_down != wanted.down);
+            let waits = waiting.map(|program| program.retry.wait());
+            wait = waits.fold(self.wait_for_update(), Duration::min);
             if has_run && !tell(Done::Programs(self.programs.clone())) {
                 return;
             }
         }
     }
 
+    fn wait_for_update(&self) -> Duration {
+        let until = self.awaited.front().map(|(until, _)| *until);
+        until.map_or(Duration::MAX, |until| {
+            until.saturating_duration_since(Instant::now())
+        })
+    }
+
+    /// Has them told of what has this number, and of all before it.
+    fn take(&mut self, number: u64) {
+        while self.awaited.front().is_some_and(|(_, (own, _))| *own <= number)
+            && let Some((_, (_, wanted))) = self.awaited.pop_front()
+        {
+            self.take_configured(&wanted);
+            self.wanted = Some(wanted);
+        }
+    }
+
     /// The programs of the configuration. A new one has nothing to be told.
-    fn take_configured(&mut self) {
-        let Wanted { config, down, .. } = &self.wanted;
+    fn take_configured(&mut self, wanted: &Wanted) {
+        let Wanted { config, down, .. } = wanted;
         let program = |command: &[String]| {
-            let known = self.programs.iter().find(|program| program.command == command);
-            known.cloned().unwrap_or_else(|| Program {
+            let digest = digest(command);
+            let known = self.programs.iter().find(|program| program.digest == digest);
+            Program {
                 command: command.to_vec(),
-                told_down: down.clone(),
-                seconds: None,
-                error: None,
-                retry: Retry::default(),
-            })
+                ..known.cloned().unwrap_or_else(|| Program::new(command, down))
+            }
         };
-        self.programs = config
-            .watch
-            .on_change
-            .iter()
-            .map(|command| program(command))
-            .collect();
+        let commands = config.watch.on_change.iter();
+        self.programs = commands.map(|command| program(command)).collect();
     }
 }
 
+/// Of the words of a command.
+fn digest(command: &[String]) -> String {
+    let words = command.iter().flat_map(|word| [word.as_bytes(), b"\0"]);
+    managed_block::digest(&words.collect::<Vec<_>>())
+}
+
 impl Program {
+    fn new(command: &[String], told_down: &BTreeSet<String>) -> Program {
+        Program {
+            program: command.first().cloned().unwrap_or_default(),
+            digest: digest(command),
+            command: command.to_vec(),
+            told_down: told_down.clone(),
+            seconds: None,
+            error: None,
+            retry: Retry::default(),
+        }
+    }
+
     /// Tells it of the nodes that are not as it was told last. Says whether it was started.
     fn run_if_due(&mut self, wanted: &Wanted, timeout: Duration) -> bool {
         let Wanted { config, down, .. } = wanted;
-        let mut command = self.command.clone();
+        let mut news = Vec::new();
         // One that the configuration no longer has is neither.
         self.told_down
             .retain(|node| config.nodes.index_of(node).is_some());
         for node in self.told_down.symmetric_difference(down) {
             let state = if down.contains(node) { "down" } else { "up" };
-            command.extend([node.clone(), state.into()]);
+            news.extend([node.clone(), state.into()]);
         }
-        if command.len() == self.command.len() || !self.retry.is_due() {
+        if news.is_empty() || !self.retry.is_due() {
             return false;
         }
+        let command = [&self.command[..], &news].concat();
         let begun = Instant::now();
         let result = child::run_silent(&command, timeout).and_then(Finished::success);
         self.seconds = Some(begun.elapsed().as_secs_f64());
@@ -254,7 +299,10 @@ impl Program {
                 self.told_down.clone_from(down);
                 self.error = None;
             }
-            Err(error) => self.error = Some(error.to_string()),
+            Err(error) => {
+                news.insert(0, self.program.clone());
+                self.error = Some(format!("{} {}", child::name(&news), error.problem));
+            }
         }
         true
     }
@@ -267,22 +315,29 @@ mod tests {
     use super::*;
     use mailaffinity::config::Config;
 
-    #[test]
-    fn a_program_is_not_told_of_a_node_that_is_gone() {
-        let text = "[[node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n";
+    /// With these nodes down.
+    fn wanted(down: &[&str]) -> Wanted {
+        let text =
+            "watch.on_change = [[\"/bin/true\"]]\n[[node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n";
         let config = Config::parse(text, Path::new("mailaffinity.toml")).unwrap();
-        let wanted = Wanted {
+        Wanted {
             config: Arc::new(config),
             state: Arc::default(),
-            down: BTreeSet::new(),
-        };
-        let program = |known: &str| Program {
-            command: vec!["/bin/true".into()],
-            told_down: BTreeSet::from([known.to_owned()]),
-            seconds: None,
-            error: None,
-            retry: Retry::default(),
-        };
+            down: nodes(down),
+        }
+    }
+
+    fn nodes(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn program(known: &str) -> Program {
+        Program::new(&["/bin/true".into()], &nodes(&[known]))
+    }
+
+    #[test]
+    fn a_program_is_not_told_of_a_node_that_is_gone() {
+        let wanted = wanted(&[]);
         for (known, is_told) in [("node1", true), ("node2", false)] {
             let mut program = program(known);
             assert_eq!(
@@ -292,5 +347,26 @@ mod tests {
             );
             assert_eq!(program.told_down, wanted.down);
         }
+    }
+
+    /// An update that began before a change says nothing of that.
+    #[test]
+    fn programs_wait_for_the_update_that_follows_a_change() {
+        let (tell, told) = mpsc::channel();
+        let (done, is_done) = mpsc::channel();
+        for number in [(0, wanted(&[])), (1, wanted(&["node1"]))] {
+            tell.send(Told::Wanted(number)).unwrap();
+        }
+        tell.send(Told::Updated(0)).unwrap();
+        let programs = Programs::new(vec![program("node1")]);
+        thread::spawn(move || programs.run_forever(&told, |what| done.send(what).is_ok()));
+        // Far more than it takes.
+        let told_down = || match is_done.recv_timeout(Duration::from_secs(60)).unwrap() {
+            Done::Programs(programs) => programs[0].told_down.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told_down(), nodes(&[]));
+        tell.send(Told::Updated(1)).unwrap();
+        assert_eq!(told_down(), nodes(&["node1"]));
     }
 }
