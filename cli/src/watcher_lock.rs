@@ -9,8 +9,8 @@ use crate::files::lock::{self, Lock};
 use crate::files::place::Place;
 use mailaffinity::config::Config;
 
-/// How long a watcher waits for whoever holds its lock: longer than looking takes.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// How long a watcher that begins waits for whoever holds its lock: longer than looking takes.
+pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// The file is named after it.
 const WATCH: &str = "watch";
 
@@ -19,13 +19,13 @@ pub(crate) fn file(config: &Config) -> PathBuf {
     config.status.with_file_name(WATCH)
 }
 
-/// Takes the watcher's lock.
+/// Takes the watcher's lock, and waits so long for it.
 ///
 /// # Errors
 /// As [`lock::of`].
-pub(crate) fn take(config: &Config) -> io::Result<Lock> {
+pub(crate) fn take(config: &Config, wait: Duration) -> io::Result<Lock> {
     let place = Place::with_folders(&file(config))?;
-    lock::of(&place, LOCK_WAIT)
+    lock::of(&place, wait)
 }
 
 /// Whether a watcher checks the nodes, and does what follows when they change.

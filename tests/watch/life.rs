@@ -34,6 +34,35 @@ fn two_watchers() {
     Watcher::start(&site).end();
 }
 
+/// One that others keep from its new configuration takes that when they are gone.
+#[test]
+fn a_watcher_that_waits_for_the_lock_of_another() {
+    let site = Site::new();
+    site.configure(site.checked_by_files());
+    let first = Watcher::start(&site);
+    fs::create_dir(site.path("elsewhere")).unwrap();
+    let config = site.path("elsewhere/mailaffinity.toml");
+    let at = |status: &str| {
+        let second = site.checked_by_files().set_path("status", site.path(status));
+        let second = second.set_path("node_state", site.path("nodes.toml"));
+        fs::write(&config, second.to_string()).unwrap();
+    };
+    at("elsewhere/status.json");
+    let mut second = Watcher::of(&config, |_| ());
+    second.wait_for("READY=1");
+    at("common.json");
+    let refused = |problem: &String| problem.starts_with("configuration: another watcher is at work");
+    wait_for("it to be refused", || {
+        site.problems_in("elsewhere/status.json").iter().any(refused)
+    });
+    drop(first);
+    wait_for("the second's status", || site.path("common.json").exists());
+    wait_for("all to be well", || site.problems_in("common.json").is_empty());
+    let mut third = Watcher::spawn(&site, |_| ());
+    assert_eq!(third.wait().code(), Some(75), "{}", third.stderr());
+    second.end();
+}
+
 /// As where others of the same user have all the inotify instances that there may be.
 #[test]
 fn one_whom_the_kernel_tells_nothing() {

@@ -190,3 +190,43 @@ fn escaped(value: &str) -> String {
         .replace('"', "\\\"")
         .replace('\n', "\\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_is_documented() {
+        let node = "[[node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n";
+        let config = Config::parse(node, Path::new("mailaffinity.toml")).unwrap();
+        let program = r#"{"command": [], "told_down": [], "seconds": 1}"#;
+        let facts = Facts {
+            config: &config,
+            state: &NodeState::default(),
+            since: Timestamp::UNIX_EPOCH,
+            falls: Vec::new(),
+            state_seconds: Some(1.0),
+            sessions: Some(&Ended::default()),
+            update_seconds: Some(1.0),
+            updated: None,
+            programs: &[serde_json::from_str(program).unwrap()],
+            drain_seconds: Some(1.0),
+            problems: 0,
+        };
+        let text = text(&facts);
+        let steps: Vec<&str> = text
+            .split("{step=\"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+            .collect();
+        assert_eq!(steps.len(), 5, "{text}");
+        let page = include_str!("../../../doc/watch.md");
+        let row = page
+            .lines()
+            .find(|line| line.starts_with("| `mailaffinity_step_seconds"))
+            .unwrap();
+        for step in steps {
+            assert!(row.contains(&format!("`{step}`")), "{step}");
+        }
+    }
+}

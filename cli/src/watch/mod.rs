@@ -50,7 +50,7 @@ use crate::report::{Log, last_status, write_status};
 use crate::shared_node_state::SharedError;
 use crate::undo;
 use crate::update::NodeChanges;
-use crate::watcher_lock;
+use crate::watcher_lock::{self, LOCK_WAIT};
 use mailaffinity::config::{Check, Checks, Config, NodeConfig};
 use mailaffinity::node_state::{Before, NodeState};
 
@@ -62,6 +62,8 @@ const SHARED: &str = "shared node state";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a problem with corosync is about.
 const COROSYNC: &str = "quorum";
+/// What a problem with the configuration is about.
+const CONFIGURATION: &str = "configuration";
 /// What a problem of a node is about, before its name.
 const NODE: &str = "node ";
 const SECOND: Duration = Duration::from_secs(1);
@@ -70,8 +72,8 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(60);
 /// How much longer than a question may take nobody may be heard of.
 const SILENCE: Duration = Duration::from_secs(30);
 
-fn lock(config: &Config) -> Result<Lock, Failure> {
-    watcher_lock::take(config).map_err(|error| match error.kind() {
+fn lock(config: &Config, wait: Duration) -> Result<Lock, Failure> {
+    watcher_lock::take(config, wait).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock => {
             Failure::new(Status::TempFail, format!("another watcher is at work: {error}"))
         }
@@ -95,7 +97,7 @@ enum Event {
 /// # Errors
 /// When it cannot begin, or a thread of it has ended.
 pub(crate) fn run(path: &Path, config: Config, drains: Drains) -> Result<Infallible, Failure> {
-    let lock = lock(&config)?;
+    let lock = lock(&config, LOCK_WAIT)?;
     let Ok((_, _begun)) = undo::begin(|| Ok::<_, Infallible>(((), || notify("STOPPING=1"))));
     let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
     let (events, told) = mpsc::channel();
@@ -209,6 +211,7 @@ impl<'p> Watcher<'p> {
         }
         if self.ticked.elapsed() >= SECOND {
             self.ticked = Instant::now();
+            self.configure_again()?;
             self.end_moves()?;
             self.tick();
         }
@@ -434,15 +437,7 @@ impl<'p> Watcher<'p> {
     /// Reads what has changed. What is broken changes nothing.
     fn look(&mut self, changed: Changed) -> Result<(), Failure> {
         if changed.config {
-            let loaded = Config::load(self.path).map_err(Failure::config);
-            let problem = match loaded.and_then(|config| self.lock_for(config)) {
-                Ok(config) => {
-                    self.configure(Arc::new(config))?;
-                    None
-                }
-                Err(error) => Some(format!("{error}; the last good one stays in force")),
-            };
-            self.problem("configuration", problem);
+            self.read_config()?;
         }
         if changed.config || changed.state {
             match NodeState::load(&self.config.node_state) {
@@ -465,10 +460,37 @@ impl<'p> Watcher<'p> {
         Ok(())
     }
 
-    /// Takes the lock that a configuration has, which is returned then.
+    /// Reads the configuration, and goes on with it if it is a good one. Says whether it is.
+    fn read_config(&mut self) -> Result<bool, Failure> {
+        let loaded = Config::load(self.path).map_err(Failure::config);
+        let (is_good, problem) = match loaded.and_then(|config| self.lock_for(config)) {
+            Ok(config) => {
+                self.configure(Arc::new(config))?;
+                (true, None)
+            }
+            Err(error) => (false, Some(format!("{error}; the last good one stays in force"))),
+        };
+        self.problem(CONFIGURATION, problem);
+        Ok(is_good)
+    }
+
+    /// Tries one that was refused again: what it needs may be there now, as another watcher's lock.
+    fn configure_again(&mut self) -> Result<(), Failure> {
+        match self.problems.is_about(CONFIGURATION) && self.read_config()? {
+            true => self.look(Changed {
+                config: false,
+                state: true,
+                others: true,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes the lock that a configuration has, which is returned then. Nobody is checked
+    /// meanwhile: it does not wait.
     fn lock_for(&mut self, config: Config) -> Result<Config, Failure> {
         if watcher_lock::file(&config) != watcher_lock::file(&self.config) {
-            self.lock = lock(&config)?;
+            self.lock = lock(&config, Duration::ZERO)?;
         }
         Ok(config)
     }
@@ -710,33 +732,89 @@ fn ended() -> Failure {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::net::UnixDatagram;
 
     use super::*;
 
+    /// With a configuration in this folder, and a log that is read there.
+    fn with_watcher(test: impl FnOnce(Watcher<'_>, &Path, &UnixDatagram)) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let (path, log) = (file("mailaffinity.toml"), file("log"));
+        let told = UnixDatagram::bind(&log).unwrap();
+        told.set_nonblocking(true).unwrap();
+        let text = format!(
+            "node_state = {:?}\nstatus = {:?}\nsyslog = {log:?}\n[[node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n",
+            file("nodes.toml"),
+            file("status.json")
+        );
+        fs::write(&path, text).unwrap();
+        let config = Config::load(&path).unwrap();
+        let (events, _events) = mpsc::channel();
+        let lock = lock(&config, Duration::ZERO).unwrap();
+        let (state, drains) = (NodeState::default(), Drains::default());
+        let watcher = Watcher::begin(&path, Arc::new(config), lock, state, drains, events).unwrap();
+        test(watcher, &path, &told);
+    }
+
+    const NOTHING: Changed = Changed {
+        config: false,
+        state: false,
+        others: false,
+    };
+
     #[test]
     fn what_waits_for_a_mended_node_state_waits_no_longer() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mailaffinity.toml");
-        let [state, status] = ["nodes.toml", "status.json"].map(|name| folder.path().join(name));
-        let text = format!(
-            "node_state = {state:?}\nstatus = {status:?}\nsyslog = {path:?}\n[[node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n"
-        );
-        let config = Config::parse(&text, &path).unwrap();
-        let (events, _told) = mpsc::channel();
-        let lock = lock(&config).unwrap();
-        let (state_before, drains) = (NodeState::default(), Drains::default());
-        let mut watcher =
-            Watcher::begin(&path, Arc::new(config), lock, state_before, drains, events).unwrap();
-        let changed = Changed {
-            config: false,
-            state: true,
-            others: false,
-        };
-        for (text, is_due) in [("broken", false), ("# mended\n", true)] {
-            fs::write(&state, text).unwrap();
-            watcher.retry.after(true);
-            watcher.look(changed).unwrap();
-            assert_eq!(watcher.retry.is_due(), is_due, "{text}");
-        }
+        with_watcher(|mut watcher, path, _| {
+            for (text, is_due) in [("broken", false), ("# mended\n", true)] {
+                fs::write(path.with_file_name("nodes.toml"), text).unwrap();
+                watcher.retry.after(true);
+                watcher
+                    .look(Changed {
+                        state: true,
+                        ..NOTHING
+                    })
+                    .unwrap();
+                assert_eq!(watcher.retry.is_due(), is_due, "{text}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_configuration_that_is_broken_again_is_told_at_last() {
+        with_watcher(|mut watcher, path, log| {
+            let good = fs::read_to_string(path).unwrap();
+            let is_told = |words: &str| {
+                let mut line = [0; 1000];
+                let mut lines = std::iter::from_fn(|| {
+                    let length = log.recv(&mut line).ok()?;
+                    Some(String::from_utf8_lossy(&line[..length]).into_owned())
+                });
+                lines.any(|line| line.contains(words))
+            };
+            let look = |watcher: &mut Watcher<'_>, wrong: &str| {
+                fs::write(path, format!("{wrong}{good}")).unwrap();
+                watcher
+                    .look(Changed {
+                        config: true,
+                        ..NOTHING
+                    })
+                    .unwrap();
+            };
+            look(&mut watcher, "wrong = 1\n");
+            assert!(is_told("`wrong`"));
+            look(&mut watcher, "");
+            assert!(is_told("all is well"));
+            look(&mut watcher, "wronger = 1\n");
+            watcher.configure_again().unwrap();
+            assert!(!is_told("`wronger`"), "nothing was told for a minute");
+            watcher.problems.were_told_long_ago();
+            watcher.configure_again().unwrap();
+            assert!(is_told("`wronger`"));
+            // What it lacks is there again, which no file says.
+            fs::write(path, good).unwrap();
+            watcher.configure_again().unwrap();
+            assert!(is_told("all is well") && watcher.problems.all().is_empty());
+        });
     }
 }

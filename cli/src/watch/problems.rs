@@ -65,9 +65,20 @@ impl Problems {
         is_another
     }
 
+    /// Whether there is one about this.
+    pub(crate) fn is_about(&self, matter: &str) -> bool {
+        self.0.get(matter).is_some_and(|known| known.problem.is_some())
+    }
+
     /// Forgets those about matters that there are no more.
     pub(crate) fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
         self.0.retain(|matter, _| is_there(matter));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn were_told_long_ago(&mut self) {
+        let matters = self.0.values_mut();
+        matters.for_each(|matter| matter.at = matter.at.checked_sub(OTHERWISE).expect("a time"));
     }
 
     /// Each of them, in a sentence.
