@@ -10,7 +10,7 @@ fuzz_target!(|text: &[u8]| {
     };
     assert_eq!(lines.len(), text.split(|byte| *byte == b'\n').count() - 2);
     let is_chosen = |user: &[u8]| user.len().is_multiple_of(2);
-    let kicks = plan(lines.iter().map(|line| (line, is_chosen(&line.user))));
+    let kicks = plan(lines.iter().map(|line| (line, is_chosen(&line.user))), 20);
     for line in lines.iter().filter(|line| is_chosen(&line.user)) {
         assert!(kicks.iter().any(|(kick, _)| match kick {
             Kick::Group(group) => line.groups.contains(group),

@@ -487,6 +487,10 @@ impl Known<'_> {
                     .map(|done| done.from)
                     .filter(|from| *from <= at)
                     .fold(0.0, f64::max);
+                // Of an attempt that the proxy gives up, the client may have given up before.
+                let waited =
+                    between(line, "(after ", " secs").and_then(|seconds| seconds.parse::<f64>().ok());
+                let begun = waited.map_or(begun, |seconds| begun.min(at - seconds - 1.0));
                 if self.was_marked(node, begun, at) {
                     found.push(format!("from {begun:.3}: {line}"));
                 }
