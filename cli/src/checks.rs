@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::child;
 use crate::corosync::{self, CorosyncError, Word};
 use crate::director::{self, DirectorError, Snapshot};
-use crate::probe::{self, Service};
+use crate::probe::{self, NotUp, Service};
 use mailaffinity::config::{Check, Checks, Config, NodeConfig, Quorum};
 use mailaffinity::mapping::{Node, ring_label};
 use mailaffinity::node_state::{By, Mark, NodeEntry, NodeState, State};
@@ -83,7 +83,9 @@ pub fn observe(config: &Config, state: &NodeState) -> (Option<Observation>, Opti
     let asked = match &checks.check {
         Check::Director(socket) => ask_director(config, socket, *checks.timeout),
         check => Ok(ask_all(config, state, checks, |node| {
-            ask(check, node, *checks.timeout).map(drop)
+            ask(check, node, *checks.timeout)
+                .map(drop)
+                .map_err(NotUp::problem)
         })),
     };
     let out = match checks.quorum {
@@ -121,10 +123,10 @@ fn out_of_quorum(
 /// Asks about one node, once. If it is up, what can tell as soon as it dies is left open.
 ///
 /// # Errors
-/// When it is down: why. Also of a Director, which tells of all nodes at once.
-pub(crate) fn ask(check: &Check, node: &Node, timeout: Duration) -> Result<Option<Service>, String> {
+/// When it is down, or cannot be asked: why. Also of a Director, which tells of all nodes at once.
+pub(crate) fn ask(check: &Check, node: &Node, timeout: Duration) -> Result<Option<Service>, NotUp> {
     match check {
-        Check::Director(_) => Err("a Director tells of all nodes at once".into()),
+        Check::Director(_) => Err(NotUp::Down("a Director tells of all nodes at once".into())),
         Check::Probe(kind, port) => {
             probe::connect(SocketAddr::new(node.address, *port), *kind, timeout).map(Some)
         }
@@ -133,7 +135,10 @@ pub(crate) fn ask(check: &Check, node: &Node, timeout: Duration) -> Result<Optio
             child::run_silent(&[command, &arguments[..]].concat(), timeout)
                 .and_then(child::Finished::success)
                 .map(|_| None)
-                .map_err(|error| error.to_string())
+                .map_err(|error| match error.is_shortage {
+                    true => NotUp::Unasked(error.to_string()),
+                    false => NotUp::Down(error.to_string()),
+                })
         }
     }
 }

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{ioctl_fionbio, retry_on_intr};
+use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 use rustix::process::{kill_process_group, set_parent_process_death_signal, setsid};
 use rustix::process::{test_kill_process_group, waitid, waitpid};
@@ -58,6 +58,16 @@ pub(crate) struct ChildError {
     command: String,
     /// All of the sentence but the command.
     pub(crate) problem: String,
+    /// Whether that is no fault of the program, as [`is_shortage`].
+    pub(crate) is_shortage: bool,
+}
+
+/// Whether this process or this machine has nothing left to begin something with.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::AGAIN | Errno::NOMEM | Errno::NOBUFS | Errno::ADDRNOTAVAIL)
+    )
 }
 
 impl Finished {
@@ -81,6 +91,7 @@ impl Finished {
         Err(ChildError {
             command: self.command,
             problem,
+            is_shortage: false,
         })
     }
 
@@ -95,6 +106,7 @@ impl Finished {
             return Err(ChildError {
                 command: self.command,
                 problem: format!("says: {complaint}"),
+                is_shortage: false,
             });
         }
         Finished { stderr: said, ..self }.success().map(drop)
@@ -197,6 +209,7 @@ fn run_with(
     let error = |problem: String| ChildError {
         command: name.clone(),
         problem,
+        is_shortage: false,
     };
     let Some((program, arguments)) = command.split_first() else {
         return Err(error("cannot be run: it names no program".into()));
@@ -218,19 +231,23 @@ fn run_with(
         };
         Ok((child, undo))
     };
-    let (mut child, begun) =
-        undo::begin(start).map_err(|problem: io::Error| error(format!("cannot be run: {problem}")))?;
+    let (mut child, begun) = undo::begin(start).map_err(|problem: io::Error| ChildError {
+        is_shortage: is_shortage(&problem),
+        ..error(format!("cannot be run: {problem}"))
+    })?;
     let ended = until_end(&mut child, &begun, write, longest_stdout, deadline);
     let (status, stdout, stderr) = ended.map_err(|problem| {
         kill(&mut child, &begun);
-        error(match problem.kind() {
+        let is_shortage = is_shortage(&problem);
+        let error = error(match problem.kind() {
             io::ErrorKind::TimedOut => format!("did not end within {timeout:?} and was stopped"),
             io::ErrorKind::FileTooLarge => {
                 let longest = longest_stdout.unwrap_or_default();
                 format!("was stopped: it prints more than {longest} bytes")
             }
             _ => format!("was stopped: {problem}"),
-        })
+        });
+        ChildError { is_shortage, ..error }
     })?;
     Ok(Finished {
         command: name,

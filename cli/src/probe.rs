@@ -1,9 +1,10 @@
 //! Whether a node's service is up, as a client of it sees it.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::child::is_shortage;
 use crate::timed_socket::{TimedSocket, is_timeout};
 use mailaffinity::config::Probe;
 use mailaffinity::deadline::Deadline;
@@ -83,27 +84,47 @@ impl Drop for Service {
     }
 }
 
+/// Why a service is not known to be up.
+#[derive(Debug)]
+pub(crate) enum NotUp {
+    /// It is not: what was seen instead.
+    Down(String),
+    /// It could not be asked, for which this machine is to blame.
+    Unasked(String),
+}
+
+impl NotUp {
+    pub(crate) fn problem(self) -> String {
+        match self {
+            NotUp::Down(problem) | NotUp::Unasked(problem) => problem,
+        }
+    }
+}
+
+impl From<String> for NotUp {
+    fn from(problem: String) -> NotUp {
+        NotUp::Down(problem)
+    }
+}
+
 /// Asks a service whether it is up, for at most `timeout` in all.
 ///
 /// # Errors
 /// When it is not: a sentence that names the address and says what was seen instead.
 pub fn probe(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<(), String> {
-    connect(address, probe, timeout).map(drop)
+    connect(address, probe, timeout).map(drop).map_err(NotUp::problem)
 }
 
 /// The same, with the connection left open.
 ///
 /// # Errors
 /// Those of [`probe`].
-pub(crate) fn connect(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<Service, String> {
+pub(crate) fn connect(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<Service, NotUp> {
     let deadline = Deadline::after(timeout);
     let socket = deadline
         .left()
         .and_then(|left| TcpStream::connect_timeout(&address, left))
-        .map_err(|error| match is_timeout(&error) {
-            true => format!("{address} accepts no connection within {timeout:?}"),
-            false => format!("{address} accepts no connection: {error}"),
-        })?;
+        .map_err(|error| not_connected(address, timeout, &error))?;
     let protocol = match probe {
         Probe::Tcp => return Ok(Service { socket, goodbye: b"" }),
         Probe::Imap => IMAP,
@@ -125,17 +146,14 @@ pub(crate) fn connect(address: SocketAddr, probe: Probe, timeout: Duration) -> R
                 goodbye: protocol.goodbye,
             })
         } else {
-            Err(format!(
-                "{address} does not greet as {name} does: {}",
-                shown(&line)
-            ))
+            Err(format!("{address} does not greet as {name} does: {}", shown(&line)).into())
         };
     }
     let so_far = match line.as_slice() {
         [] => String::new(),
         line => format!(", after {}", shown(line)),
     };
-    Err(match end {
+    Err(NotUp::Down(match end {
         Ok(length) if (length as u64) < LONGEST_GREETING => {
             format!("{address} closes the connection without a greeting{so_far}")
         }
@@ -147,10 +165,50 @@ pub(crate) fn connect(address: SocketAddr, probe: Probe, timeout: Duration) -> R
             format!("{address} sends no {name} greeting within {timeout:?}{so_far}")
         }
         Err(error) => format!("{address} sends no {name} greeting: {error}{so_far}"),
+    }))
+}
+
+fn not_connected(address: SocketAddr, timeout: Duration, error: &io::Error) -> NotUp {
+    if is_shortage(error) {
+        return NotUp::Unasked(format!("{address} cannot be asked: {error}"));
+    }
+    NotUp::Down(match is_timeout(error) {
+        true => format!("{address} accepts no connection within {timeout:?}"),
+        false => format!("{address} accepts no connection: {error}"),
     })
 }
 
 fn shown(line: &[u8]) -> String {
     let line = line.trim_ascii_end();
     format!("\"{}\"", line.get(..SHOWN).unwrap_or(line).escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_shortage_says_nothing_of_the_service() {
+        let address = "192.0.2.1:143".parse().unwrap();
+        let is_down = |error: io::Error| {
+            let not_up = not_connected(address, Duration::from_secs(1), &error);
+            matches!(not_up, NotUp::Down(_))
+        };
+        for error in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::AGAIN,
+            Errno::NOMEM,
+            Errno::NOBUFS,
+            Errno::ADDRNOTAVAIL,
+        ] {
+            assert!(!is_down(error.into()), "{error}");
+        }
+        for error in [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::TIMEDOUT] {
+            assert!(is_down(error.into()), "{error}");
+        }
+        assert!(is_down(io::ErrorKind::TimedOut.into()));
+    }
 }

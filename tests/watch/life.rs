@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use support::configuration::Configuration;
 use support::sendmail::wait_for;
 
@@ -123,6 +123,33 @@ fn two_watchers_who_do_not_know_of_each_other() {
     site.site.must(&["up", "node3"]);
     wait_for("the second to know", || site.problems_in(status).is_empty());
     assert_eq!(site.down(), [""; 0]);
+}
+
+/// What cannot be asked has not failed.
+#[test]
+fn one_without_descriptors() {
+    let site = Site::new();
+    site.configure(site.checked_by_files());
+    let watcher = Watcher::start(&site);
+    site.wait_for_map();
+    let limit = |limit: Rlimit| {
+        let id = Pid::from_raw(watcher.id().try_into().unwrap());
+        prlimit(id, Resource::Nofile, limit).unwrap()
+    };
+    let before = limit(Rlimit {
+        current: Some(0),
+        ..getrlimit(Resource::Nofile)
+    });
+    wait_for("node2's check to be told", || {
+        let stderr = watcher.stderr();
+        stderr.contains("node node2, its check: ") && stderr.contains("Too many open files")
+    });
+    limit(before);
+    site.set_up(2, false);
+    site.wait_for_down(&["node2"]);
+    site.wait_until_well();
+    let stderr = watcher.end();
+    assert!(!stderr.contains("finds no node up"), "{stderr}");
 }
 
 #[test]

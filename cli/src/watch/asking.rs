@@ -9,7 +9,7 @@ use super::standing::Answer;
 use crate::checks::{self, ChecksError, Observation};
 use crate::corosync::{self, CorosyncError, Word};
 use crate::node_state;
-use crate::probe::Service;
+use crate::probe::{NotUp, Service};
 use crate::shared_node_state::SharedError;
 use mailaffinity::config::{Check, Checks, Config, Quorum};
 use mailaffinity::node_state::NodeState;
@@ -22,6 +22,8 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(crate) enum Found {
     /// About the node with this place in the configuration.
     Answer(usize, Answer),
+    /// Nothing about this one: why it could not be asked.
+    Unasked(usize, String),
     /// By a Director.
     Director(Result<Observation, ChecksError>),
     /// In the node state that machines share.
@@ -89,7 +91,10 @@ impl Asking {
                         let asked = begun.elapsed();
                         let (result, open) = match checks::ask(&check, &node, timeout) {
                             Ok(open) => (Ok(()), open),
-                            Err(problem) => (Err(problem), None),
+                            Err(NotUp::Down(problem)) => (Err(problem), None),
+                            Err(NotUp::Unasked(problem)) => {
+                                return tell(Found::Unasked(index, problem)).then_some(None);
+                            }
                         };
                         let given = begun.elapsed();
                         tell(Found::Answer(index, Answer { asked, given, result })).then_some(open)

@@ -248,10 +248,12 @@ impl<'p> Watcher<'p> {
 
     fn take(&mut self, found: Found) -> Result<(), Failure> {
         match found {
+            Found::Unasked(index, problem) => {
+                self.hear_of(index, Some(problem));
+                Ok(())
+            }
             Found::Answer(index, answer) => {
-                if let Some(heard) = self.heard.get_mut(index) {
-                    *heard = Instant::now();
-                }
+                self.hear_of(index, None);
                 let answer = match &self.quorum {
                     Some(quorum) => quorum.heard(index, answer),
                     None => answer,
@@ -294,6 +296,17 @@ impl<'p> Watcher<'p> {
                     _ => self.decide(),
                 }
             }
+        }
+    }
+
+    /// A question about a node has come to its end; with a problem, nobody was asked.
+    fn hear_of(&mut self, index: usize, problem: Option<String>) {
+        if let Some(heard) = self.heard.get_mut(index) {
+            *heard = Instant::now();
+        }
+        if let Some(node) = self.config.nodes.get(index) {
+            let matter = format!("{NODE}{}, its check", node.node.name);
+            self.problem(&matter, problem);
         }
     }
 
