@@ -139,7 +139,7 @@ fn update_forever(
         wanted = next.unwrap_or(wanted);
         let begun = Instant::now();
         let run = UpdateRun {
-            tells_failure: false,
+            tells_problems: false,
             ..UpdateRun::of(path, &wanted.config)
         };
         let result = run.run().map_err(|failure| failure.to_string());
