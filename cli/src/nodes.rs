@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::exit::{Failure, Status};
 use mailaffinity::config::{Config, NodeConfig};
-use mailaffinity::node_state::{Mark, NodeState};
+use mailaffinity::node_state::{Mark, NodeEntry, NodeState};
 
 /// The node of a command line.
 ///
@@ -30,30 +30,33 @@ pub(crate) fn find_node<'c>(config: &'c Config, name: &str) -> Result<&'c NodeCo
 }
 
 /// What cannot be right in the node state: marks of nodes that the configuration does not
-/// have, and marks from the future, as of a clock that was wrong.
-pub(crate) fn doubtful_marks(config: &Config, state: &NodeState) -> Vec<String> {
+/// have, and users who were moved to them, and marks from the future, as of a clock that was wrong.
+pub(crate) fn doubts(config: &Config, state: &NodeState) -> Vec<String> {
     let now = Timestamp::now();
-    let doubt = |(name, mark): (&str, &Mark)| match mark.since {
-        _ if config.nodes.index_of(name).is_none() => {
-            Some("marked but not in the configuration; correct its name, or run \"mailaffinity auto\"".into())
-        }
+    let of_mark = |is_known: bool, mark: &Mark| match mark.since {
+        _ if !is_known => Some(
+            "is marked but not in the configuration; correct its name, or run \"mailaffinity auto\"".into(),
+        ),
         Some(since) if since > now => Some(format!(
-            "marked since {since}, which is still to come, and counts as marked for long; correct the time, there or \
-             on this machine"
+            "is marked since {since}, which is still to come, and counts as marked for long; correct the time, there \
+             or on this machine"
         )),
         _ => None,
     };
-    let marks = state.marks();
-    marks
-        .filter_map(|(name, mark)| {
-            let (file, name, doubt) = (
-                config.node_state.display(),
-                name.escape_debug(),
-                doubt((name, mark))?,
-            );
-            Some(format!("{file}: node \"{name}\" is {doubt}"))
-        })
-        .collect()
+    let of_entry = |(name, entry): (&String, &NodeEntry)| {
+        let is_known = config.nodes.index_of(name).is_some();
+        let of_mark = entry.mark.as_ref().and_then(|mark| of_mark(is_known, mark));
+        let of_moved = (!is_known && !entry.moved.is_empty()).then(|| format!(
+            "is not in the configuration, but users were moved to it ({}); correct its name, or move them back",
+            entry.moved.len()
+        ));
+        let (file, name) = (config.node_state.display(), name.escape_debug());
+        let doubts = of_mark.into_iter().chain(of_moved);
+        doubts
+            .map(|doubt| format!("{file}: node \"{name}\" {doubt}"))
+            .collect::<Vec<_>>()
+    };
+    state.nodes.iter().flat_map(of_entry).collect()
 }
 
 /// Whether this machine has a node's address.

@@ -14,7 +14,7 @@ use crate::access_source::rebuild::RebuildError;
 use crate::exit::{Failure, NAME, say};
 use crate::last_good;
 use crate::node_state;
-use crate::nodes::doubtful_marks;
+use crate::nodes::doubts;
 use crate::own_domains::OwnDomains;
 use crate::report::{Log, last_status, write_status};
 use crate::update::{self, MapPlan, NodeChanges, Plan, UpdateError};
@@ -42,8 +42,9 @@ pub(crate) struct UpdateRun<'r> {
     pub(crate) force: bool,
     /// How long to wait for another update.
     pub(crate) wait: Duration,
-    /// Whether the log is told of a failure; else that is left to whoever runs this.
-    pub(crate) tells_failure: bool,
+    /// Whether the log is told of a failure, and of what is doubtful in the node state; else that is
+    /// left to whoever runs this.
+    pub(crate) tells_problems: bool,
 }
 
 impl<'r> UpdateRun<'r> {
@@ -56,7 +57,7 @@ impl<'r> UpdateRun<'r> {
             accept_loss: false,
             force: false,
             wait: LOCK_WAIT,
-            tells_failure: true,
+            tells_problems: true,
         }
     }
 
@@ -71,7 +72,7 @@ impl<'r> UpdateRun<'r> {
         let seconds = begun.elapsed().as_secs_f64();
         let failure = result.map_err(Failure::from).err();
         match &failure {
-            Some(_) if !self.tells_failure => {}
+            Some(_) if !self.tells_problems => {}
             Some(failure) => log.error(&format!("update failed after {seconds:.3} s: {failure}")),
             None if report.wrote => log.notice(&format!("update: {report}; {seconds:.3} s")),
             None => log.info(&format!("update: nothing to change; {report}; {seconds:.3} s")),
@@ -119,8 +120,10 @@ impl<'r> UpdateRun<'r> {
             log.warning(&line);
         }
         report.wrote |= nodes.before != nodes.after;
-        for doubt in doubtful_marks(config, &nodes.after) {
-            log.warning(&doubt);
+        if self.tells_problems {
+            for doubt in doubts(config, &nodes.after) {
+                log.warning(&doubt);
+            }
         }
         let down = config.nodes.iter().map(|node| &node.node.name);
         report.nodes_down = down.filter(|name| nodes.after.is_down(name)).cloned().collect();

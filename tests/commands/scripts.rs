@@ -550,6 +550,17 @@ fn nodes_that_the_configuration_does_not_have_are_told() {
     site.must(&["update"]);
     assert!(matches!(&logged(&log)[..], [(WARNING, line), ..] if line.contains("\"Node2\"")));
     assert_eq!(site.status("update")["nodes_down"], Value::Array(vec![]));
+    // Users who were moved to one are told too.
+    let moved = "[node.node9]\nmoved = \"24f9e15e 34c33682\"\n";
+    fs::write(site.path("nodes.toml"), moved).unwrap();
+    let output = site.run(&["nodes"], b"");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("\"node9\" is not in the configuration, but users were moved to it (2)"),
+        "{stderr}"
+    );
+    site.must(&["update"]);
+    assert!(matches!(&logged(&log)[..], [(WARNING, line), ..] if line.contains("\"node9\"")));
 }
 
 /// Lookups go on with it: see `php/tests/last_good.phpt`. Commands do not.

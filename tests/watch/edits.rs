@@ -98,6 +98,24 @@ fn a_broken_configuration_changes_nothing() {
 }
 
 #[test]
+fn what_a_node_leaves_that_has_another_name_is_told_while_it_is_there() {
+    let site = Site::new();
+    site.configure(site.checked_by_files().set("watch.update_seconds", 1));
+    let watcher = Watcher::start(&site);
+    site.wait_for_map();
+    site.write(
+        "nodes.toml",
+        "[node.Node2]\nstate = \"up\"\nmoved = \"24f9e15e\"\n",
+    );
+    site.wait_for_problem("\"Node2\" is marked but not in the configuration");
+    site.wait_for_problem("\"Node2\" is not in the configuration, but users were moved to it (1)");
+    site.write("nodes.toml", "# none\n");
+    site.wait_until_well();
+    let stderr = watcher.end();
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+#[test]
 fn a_broken_node_state_is_not_replaced() {
     let site = Site::new();
     site.configure(site.checked_by_files());

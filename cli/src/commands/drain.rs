@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::drain::{DrainError, Drained, Duty, Queue, duties};
 use crate::exit::{Failure, NAME, Status, say};
 use crate::names;
-use crate::nodes::{ThisNode, doubtful_marks};
+use crate::nodes::{ThisNode, doubts};
 use crate::report::{Log, write_status};
 use mailaffinity::config::{Config, NodeConfig};
 use mailaffinity::node_state::NodeState;
@@ -50,7 +50,7 @@ impl Drain {
     pub(crate) fn run(self, config: &Config) -> Result<ExitCode, Failure> {
         let this_node = self.this_node.of(config)?;
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
-        let doubts = doubtful_marks(config, &state);
+        let doubts = doubts(config, &state);
         let duties = duties(config, &state, this_node);
         if self.dry_run {
             doubts.iter().for_each(|doubt| say(NAME, doubt));

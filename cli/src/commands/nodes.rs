@@ -16,7 +16,7 @@ use crate::exit::{Failure, NAME, say};
 use crate::last_good;
 use crate::names;
 use crate::node_state;
-use crate::nodes::{doubtful_marks, find_node};
+use crate::nodes::{doubts, find_node};
 use crate::report::last_status;
 use crate::watch::WATCH;
 use mailaffinity::config::{Config, NodeConfig};
@@ -119,7 +119,7 @@ impl Nodes {
             return watch(path);
         }
         let state = NodeState::load(&config.node_state).map_err(Failure::config)?;
-        for doubt in doubtful_marks(config, &state) {
+        for doubt in doubts(config, &state) {
             say(NAME, doubt);
         }
         let rows = rows(config, &state)?;
@@ -276,7 +276,7 @@ fn live(path: &Path) -> Result<String, Failure> {
         }),
     ];
     let problems = watcher.problems.iter().map(|problem| format!("  {problem}"));
-    for line in doubtful_marks(&config, &state)
+    for line in doubts(&config, &state)
         .into_iter()
         .chain(lines.into_iter().flatten())
         .chain(problems)

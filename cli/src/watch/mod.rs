@@ -46,6 +46,7 @@ use crate::corosync::CorosyncError;
 use crate::exit::{Failure, Status};
 use crate::files::lock::Lock;
 use crate::node_state;
+use crate::nodes::doubts;
 use crate::report::{Log, last_status, write_status};
 use crate::shared_node_state::SharedError;
 use crate::undo;
@@ -609,6 +610,8 @@ impl<'p> Watcher<'p> {
             }) => **timeout,
             _ => *self.config.watch.timeout + *self.config.watch.interval,
         };
+        let doubts = doubts(&self.config, &self.state);
+        self.problem("nodes", (!doubts.is_empty()).then(|| doubts.join("; ")));
         let is_silent = self.heard.iter().any(|heard| heard.elapsed() > timeout + SILENCE);
         self.problem(
             "watch",

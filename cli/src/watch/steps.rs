@@ -151,7 +151,7 @@ fn update_forever(
         let (number, wanted) = &last;
         let begun = Instant::now();
         let run = UpdateRun {
-            tells_failure: false,
+            tells_problems: false,
             ..UpdateRun::of(path, &wanted.config)
         };
         let result = run.run().map_err(|failure| failure.to_string());
