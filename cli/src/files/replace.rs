@@ -1,13 +1,15 @@
 //! Files that take another's place in one step.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Permissions};
+use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use mailaffinity::deadline::Deadline;
 use mailaffinity::files::regular_file;
 use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, StatxAttributes, StatxFlags};
@@ -26,6 +28,9 @@ const LONGEST_USE: i64 = 7 * 24 * 60 * 60;
 
 /// Where Linux has a file's access control list.
 const ACCESS_CONTROL_LIST: &str = "system.posix_acl_access";
+
+/// Longer than anybody takes to open a map.
+const OPENING: Duration = Duration::from_secs(1);
 
 /// How many folders with a name that this process would take may be there.
 const MOST_LEFTOVERS: u32 = 1000;
@@ -199,6 +204,17 @@ impl<'p> Staged<'p> {
     /// files, there is a copy of it.
     pub(crate) fn put_in_force_for_now(&self) -> io::Result<()> {
         self.check()?;
+        // sendmail that is just opening the other has it locked, and returns a message where that
+        // is replaced meanwhile: between its look at the name and the lock it still may.
+        let old = self.place().open();
+        let deadline = Deadline::after(OPENING);
+        let is_being_opened = || {
+            matches!(
+                old.as_ref().map(File::try_lock),
+                Ok(Err(TryLockError::WouldBlock))
+            )
+        };
+        while is_being_opened() && deadline.pause().is_ok() {}
         match self.exchange() {
             Ok(true) => return Ok(()),
             Ok(false) => {}

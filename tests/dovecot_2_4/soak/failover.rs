@@ -186,6 +186,7 @@ fn measure(users: usize) {
     let plan = Plan {
         users,
         hold_seconds: 0,
+        move_seconds: 2,
         queues: false,
     };
     let mut cluster = Cluster::start(plan);

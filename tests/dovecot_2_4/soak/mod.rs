@@ -168,6 +168,8 @@ fn a_sample_as_root() {
         let plan = Plan {
             users: 20,
             hold_seconds: 1,
+            // On a machine that other tests keep busy, it takes longer to end sessions.
+            move_seconds: 5,
             queues: true,
         };
         let rates = Rates {
@@ -188,6 +190,7 @@ fn all() {
         let plan = Plan {
             users: number("MAILAFFINITY_SOAK_USERS", 300) as usize,
             hold_seconds: 3,
+            move_seconds: 2,
             queues: true,
         };
         let seconds = number("MAILAFFINITY_SOAK_SECONDS", 180);

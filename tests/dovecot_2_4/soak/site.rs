@@ -65,6 +65,8 @@ pub(crate) struct Plan {
     pub(crate) users: usize,
     /// How long a node that comes back must answer.
     pub(crate) hold_seconds: u32,
+    /// How long users who move between nodes that live are kept out.
+    pub(crate) move_seconds: u32,
     /// Whether there are sendmails too.
     pub(crate) queues: bool,
 }
@@ -111,6 +113,7 @@ impl Cluster {
         let configuration = Configuration::of((0..NODES).map(node))
             .set("checks.probe", "imap")
             .set("watch.hold_seconds", plan.hold_seconds)
+            .set("watch.move_seconds", plan.move_seconds)
             // There are more in minutes than else in weeks.
             .set("watch.falls_per_hour", 1000)
             .set("drain.after_seconds", 1);
