@@ -28,6 +28,8 @@ fn kill(kills: usize) {
             .set("watch.interval_ms", 10)
             .set("watch.fall", 1)
             .set("watch.rise", 1)
+            // Or most of them would be killed while a node that is up again waits for that.
+            .set("watch.move_seconds", 0)
             .set_path("access_map.published", site.path("answers.cdb")),
     );
     // All that there can be, by the nodes that are down.
