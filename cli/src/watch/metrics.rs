@@ -199,7 +199,7 @@ mod tests {
     fn each_step_is_documented() {
         let node = "[[node]]\nname = \"node1\"\naddress = \"192.0.2.1\"\n";
         let config = Config::parse(node, Path::new("mailaffinity.toml")).unwrap();
-        let program = r#"{"command": [], "told_down": [], "seconds": 1}"#;
+        let program = r#"{"program": "", "digest": "", "told_down": [], "seconds": 1}"#;
         let facts = Facts {
             config: &config,
             state: &NodeState::default(),
