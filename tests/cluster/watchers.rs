@@ -86,11 +86,13 @@ impl Watched {
     #[track_caller]
     fn must_have_turned_node3(&self) {
         for number in [1, 2] {
-            assert_eq!(
-                self.turned(number),
-                ["node3 is down", "node3 is up"],
-                "node{number}"
-            );
+            let mut turned = Vec::new();
+            // The log follows the node state.
+            wait_for("the log", || {
+                turned.extend(self.turned(number));
+                turned.len() >= 2
+            });
+            assert_eq!(turned, ["node3 is down", "node3 is up"], "node{number}");
         }
         assert_eq!(self.turned(3), [""; 0]);
     }
