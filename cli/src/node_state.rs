@@ -57,7 +57,7 @@ pub enum ChangeError {
 /// # Errors
 /// When it cannot be locked, read or written.
 pub fn change(config: &Config, change: impl Fn(&mut NodeState)) -> Result<NodeState, ChangeError> {
-    wait_for_moves(config, &change)?;
+    wait_for_moves(config, &change);
     let Some(path) = &config.shared_node_state else {
         return change_own(config, change);
     };
@@ -158,9 +158,9 @@ pub fn change_own(config: &Config, change: impl FnOnce(&mut NodeState)) -> Resul
 
 /// Waits until users who move are where they belong, if a change moves some from nodes that live:
 /// a login that waits has been told where it is let in, whatever comes meanwhile.
-fn wait_for_moves(config: &Config, change: &impl Fn(&mut NodeState)) -> Result<(), ChangeError> {
-    loop {
-        let state = NodeState::load(&config.node_state).map_err(ChangeError::Read)?;
+fn wait_for_moves(config: &Config, change: &impl Fn(&mut NodeState)) {
+    // What is wrong with it, the change tells.
+    while let Ok(state) = NodeState::load(&config.node_state) {
         let mut after = state.clone();
         change(&mut after);
         let now = Timestamp::now();
@@ -169,7 +169,7 @@ fn wait_for_moves(config: &Config, change: &impl Fn(&mut NodeState)) -> Result<(
             Some(before) if moves_between_living(config, &state, &after) => {
                 thread::sleep(before.until.duration_since(now).unsigned_abs());
             }
-            _ => return Ok(()),
+            _ => return,
         }
     }
 }
