@@ -304,7 +304,7 @@ say "doc/walk-through.md"
 steps_of doc/walk-through.md
 in_booted_root <<'END' >"$folder/walk.log" 2>&1 || { cat "$folder/walk.log"; fail "the walk-through failed"; }
 cd /build
-. /root/reader
+. ~/reader
 for step in /build/steps/*; do
     case $(cat $step) in
     *'make install-command'*) continue ;;
@@ -337,7 +337,7 @@ all_steps_in "$folder/walk.log" 'make install-command'
 # allow. The nodes are addresses of this machine, on which sendmail is to answer.
 say "the units, below systemd"
 in_booted_root <<'END' >"$folder/units.log" 2>&1 || { cat "$folder/units.log"; fail "the units do not do what they should"; }
-. /root/reader
+. ~/reader
 trap 'systemctl --no-pager status "mailaffinity-*"; journalctl --no-pager --lines 200 --unit "mailaffinity-*"' EXIT
 watch=mailaffinity-watch.service
 watcher() { systemctl show --property MainPID --value $watch; }
@@ -363,30 +363,30 @@ systemctl restart $watch
 service sendmail restart
 for address in 1 2 3; do ip address add 192.0.2.$address/32 dev lo; done
 
-cp /etc/mailaffinity.toml /etc/mailaffinity.users /root
-cat >/root/told <<'PROGRAM'
+cp /etc/mailaffinity.toml /etc/mailaffinity.users ~
+cat >~/told <<'PROGRAM'
 #!/bin/sh
 echo "$@" >>/var/spool/told
 printf 'Subject: %s\n\ntold\n' "$*" | sendmail anna@example.org
 PROGRAM
-chmod 755 /root/told
+chmod 755 ~/told
 mkdir -p /var/lib/prometheus/node-exporter
 {
     echo 'shared_node_state = "/mnt/gfs2/mailaffinity/nodes.toml"'
-    sed '/^node_state/d; s|^file = .*|command = ["/usr/bin/cat", "/root/mailaffinity.users"]|' /root/mailaffinity.toml
-    cat <<'CONFIG'
+    sed "/^node_state/d; s|^file = .*|command = [\"/usr/bin/cat\", \"$HOME/mailaffinity.users\"]|" ~/mailaffinity.toml
+    cat <<CONFIG
 [checks]
 probe = "tcp"
 port = 25
 [watch]
 update_seconds = 86400
-on_change = [["/root/told"]]
+on_change = [["$HOME/told"]]
 metrics = "/var/lib/prometheus/node-exporter/mailaffinity.prom"
 [drain]
 after_seconds = 1
 CONFIG
-} >/root/new.toml
-mv /root/new.toml /etc/mailaffinity.toml
+} >~/new.toml
+mv ~/new.toml /etc/mailaffinity.toml
 wait_for 'grep "mailaffinity_node_up{node=\"node3\"} 1" /var/lib/prometheus/node-exporter/mailaffinity.prom'
 
 # A mark is followed; what waits for node2 is delivered by a drain, outside of the sandbox.
@@ -410,7 +410,7 @@ wait_for 'grep -x "node3 up" /var/spool/told'
 wait_for 'grep "Subject: node3 up" /var/mail/anna'
 
 # A list of users that is no file is read when it is told to.
-echo gustav >>/root/mailaffinity.users
+echo gustav >>~/mailaffinity.users
 systemctl reload $watch
 goes_to gustav 'node[13]group'
 
@@ -451,7 +451,7 @@ is watch.service inactive
 test "$(systemctl show --property Result --value $watch)" = success
 
 # Where packages may start what is theirs, an upgrade starts the watcher anew, and purging ends it.
-mv /usr/sbin/policy-rc.d /root
+mv /usr/sbin/policy-rc.d ~
 systemctl start $watch
 before=$(watcher)
 apt-get -qq install /build/target/next/mailaffinity_*.deb
@@ -465,10 +465,10 @@ test ! -e /proc/$before
 apt-get -qq install /build/target/next/mailaffinity_*.deb
 for unit in watch.service update.timer drain.timer; do is $unit inactive; done
 apt-get -qq purge mailaffinity
-mv /root/policy-rc.d /usr/sbin
+mv ~/policy-rc.d /usr/sbin
 
 trap - EXIT
-mv /root/mailaffinity.toml /root/mailaffinity.users /etc
+mv ~/mailaffinity.toml ~/mailaffinity.users /etc
 rm -r /var/lib/prometheus /etc/systemd/system/mailaffinity-*.d
 END
 
@@ -496,7 +496,7 @@ cat "$root/etc/hosts" >>"$folder/nodes"
 cp "$folder/nodes" "$root/etc/hosts"
 echo "$here" >"$root/build/source"
 in_booted_root "$here" <<'END' >"$folder/webmail.log" 2>&1 ||
-. /root/reader
+. ~/reader
 apt-get -qq install dovecot-imapd openssl curl make perl php-dev >/dev/null
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=nodes -keyout /root/node.key \
     -addext subjectAltName=DNS:node1.example.org,DNS:node2.example.org,DNS:node3.example.org \
