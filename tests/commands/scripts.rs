@@ -539,28 +539,26 @@ fn an_emptied_source_stops_an_update() {
 #[test]
 fn nodes_that_the_configuration_does_not_have_are_told() {
     let (site, log) = site_with_update();
-    fs::write(site.path("nodes.toml"), node_state(&["Node2"])).unwrap();
-    let output = site.run(&["nodes"], b"");
-    assert_eq!(output.status.code(), Some(0));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        stderr.contains("\"Node2\" is marked but not in the configuration"),
-        "{stderr}"
-    );
-    site.must(&["update"]);
-    assert!(matches!(&logged(&log)[..], [(WARNING, line), ..] if line.contains("\"Node2\"")));
-    assert_eq!(site.status("update")["nodes_down"], Value::Array(vec![]));
+    let marked = node_state(&["Node2"]).to_string();
     // Users who were moved to one are told too.
-    let moved = "[node.node9]\nmoved = \"24f9e15e 34c33682\"\n";
-    fs::write(site.path("nodes.toml"), moved).unwrap();
-    let output = site.run(&["nodes"], b"");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        stderr.contains("\"node9\" is not in the configuration, but users were moved to it (2)"),
-        "{stderr}"
-    );
-    site.must(&["update"]);
-    assert!(matches!(&logged(&log)[..], [(WARNING, line), ..] if line.contains("\"node9\"")));
+    let moved = "[node.node9]\nmoved = \"24f9e15e 34c33682\"\n".to_owned();
+    for (state, node, words) in [
+        (marked, "\"Node2\"", " is marked but not in the configuration"),
+        (
+            moved,
+            "\"node9\"",
+            " is not in the configuration, but users were moved to it (2)",
+        ),
+    ] {
+        fs::write(site.path("nodes.toml"), state).unwrap();
+        let output = site.run(&["nodes"], b"");
+        assert_eq!(output.status.code(), Some(0));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains(&format!("{node}{words}")), "{stderr}");
+        site.must(&["update"]);
+        assert!(matches!(&logged(&log)[..], [(WARNING, line), ..] if line.contains(node)));
+        assert_eq!(site.status("update")["nodes_down"], Value::Array(vec![]));
+    }
 }
 
 /// Lookups go on with it: see `php/tests/last_good.phpt`. Commands do not.
