@@ -22,7 +22,7 @@ use crate::checks::{self, ChecksError};
 use crate::entries::{Entries, LeftOut, Override};
 use crate::files::lock;
 use crate::files::place::Place;
-use crate::files::replace::remove_leftovers;
+use crate::files::replace::{empty_leftovers, has_leftovers, remove_leftovers};
 use crate::mail_names::{MailNames, Unplaced};
 use crate::node_state::{self, ChangeError};
 use crate::nss;
@@ -411,8 +411,11 @@ pub fn plan<'c>(
     if source.content.text().is_empty() && !accept_loss && built_of.is_some() {
         return Err(UpdateError::EmptySource(build.source.clone()));
     }
+    // Whoever left something beside it may have been ended while it wrote to it.
+    let is_whole = !Place::of(map.path()).is_ok_and(|map| has_leftovers(&map));
     let is_current = |source: &AccessSource| {
-        !map.is_built() || built_of.is_some() && built_of.as_deref() == source.digest().map(str::as_bytes)
+        let is_of = || built_of.is_some() && built_of.as_deref() == source.digest().map(str::as_bytes);
+        !map.is_built() || is_whole && is_of()
     };
     let published_path = published.as_deref();
     let published = published_path.map(Published::new);
@@ -622,7 +625,7 @@ pub struct MapLock {
 }
 
 /// Takes the lock of the access source, if there is one, and removes what an update left
-/// that was killed.
+/// that was killed; what it left beside the map, when that was built anew.
 ///
 /// # Errors
 /// When another update holds it for longer than `wait`, or it cannot be taken.
@@ -640,7 +643,7 @@ pub fn lock_map(config: &Config, wait: Duration) -> Result<MapLock, UpdateError>
     let (source, map) = (place(&build.source)?, place(map.path())?);
     let lock = lock::of(&source, wait).map_err(UpdateError::Locked)?;
     remove_leftovers(&source);
-    remove_leftovers(&map);
+    empty_leftovers(&map);
     // It need not be there yet, nor its folder.
     if let Some(Ok(published)) = published.as_deref().map(Place::of) {
         remove_leftovers(&published);

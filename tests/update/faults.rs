@@ -7,11 +7,12 @@ use std::ops::AddAssign;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, ExitStatus, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use mailaffinity::access_map::Error;
 use mailaffinity::config::Config;
 use mailaffinity::node_state::NodeState;
 use rustix::process::geteuid;
@@ -84,9 +85,9 @@ trait Stage {
         true
     }
 
-    /// A call that the file system never takes.
-    fn refused(&self) -> Option<&'static str> {
-        None
+    /// Calls that the file system never takes.
+    fn refused(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Lets a program that the command runs be traced in its place.
@@ -96,7 +97,7 @@ trait Stage {
 
     /// What is in force after the command, and that it is whole. After one that ended with
     /// 0, all is done.
-    fn judge(&self, has_ended_well: bool) -> InForce;
+    fn judge(&self, status: ExitStatus) -> InForce;
 
     /// Puts all right by a further run, which must leave nothing behind.
     fn put_right(&mut self);
@@ -288,9 +289,10 @@ fn strace(stage: &mut dyn Stage, call: Option<&str>, options: &[String]) -> Outp
     let mut all: Vec<String> = all.into_iter().map(Into::into).collect();
     let refused = stage.refused();
     if let Some(call) = call {
-        all.extend(["-e".into(), format!("trace={call},{}", refused.unwrap_or(call))]);
+        let traced = [&[call][..], refused].concat();
+        all.extend(["-e".into(), format!("trace={}", traced.join(","))]);
     }
-    if let Some(refused) = refused.filter(|refused| Some(*refused) != call) {
+    for refused in refused.iter().filter(|refused| Some(**refused) != call) {
         all.extend(["-e".into(), format!("inject={refused}:error=EINVAL")]);
     }
     let options = [&all, options].concat();
@@ -361,7 +363,7 @@ fn try_fault(stage: &mut dyn Stage, Point { call, number, fault }: &Point) -> Ro
             .any(|line| line.ends_with("(INJECTED)") && of_call(line));
     let stderr = String::from_utf8_lossy(&output.stderr);
     let mut row = Row::default();
-    match stage.judge(output.status.success()) {
+    match stage.judge(output.status) {
         InForce::Old => row.old = 1,
         InForce::Between => row.between = 1,
         InForce::New => row.new = 1,
@@ -416,13 +418,16 @@ struct Updates {
 struct Files {
     source: Vec<u8>,
     entries: Entries,
+    /// Lookups say so. sendmail reads it all the same.
+    map_is_half_written: bool,
     node2_is_down: bool,
 }
 
 impl Files {
     fn of(site: &Site) -> Files {
         let (entries, map) = (site.entries(), site.map());
-        for user in 0..USERS {
+        let map_is_half_written = matches!(map.get(b""), Err(Error::Damaged { .. }));
+        for user in (0..USERS).filter(|_| !map_is_half_written) {
             let found = map.queue_group(format!("user{user}").as_bytes());
             let found = found.unwrap().unwrap();
             assert_eq!(found.value, entries[&found.key]);
@@ -441,6 +446,7 @@ impl Files {
         Files {
             source: site.source(),
             entries,
+            map_is_half_written,
             node2_is_down: state.is_down("node2"),
         }
     }
@@ -473,6 +479,7 @@ impl Updates {
             states: [(); 2].map(|()| Files {
                 source: Vec::new(),
                 entries: Entries::new(),
+                map_is_half_written: false,
                 node2_is_down: false,
             }),
             site,
@@ -540,8 +547,12 @@ impl Stage for Updates {
         self.kind != Kind::Checks
     }
 
-    fn refused(&self) -> Option<&'static str> {
-        (self.kind == Kind::ToldOnNfs).then_some("renameat2")
+    fn refused(&self) -> &'static [&'static str] {
+        match self.kind {
+            // Without the second, the map's file would stay.
+            Kind::ToldOnNfs => &["renameat2", "fstatfs"],
+            _ => &[],
+        }
     }
 
     fn trace_instead(&self, strace: &[String]) -> bool {
@@ -551,7 +562,8 @@ impl Stage for Updates {
         self.kind == Kind::ToldMakemap
     }
 
-    fn judge(&self, has_ended_well: bool) -> InForce {
+    fn judge(&self, status: ExitStatus) -> InForce {
+        let has_ended_well = status.success();
         if !has_ended_well {
             // One that nobody waits for any more goes on until it has read its input.
             sendmail::wait_for("makemap", || !is_worked_in(&self.site.path("")));
@@ -576,13 +588,17 @@ impl Stage for Updates {
         );
         assert_eq!(self.untouched(), self.untouched);
         assert!(!has_ended_well || now == *new, "it ended with 0");
+        assert!(
+            !now.map_is_half_written || status.code().is_none(),
+            "a half-written map"
+        );
         let state_is_old = match self.kind {
             Kind::Told | Kind::ToldOnNfs | Kind::ToldMakemap => true,
             Kind::Checks | Kind::ByHand => now.node2_is_down == old.node2_is_down,
         };
         if now == *new {
             InForce::New
-        } else if now.entries == old.entries && state_is_old {
+        } else if now.entries == old.entries && state_is_old && !now.map_is_half_written {
             InForce::Old
         } else {
             InForce::Between
@@ -713,15 +729,15 @@ impl Stage for Drains {
         command
     }
 
-    fn judge(&self, is_done: bool) -> InForce {
+    fn judge(&self, status: ExitStatus) -> InForce {
         let (delivered, queued) = self.messages();
         let mut all = [&delivered[..], &queued].concat();
         all.sort();
         assert_eq!(all, MESSAGES, "each is there once");
-        let status = fs::read(self.status()).ok();
-        let status: Option<Value> = status.map(|status| serde_json::from_slice(&status).unwrap());
-        if is_done && !queued.is_empty() {
-            let said = &status.expect("a status")["drain"]["queues"][0];
+        let told = fs::read(self.status()).ok();
+        let told: Option<Value> = told.map(|status| serde_json::from_slice(&status).unwrap());
+        if status.success() && !queued.is_empty() {
+            let said = &told.expect("a status")["drain"]["queues"][0];
             assert_eq!(said["after"], queued.len(), "{queued:?} are left: {said}");
         }
         match (delivered.len(), queued.len()) {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mailaffinity::access_map::AccessMap;
+use mailaffinity::access_map::{AccessMap, Error};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
 
 use support::configuration::node_state;
@@ -32,12 +32,14 @@ struct Counts {
     old: usize,
     between: usize,
     new: usize,
+    /// In the midst of writing to the map, as lookups say.
+    half_written: usize,
     leftovers: usize,
 }
 
 impl Counts {
     fn kills(&self) -> usize {
-        self.old + self.between + self.new
+        self.old + self.between + self.new + self.half_written
     }
 
     fn is_enough(&self) -> bool {
@@ -57,7 +59,7 @@ struct State {
 const PUBLISHED: &str = "lib/answers.cdb";
 
 #[test]
-fn leave_a_whole_map() {
+fn leave_a_whole_map_or_none_that_answers() {
     let counts = Mutex::new(Counts::default());
     thread::scope(|scope| {
         // Two sites, so that kill and check do not wait for each other.
@@ -327,8 +329,15 @@ fn command_lines() -> Vec<Vec<u8>> {
     lines.collect()
 }
 
-/// Map and source are each in one of the two states, whole.
+/// Map and source are each in one of the two states, whole, unless the map was just being written.
 fn check(site: &Site, old: &State, new: &State, killed: bool, counts: &Mutex<Counts>) {
+    if killed && matches!(site.map().get(b""), Err(Error::Damaged { .. })) {
+        assert!(site.source() == old.source && site.read(PUBLISHED) == old.published);
+        let mut counts = counts.lock().unwrap();
+        counts.runs += 1;
+        counts.half_written += 1;
+        return;
+    }
     let entries = site.entries();
     let source = site.source();
     let map_is_new = entries == new.entries;
@@ -370,7 +379,8 @@ fn check(site: &Site, old: &State, new: &State, killed: bool, counts: &Mutex<Cou
     }
 }
 
-/// Looks users up until it is `over`: each has the queue group of one of the states.
+/// Looks users up until it is `over`: each has the queue group of one of the states, unless the
+/// map is half-written.
 fn look_up(map: &AccessMap, states: &[State; 2], start: usize, over: &AtomicBool, answers: &AtomicU64) {
     let groups: Vec<BTreeMap<usize, &Vec<u8>>> = states
         .iter()
@@ -382,8 +392,11 @@ fn look_up(map: &AccessMap, states: &[State; 2], start: usize, over: &AtomicBool
     let mut user = start;
     while !over.load(Ordering::SeqCst) {
         user = (user + 617) % USERS;
-        let found = map.queue_group(format!("user{user}").as_bytes());
-        let found = found.unwrap().unwrap_or_else(|| panic!("user{user} is missing"));
+        let found = match map.queue_group(format!("user{user}").as_bytes()) {
+            Err(Error::Damaged { .. }) => continue,
+            found => found.unwrap(),
+        };
+        let found = found.unwrap_or_else(|| panic!("user{user} is missing"));
         assert!(
             groups.iter().any(|groups| *groups[&user] == found.value),
             "{found:?}"

@@ -9,6 +9,7 @@ mod folders;
 mod full_disk;
 mod kills;
 mod life;
+mod opening;
 mod other_names;
 mod published;
 mod several;

@@ -1,13 +1,18 @@
 //! Brings an access map up to date: a new source and the map that makemap makes of it
-//! take the places of the old ones, each in one step.
+//! take the places of the old ones.
 //!
 //! Both are written in a folder of their own beside what they replace, so that nobody
-//! else can reach them, and a rename is all that is left when they are complete and on
-//! disk. makemap, which only takes a path, runs in that folder: its path may lead elsewhere by
-//! then, where the folder around it is somebody else's.
+//! else can reach them, and are complete and on disk before anything else changes. makemap, which
+//! only takes a path, runs in that folder: its path may lead elsewhere by then, where the folder
+//! around it is somebody else's.
 //!
-//! Whatever ends an update, a map in force is whole; what such an update left is removed by
-//! the next one. The map is renamed first. If the source then cannot be, the old map comes
+//! The source takes its place by rename. So does a map, unless its readers lock it: then the file
+//! stays, since sendmail returns mail where one is replaced while it opens it, and gets the new
+//! content while it is locked.
+//!
+//! Whatever ends an update, a map in force is whole, unless the update is killed in the very moment
+//! at which it writes to it; what such an update left is removed by the next one, which builds the
+//! map anew. The map is first. If the source then cannot be replaced, the old map comes
 //! back; if the update ends between the two, the next one finds the source as it was, and
 //! rewrites both.
 
@@ -23,8 +28,9 @@ use std::time::Duration;
 
 use super::managed_block::{AccessSource, BlockError, Complaint, DIGEST_KEY};
 use crate::child::{self, Stdin};
+use crate::files::in_place::OverwriteError;
 use crate::files::place::Place;
-use crate::files::replace::{Staged, Staging};
+use crate::files::replace::{Staged, Staging, remove_leftovers};
 use crate::undo;
 use mailaffinity::access_map::AccessMap;
 use mailaffinity::config::MapBuild;
@@ -231,27 +237,54 @@ pub fn rebuild(
         }
         _ => None,
     };
-    let places = [new_map.as_ref(), new_source.as_ref()].map(|staged| staged.map(Staged::place));
+    let source_place = new_source.as_ref().map(Staged::place);
     check_unchanged(&old.place, &old.stamp)?;
     // No signal ends the update before the source follows the map.
     let held_off = undo::hold_off();
-    if let Some(map) = &new_map {
-        map.put_in_force_for_now().map_err(at(map.place().path()))?;
+    if let Some(new_map) = &new_map {
+        put_in_force(new_map, map.is_some_and(readers_lock))?;
     }
     if let Some(Err(error)) = new_source.map(|source| old.replace_by(source)) {
-        return Err(match new_map.map_or(Ok(()), |map| map.take_back()) {
+        return Err(match new_map.as_ref().map_or(Ok(()), Staged::take_back) {
             Ok(()) => error,
             Err(_) => error.after("the access map is new, and the next update makes its source follow"),
         });
     }
     drop(held_off);
-    for place in places.into_iter().flatten() {
-        place.sync_folder().map_err(|error| {
+    let last = [
+        new_map.as_ref().map(|map| (map.place(), map.sync_in_force())),
+        source_place.map(|source| (source, source.sync_folder())),
+    ];
+    for (place, lasts) in last.into_iter().flatten() {
+        lasts.map_err(|error| {
             at(place.path())(error)
-                .after("the access map is new, but may be the old one after a crash of the machine")
+                .after("the access map is new, but may not be after a crash of the machine")
         })?;
     }
+    drop(new_map);
+    if let Some(place) = &map_place {
+        remove_leftovers(place);
+    }
     Ok(complaints)
+}
+
+/// Whether those who read a map lock it, and look at it anew each time: sendmail does both with
+/// Berkeley DB's, but has a cdb in its memory, where nothing must be written to it.
+fn readers_lock(map: &AccessMap) -> bool {
+    map.kind() == "hash"
+}
+
+fn put_in_force(map: &Staged<'_>, readers_lock: bool) -> Result<(), RebuildError> {
+    let at = at(map.place().path());
+    if !readers_lock {
+        return map.put_in_force_for_now().map_err(at);
+    }
+    map.overwrite_for_now().map_err(|error| match error {
+        OverwriteError::Unchanged(error) => at(error),
+        OverwriteError::HalfWritten(error) => {
+            at(error).after("the access map is half-written, and the next update builds it anew")
+        }
+    })
 }
 
 fn stage(place: &Place) -> Result<Staging<'_>, RebuildError> {

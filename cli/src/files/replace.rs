@@ -1,15 +1,14 @@
 //! Files that take another's place in one step.
 
+use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Permissions, TryLockError};
+use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use mailaffinity::deadline::Deadline;
 use mailaffinity::files::regular_file;
 use rustix::fd::{AsRawFd as _, OwnedFd};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, StatxAttributes, StatxFlags};
@@ -19,6 +18,7 @@ use rustix::process::geteuid;
 use xattr::FileExt as _;
 
 use super::host;
+use super::in_place::{InPlace, OverwriteError};
 use super::place::{Place, folder_of, is_at, open_file, to_read};
 use crate::undo::{self, Begun};
 
@@ -28,9 +28,6 @@ const LONGEST_USE: i64 = 7 * 24 * 60 * 60;
 
 /// Where Linux has a file's access control list.
 const ACCESS_CONTROL_LIST: &str = "system.posix_acl_access";
-
-/// Longer than anybody takes to open a map.
-const OPENING: Duration = Duration::from_secs(1);
 
 /// How many folders with a name that this process would take may be there.
 const MOST_LEFTOVERS: u32 = 1000;
@@ -132,7 +129,11 @@ impl<'p> Staging<'p> {
     /// When it is not there or no regular file.
     pub(crate) fn made(self) -> io::Result<Staged<'p>> {
         let file = open_file(&self.folder, self.file_name(), OFlags::RDONLY)?;
-        Ok(Staged { staging: self, file })
+        Ok(Staged {
+            staging: self,
+            file,
+            overwritten: OnceCell::new(),
+        })
     }
 }
 
@@ -148,6 +149,8 @@ impl Drop for Staging<'_> {
 pub(crate) struct Staged<'p> {
     staging: Staging<'p>,
     file: File,
+    /// The other one, where that stays and has got this one's content.
+    overwritten: OnceCell<File>,
 }
 
 impl<'p> Staged<'p> {
@@ -204,34 +207,51 @@ impl<'p> Staged<'p> {
     /// files, there is a copy of it.
     pub(crate) fn put_in_force_for_now(&self) -> io::Result<()> {
         self.check()?;
-        // sendmail that is just opening the other has it locked, and returns a message where that
-        // is replaced meanwhile: between its look at the name and the lock it still may.
-        let old = self.place().open();
-        let deadline = Deadline::after(OPENING);
-        let is_being_opened = || {
-            matches!(
-                old.as_ref().map(File::try_lock),
-                Ok(Err(TryLockError::WouldBlock))
-            )
-        };
-        while is_being_opened() && deadline.pause().is_ok() {}
         match self.exchange() {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.put_in_force(),
             Err(error) => return Err(error),
         }
-        let mut old = self.place().open()?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        let mut copy = open_file(&self.staging.folder, &self.former(), flags)?;
-        io::copy(&mut old, &mut copy)?;
-        keep_attributes(&old, &copy)?;
-        copy.sync_all()?;
+        let old = self.place().open()?;
+        self.copy_of_former(&old)?.sync_all()?;
         self.put_in_force()
+    }
+
+    /// As [`put_in_force_for_now`](Staged::put_in_force_for_now), but the other one gets this
+    /// one's content, if it can be had to itself. Its readers, who lock it, have the old content
+    /// or the new one, unless this process is killed meanwhile: then the file is longer than it
+    /// should be, and what is beside it is left.
+    pub(crate) fn overwrite_for_now(&self) -> Result<(), OverwriteError> {
+        let Some(other) = InPlace::lock(self.place()) else {
+            return self.put_in_force_for_now().map_err(OverwriteError::Unchanged);
+        };
+        let old = self
+            .copy_of_former(other.file())
+            .map_err(OverwriteError::Unchanged)?;
+        other.overwrite(&self.file, &old)?;
+        let _ = self.overwritten.set(other.unlock());
+        Ok(())
+    }
+
+    /// Waits until what took the other's place lasts through a crash of the machine.
+    pub(crate) fn sync_in_force(&self) -> io::Result<()> {
+        match self.overwritten.get() {
+            Some(file) => file.sync_all(),
+            None => self.place().sync_folder(),
+        }
     }
 
     /// Puts back what was there before, if only nothing.
     pub(crate) fn take_back(&self) -> io::Result<()> {
+        if self.overwritten.get().is_some()
+            && let Some(other) = InPlace::lock(self.place())
+        {
+            let former = open_file(&self.staging.folder, &self.former(), OFlags::RDONLY)?;
+            if other.overwrite(&former, &self.file).is_ok() {
+                return Ok(());
+            }
+        }
         let Place { folder, name, .. } = self.place();
         // It is the one where the two could not change places, the other where they did.
         for before in [&self.former(), self.name()] {
@@ -241,6 +261,15 @@ impl<'p> Staged<'p> {
             }
         }
         self.place().remove()
+    }
+
+    /// A copy of the other file in the folder beside it, open to be read too.
+    fn copy_of_former(&self, mut old: &File) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let mut copy = open_file(&self.staging.folder, &self.former(), flags)?;
+        io::copy(&mut old, &mut copy)?;
+        keep_attributes(old, &copy)?;
+        Ok(copy)
     }
 
     pub(crate) fn put_in_force(&self) -> io::Result<()> {
@@ -335,24 +364,39 @@ fn obstacle(place: &Place) -> Option<io::Error> {
     Some(io::Error::new(io::ErrorKind::ResourceBusy, obstacle))
 }
 
-/// Whether something may have been left beside a file by processes of this machine that were
-/// killed before they could replace it, or right after that.
+/// Whether something was left beside a file by processes of this machine that were killed before
+/// they could replace it, or right after that.
 pub(crate) fn has_leftovers(place: &Place) -> bool {
-    names_that_start(&place.folder, &own_prefix(place)).is_ok_and(|names| !names.is_empty())
+    let own = own_prefix(place);
+    leftovers(place, &own).next().is_some()
 }
 
 /// Removes what was left. Only for whoever holds the file's lock. Another machine may not see
 /// that lock (NFS with nolock): what is its own may be in use, unless it is old.
 pub(crate) fn remove_leftovers(place: &Place) {
     let own = own_prefix(place);
-    for name in names_that_start(&place.folder, &prefix(place)).unwrap_or_default() {
-        if let Ok(Some(folder)) = open_staging(place, &name)
-            && (name.as_bytes().starts_with(own.as_bytes()) || is_old(place, &folder).is_ok_and(|old| old))
-        {
+    for (name, folder) in leftovers(place, &prefix(place)) {
+        if name.as_bytes().starts_with(own.as_bytes()) || is_old(place, &folder).is_ok_and(|old| old) {
             // One that stays does no harm.
             let _ = remove_staging(place, &name, &folder);
         }
     }
+}
+
+/// Makes room as [`remove_leftovers`] does, but leaves what [`has_leftovers`] sees.
+pub(crate) fn empty_leftovers(place: &Place) {
+    for (_, folder) in leftovers(place, &own_prefix(place)) {
+        let _ = empty_staging(place, &folder);
+    }
+}
+
+/// The staging folders whose names start so.
+fn leftovers(place: &Place, start: &OsStr) -> impl Iterator<Item = (OsString, OwnedFd)> {
+    let names = names_that_start(&place.folder, start).unwrap_or_default();
+    names.into_iter().filter_map(|name| {
+        let folder = open_staging(place, &name).ok()??;
+        Some((name, folder))
+    })
 }
 
 /// Whether nothing was made in a staging folder, or written to it, for longer than any update
@@ -397,20 +441,28 @@ fn open_staging(place: &Place, name: &OsStr) -> io::Result<Option<OwnedFd>> {
 /// that was given its name keeps what it has. Where a signal has this done, what is in the
 /// folder may come and go meanwhile.
 fn remove_staging(place: &Place, name: &OsStr, folder: &OwnedFd) -> io::Result<()> {
-    let gone = |result| match result {
-        Err(Errno::NOENT) => Ok(()),
-        result => result,
-    };
     let mut attempts = 3;
     loop {
-        for file in names_that_start(folder, &place.given)? {
-            gone(unlinkat(folder, file, AtFlags::empty()))?;
-        }
+        empty_staging(place, folder)?;
         attempts -= 1;
         match gone(unlinkat(&place.folder, name, AtFlags::REMOVEDIR)) {
             Err(Errno::NOTEMPTY) if attempts > 0 => {}
             result => return Ok(result?),
         }
+    }
+}
+
+fn empty_staging(place: &Place, folder: &OwnedFd) -> io::Result<()> {
+    for file in names_that_start(folder, &place.given)? {
+        gone(unlinkat(folder, file, AtFlags::empty()))?;
+    }
+    Ok(())
+}
+
+fn gone(result: Result<(), Errno>) -> Result<(), Errno> {
+    match result {
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
     }
 }
 
@@ -442,6 +494,7 @@ fn own_prefix(place: &Place) -> OsString {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
 
@@ -463,5 +516,67 @@ mod tests {
             let left = fs::read_dir(folder.path()).unwrap().count();
             assert_eq!(left, usize::from(old.is_some()), "nothing else is left");
         }
+    }
+
+    /// A file with the content `old`, and whether it is the same file and has the content `new` in
+    /// force, then `old` again.
+    #[track_caller]
+    fn overwrite(prepare: impl FnOnce(&Path) -> Option<File>, old: &str, new: &str, stays: bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, old).unwrap();
+        let _held = prepare(&path);
+        let before = fs::metadata(&path).unwrap();
+        let names = fs::read_dir(folder.path()).unwrap().count();
+        let place = Place::of(&path).unwrap();
+        let staged = Staging::beside(&place).unwrap().write(new.as_bytes()).unwrap();
+        staged.overwrite_for_now().unwrap();
+        staged.sync_in_force().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), new);
+        let after = fs::metadata(&path).unwrap();
+        assert_eq!(after.ino() == before.ino(), stays);
+        if stays {
+            assert!(after.mtime() > before.mtime(), "sendmail would not open it anew");
+        }
+        staged.take_back().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), old);
+        if stays {
+            let back = fs::metadata(&path).unwrap();
+            assert_eq!(back.ino(), before.ino());
+            assert!(back.mtime() > after.mtime());
+        }
+        drop(staged);
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            names,
+            "nothing else is left"
+        );
+    }
+
+    #[test]
+    fn a_file_that_can_be_had_to_oneself_stays() {
+        for (old, new) in [
+            ("old", "a longer one"),
+            ("a longer one", "new"),
+            ("", "new"),
+            ("old", ""),
+        ] {
+            overwrite(|_| None, old, new, true);
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_had_to_oneself_is_replaced() {
+        let read = |path: &Path| {
+            let file = File::open(path).unwrap();
+            file.lock_shared().unwrap();
+            Some(file)
+        };
+        overwrite(read, "old", "new", false);
+        let link = |path: &Path| {
+            fs::hard_link(path, path.with_extension("other")).unwrap();
+            None
+        };
+        overwrite(link, "old", "new", false);
     }
 }

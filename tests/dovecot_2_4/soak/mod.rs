@@ -145,10 +145,6 @@ fn soak(plan: Plan, rates: Rates, seed: u64, troubles: impl FnOnce(&mut Storm)) 
         ("sent to a node that was marked down", verdict.to_marked.len()),
         ("refused while all was well", verdict.refused_in_peace.len()),
         ("refused for good", verdict.bounced.len()),
-        (
-            "the same by sendmail, which was just opening the map that was replaced",
-            verdict.bounced_by_map.len(),
-        ),
     ] {
         println!("  {count:5} {what}");
     }

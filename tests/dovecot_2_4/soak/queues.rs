@@ -2,7 +2,7 @@
 //! each node has one that runs the queue of its own group and delivers to the Dovecot there. All
 //! are as `dist/sendmail/cluster.mc` has them, on queues that all share.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -44,15 +44,6 @@ impl Logged {
         let (id, said) = rest.split_once(": ")?;
         Some((process, id, said))
     }
-}
-
-/// A message that sendmail gave up.
-pub(crate) struct Bounce {
-    pub(crate) id: String,
-    pub(crate) line: String,
-    /// Whether the access map took another's place in the moment in which this sendmail opened it,
-    /// which is an error for good to it, though it then says 451.
-    pub(crate) map_was_replaced: bool,
 }
 
 /// A sendmail of a node had a message in its hands.
@@ -193,26 +184,15 @@ impl Queues {
         all
     }
 
-    /// What sendmail found undeliverable.
-    pub(crate) fn bounces(&self) -> Vec<Bounce> {
+    /// What sendmail found undeliverable, as it logs it.
+    pub(crate) fn bounces(&self) -> Vec<String> {
         let logged = self.logged.lock().unwrap();
-        let mut surprised: HashSet<(usize, &str)> = HashSet::new();
-        let mut found = Vec::new();
-        for logged in logged.iter() {
-            let Some((process, id, said)) = logged.of_message() else {
-                continue;
-            };
-            if said.ends_with("file changed after open") || said.ends_with("file changed after pre-open") {
-                surprised.insert((logged.node, process));
-            } else if said.starts_with("to=") && said.contains(" dsn=5.") {
-                found.push(Bounce {
-                    id: id.to_owned(),
-                    line: logged.line.clone(),
-                    map_was_replaced: surprised.contains(&(logged.node, process)),
-                });
-            }
-        }
-        found
+        let bounces = logged.iter().filter(|logged| {
+            logged
+                .of_message()
+                .is_some_and(|(_, _, said)| said.starts_with("to=") && said.contains(" dsn=5."))
+        });
+        bounces.map(|logged| logged.line.clone()).collect()
     }
 
     /// Of each drain, how many messages left the queue of a node that was down.

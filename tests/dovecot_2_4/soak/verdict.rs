@@ -7,7 +7,7 @@ use std::fs;
 use support::machines::Machine;
 
 use super::clients::{Done, What, delivered, handed};
-use super::queues::{Attempt, Bounce};
+use super::queues::Attempt;
 use super::site::{Cluster, Marked, NODES, Node, name_of, node_at};
 use super::troubles::Trouble;
 
@@ -113,9 +113,6 @@ pub(crate) struct Verdict {
     pub(crate) refused_in_peace: Vec<String>,
     /// What was permanently refused.
     pub(crate) bounced: Vec<String>,
-    /// The messages, and bounces of them, that sendmail gave up since the access map took another's
-    /// place just when it opened that.
-    pub(crate) bounced_by_map: HashSet<String>,
     /// How many sessions the nodes had.
     pub(crate) sessions: usize,
 }
@@ -175,12 +172,7 @@ impl Known<'_> {
         };
         verdict.by_mistake = really - verdict.doubles.len();
         let queues = self.cluster.queues.as_ref();
-        let (replaced, bounced): (Vec<Bounce>, Vec<Bounce>) = queues
-            .map_or_else(Vec::new, |queues| queues.bounces())
-            .into_iter()
-            .partition(|bounce| bounce.map_was_replaced);
-        verdict.bounced = bounced.into_iter().map(|bounce| bounce.line).collect();
-        verdict.bounced_by_map = replaced.into_iter().map(|bounce| bounce.id).collect();
+        verdict.bounced = queues.map_or_else(Vec::new, |queues| queues.bounces());
         self.count(&mailboxes, &deaths, &mut verdict);
         for done in self.done {
             let Some(why) = done.what.refused() else { continue };
@@ -429,7 +421,7 @@ impl Known<'_> {
             }
         }
         let taken = self.done.iter().filter_map(|done| match &done.what {
-            What::Handed(number, Ok(id)) if !verdict.bounced_by_map.contains(id) => Some(handed(*number)),
+            What::Handed(number, Ok(_)) => Some(handed(*number)),
             _ => None,
         });
         let taken: Vec<String> = taken.collect();

@@ -1,0 +1,95 @@
+//! sendmails that open the map while updates change it, and readers that hold its lock.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use support::sendmail::{Sendmail, feature};
+
+use crate::site::{Site, Stamp};
+
+/// sendmail looks at the file's name, opens it, has it locked, and compares. strace lets each of
+/// its openings wait, so that updates are sure to come between.
+#[test]
+fn none_takes_the_map_for_another_one() {
+    let site = Site::hash();
+    site.update();
+    let folder = site.path("sendmail");
+    fs::create_dir(&folder).unwrap();
+    let mc = format!(
+        "include(`/usr/share/sendmail/cf/m4/cf.m4')
+VERSIONID(`test')
+OSTYPE(`linux')
+FEATURE(`access_db', `hash -T<TMPF> {}')
+FEATURE(`{}')
+define(`confDONT_PROBE_INTERFACES', `True')
+define(`confDONT_BLAME_SENDMAIL', `GroupWritableDirPathSafe,MapInUnsafeDirPath')
+",
+        site.path("etc/access").display(),
+        feature()
+    );
+    let sendmail = Sendmail::install(&folder, &mc).command();
+    let map = site.map();
+    let mut changes = 0;
+    for round in 0..4 {
+        let mut strace = Command::new("strace");
+        let mut asking = strace
+            .args([
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                "inject=openat:delay_enter=200000",
+                "-P",
+            ])
+            .arg(map.path())
+            .arg(sendmail.get_program())
+            .args(sendmail.get_args())
+            .arg("-bt")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = asking.stdin.take().unwrap();
+        input.write_all(b"queuegroup user1\n").unwrap();
+        drop(input);
+        while asking.try_wait().unwrap().is_none() {
+            let command = if changes % 2 == 0 { "down" } else { "auto" };
+            site.well(&[command, "node2"]);
+            site.update();
+            changes += 1;
+        }
+        let output = asking.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.stderr.is_empty(), "{output:?}");
+        assert!(
+            said.contains("returns: $# "),
+            "round {round}, {changes} changes: {said}"
+        );
+    }
+    println!("{changes} changes");
+    assert!(changes > 8);
+}
+
+/// One that does not let go holds up nothing: the map is replaced, and it keeps what it had.
+#[test]
+fn a_reader_without_end_keeps_the_old_map() {
+    let site = Site::hash();
+    site.update();
+    let path = site.map().path().to_owned();
+    let (before, old) = (Stamp::of(&path), fs::read(&path).unwrap());
+    let reader = File::open(&path).unwrap();
+    reader.lock_shared().unwrap();
+    site.well(&["down", "node2"]);
+    let begun = Instant::now();
+    site.update();
+    println!("it took {:?}", begun.elapsed());
+    site.assert_agrees();
+    site.assert_tidy();
+    assert_ne!(Stamp::of(&path).inode, before.inode);
+    let mut kept = Vec::new();
+    (&reader).read_to_end(&mut kept).unwrap();
+    assert!(kept == old);
+}
