@@ -98,6 +98,21 @@ fn follows_the_watcher() {
         assert!(!next.is_empty());
     }
 
+    // What nobody but the watcher needs to tell is told once.
+    let state = std::fs::read_to_string(site.path("nodes.toml")).unwrap();
+    site.write(
+        "nodes.toml",
+        &format!("{state}\n[node.node8]\nstate = \"down\"\n"),
+    );
+    let mut times = 0;
+    let is_by_watcher = |line: &String| line.starts_with("  nodes: ");
+    while !next.iter().any(is_by_watcher) {
+        next = next_table(&mut lines);
+        assert!(!next.is_empty());
+        times = next.iter().filter(|line| line.contains("node8")).count();
+    }
+    assert_eq!(times, 1, "{next:?}");
+
     // What is broken is told, and it goes on.
     let good = std::fs::read_to_string(&config).unwrap();
     site.write("mailaffinity.toml", "broken");

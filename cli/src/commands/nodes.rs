@@ -276,8 +276,10 @@ fn live(path: &Path) -> Result<String, Failure> {
         }),
     ];
     let problems = watcher.problems.iter().map(|problem| format!("  {problem}"));
+    let is_told = |doubt: &String| watcher.problems.iter().any(|problem| problem.contains(doubt));
     for line in doubts(&config, &state)
         .into_iter()
+        .filter(|doubt| !is_told(doubt))
         .chain(lines.into_iter().flatten())
         .chain(problems)
     {
