@@ -44,6 +44,8 @@ cp -a "$root" "$maker"
 in_system() {
     {
         echo "export CARGO_HOME=/build/cargo CARGO_TARGET_DIR=/build/target php=${php:-}"
+        # Programs are tried here, and how fast they are is no matter.
+        echo "export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16"
         cat
     } | network=${network:-} "$here/tests/root.sh" "${how:-run}" "$@"
 }
