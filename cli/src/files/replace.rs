@@ -365,10 +365,19 @@ fn obstacle(place: &Place) -> Option<io::Error> {
 }
 
 /// Whether something was left beside a file by processes of this machine that were killed before
-/// they could replace it, or right after that.
+/// they could replace it, or right after that. A folder that stays whatever we do, since there is
+/// something else in it, such as makemap's core, does not count.
 pub(crate) fn has_leftovers(place: &Place) -> bool {
     let own = own_prefix(place);
-    leftovers(place, &own).next().is_some()
+    leftovers(place, &own).any(|(_, folder)| has_only_ours(place, &folder).is_ok_and(|only| only))
+}
+
+fn has_only_ours(place: &Place, folder: &OwnedFd) -> io::Result<bool> {
+    let names = names_that_start(folder, OsStr::new(""))?;
+    let is_ours = |name: &OsString| name.as_bytes().starts_with(place.given.as_bytes());
+    Ok(names
+        .iter()
+        .all(|name| name == "." || name == ".." || is_ours(name)))
 }
 
 /// Removes what was left. Only for whoever holds the file's lock. Another machine may not see
