@@ -229,7 +229,10 @@ impl<'p> Staged<'p> {
         let old = self
             .copy_of_former(other.file())
             .map_err(OverwriteError::Unchanged)?;
-        other.overwrite(&self.file, &old)?;
+        if let Err(error) = other.overwrite(&self.file, &old) {
+            // There is always room for that.
+            return self.put_in_force().map_err(|_| error);
+        }
         let _ = self.overwritten.set(other.unlock());
         Ok(())
     }
