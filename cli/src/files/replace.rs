@@ -18,7 +18,7 @@ use rustix::process::geteuid;
 use xattr::FileExt as _;
 
 use super::host;
-use super::in_place::{InPlace, OverwriteError};
+use super::in_place::{InPlace, OverwriteError, make_younger};
 use super::place::{Place, folder_of, is_at, open_file, to_read};
 use crate::undo::{self, Begun};
 
@@ -240,7 +240,13 @@ impl<'p> Staged<'p> {
     /// Waits until what took the other's place lasts through a crash of the machine.
     pub(crate) fn sync_in_force(&self) -> io::Result<()> {
         match self.overwritten.get() {
-            Some(file) => file.sync_all(),
+            Some(file) => {
+                file.sync_all()?;
+                // sendmail lets go of the lock when it has opened a map, and only then asks how old
+                // that is: one that did so meanwhile takes the new time for that of the old content.
+                let _ = make_younger(file, file.metadata()?.mtime());
+                Ok(())
+            }
             None => self.place().sync_folder(),
         }
     }
@@ -543,12 +549,16 @@ mod tests {
         let place = Place::of(&path).unwrap();
         let staged = Staging::beside(&place).unwrap().write(new.as_bytes()).unwrap();
         staged.overwrite_for_now().unwrap();
+        let meanwhile = fs::metadata(&path).unwrap();
         staged.sync_in_force().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), new);
         let after = fs::metadata(&path).unwrap();
         assert_eq!(after.ino() == before.ino(), stays);
         if stays {
-            assert!(after.mtime() > before.mtime(), "sendmail would not open it anew");
+            assert!(
+                meanwhile.mtime() > before.mtime() && after.mtime() > meanwhile.mtime(),
+                "sendmail would not open it anew"
+            );
         }
         staged.take_back().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), old);
