@@ -226,9 +226,11 @@ impl<'p> Staged<'p> {
         let Some(other) = InPlace::lock(self.place()) else {
             return self.put_in_force_for_now().map_err(OverwriteError::Unchanged);
         };
-        let old = self
-            .copy_of_former(other.file())
-            .map_err(OverwriteError::Unchanged)?;
+        let Ok(old) = self.copy_of_former(other.file()) else {
+            // There may be no room for a third content.
+            let _ = unlinkat(&self.staging.folder, self.former(), AtFlags::empty());
+            return self.put_in_force_for_now().map_err(OverwriteError::Unchanged);
+        };
         if let Err(error) = other.overwrite(&self.file, &old) {
             // There is always room for that.
             return self.put_in_force().map_err(|_| error);
