@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use support::sendmail::{Sendmail, feature};
 
-use crate::site::{Site, Stamp};
+use crate::site::{Site, Stamp, assert_fails, script};
 
 /// sendmail looks at the file's name, opens it, has it locked, and compares. strace lets each of
 /// its openings wait, so that updates are sure to come between.
@@ -92,4 +92,46 @@ fn a_reader_without_end_keeps_the_old_map() {
     let mut kept = Vec::new();
     (&reader).read_to_end(&mut kept).unwrap();
     assert!(kept == old);
+}
+
+/// There may be no room for a copy of the old content, or where each content needs new blocks, as
+/// on Btrfs, for neither of the two.
+#[test]
+fn a_full_disk_has_the_map_replaced() {
+    let site = Site::hash();
+    site.update();
+    // The first two copy the old content, and find its end.
+    for (first, command) in [(1, "down"), (3, "auto")] {
+        let before = Stamp::of(site.map().path());
+        site.well(&[command, "node2"]);
+        let update = site.command(&["update"]);
+        let output = Command::new("strace")
+            .args(["-fqq", "-o", "/dev/null", "-e"])
+            .arg(format!("inject=copy_file_range:error=ENOSPC:when={first}+"))
+            .arg(update.get_program())
+            .args(update.get_args())
+            .output()
+            .unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        assert_ne!(Stamp::of(site.map().path()).inode, before.inode);
+        site.assert_agrees();
+        site.assert_tidy();
+    }
+}
+
+/// Its folder beside the map stays, and must not look as if the map were half-written.
+#[test]
+fn a_makemap_that_left_its_core_has_no_map_built_again_and_again() {
+    let site = Site::hash();
+    site.update();
+    let broken = site.path("makemap");
+    script(&broken, "[ \"$1\" = -l ] || echo core > core; exit 1");
+    site.configure(site.configuration().set_path("access_map.makemap", broken));
+    site.well(&["down", "node2"]);
+    assert_fails(&site.run(&["update"]), 69, "the access map stays as it is");
+    site.configure(site.configuration());
+    site.update();
+    let built = Stamp::of(site.map().path());
+    site.update();
+    assert_eq!(Stamp::of(site.map().path()), built);
 }

@@ -113,14 +113,18 @@ impl InPlace {
             return Err(io::Error::other("what was to be written changed meanwhile"));
         }
         self.file.set_len(new)?;
-        // sendmail opens a map anew if it is younger, by whole seconds, than the one it has open.
-        let younger = before.mtime().saturating_add(1);
-        if self.file.metadata()?.mtime() < younger
-            && let Ok(seconds) = u64::try_from(younger)
-            && let Some(time) = UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-        {
-            self.file.set_times(FileTimes::new().set_modified(time))?;
-        }
-        Ok(())
+        make_younger(&self.file, before.mtime())
     }
+}
+
+/// sendmail opens a map anew if it is younger, by whole seconds, than the one it has open.
+pub(super) fn make_younger(file: &File, than: i64) -> io::Result<()> {
+    let younger = than.saturating_add(1);
+    if file.metadata()?.mtime() < younger
+        && let Ok(seconds) = u64::try_from(younger)
+        && let Some(time) = UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    {
+        file.set_times(FileTimes::new().set_modified(time))?;
+    }
+    Ok(())
 }

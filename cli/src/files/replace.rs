@@ -18,7 +18,7 @@ use rustix::process::geteuid;
 use xattr::FileExt as _;
 
 use super::host;
-use super::in_place::{InPlace, OverwriteError};
+use super::in_place::{InPlace, OverwriteError, make_younger};
 use super::place::{Place, folder_of, is_at, open_file, to_read};
 use crate::undo::{self, Begun};
 
@@ -226,10 +226,15 @@ impl<'p> Staged<'p> {
         let Some(other) = InPlace::lock(self.place()) else {
             return self.put_in_force_for_now().map_err(OverwriteError::Unchanged);
         };
-        let old = self
-            .copy_of_former(other.file())
-            .map_err(OverwriteError::Unchanged)?;
-        other.overwrite(&self.file, &old)?;
+        let Ok(old) = self.copy_of_former(other.file()) else {
+            // There may be no room for a third content.
+            let _ = unlinkat(&self.staging.folder, self.former(), AtFlags::empty());
+            return self.put_in_force_for_now().map_err(OverwriteError::Unchanged);
+        };
+        if let Err(error) = other.overwrite(&self.file, &old) {
+            // There is always room for that.
+            return self.put_in_force().map_err(|_| error);
+        }
         let _ = self.overwritten.set(other.unlock());
         Ok(())
     }
@@ -237,7 +242,13 @@ impl<'p> Staged<'p> {
     /// Waits until what took the other's place lasts through a crash of the machine.
     pub(crate) fn sync_in_force(&self) -> io::Result<()> {
         match self.overwritten.get() {
-            Some(file) => file.sync_all(),
+            Some(file) => {
+                file.sync_all()?;
+                // sendmail lets go of the lock when it has opened a map, and only then asks how old
+                // that is: one that did so meanwhile takes the new time for that of the old content.
+                let _ = make_younger(file, file.metadata()?.mtime());
+                Ok(())
+            }
             None => self.place().sync_folder(),
         }
     }
@@ -365,10 +376,19 @@ fn obstacle(place: &Place) -> Option<io::Error> {
 }
 
 /// Whether something was left beside a file by processes of this machine that were killed before
-/// they could replace it, or right after that.
+/// they could replace it, or right after that. A folder that stays whatever we do, since there is
+/// something else in it, such as makemap's core, does not count.
 pub(crate) fn has_leftovers(place: &Place) -> bool {
     let own = own_prefix(place);
-    leftovers(place, &own).next().is_some()
+    leftovers(place, &own).any(|(_, folder)| has_only_ours(place, &folder).is_ok_and(|only| only))
+}
+
+fn has_only_ours(place: &Place, folder: &OwnedFd) -> io::Result<bool> {
+    let names = names_that_start(folder, OsStr::new(""))?;
+    let is_ours = |name: &OsString| name.as_bytes().starts_with(place.given.as_bytes());
+    Ok(names
+        .iter()
+        .all(|name| name == "." || name == ".." || is_ours(name)))
 }
 
 /// Removes what was left. Only for whoever holds the file's lock. Another machine may not see
@@ -531,12 +551,16 @@ mod tests {
         let place = Place::of(&path).unwrap();
         let staged = Staging::beside(&place).unwrap().write(new.as_bytes()).unwrap();
         staged.overwrite_for_now().unwrap();
+        let meanwhile = fs::metadata(&path).unwrap();
         staged.sync_in_force().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), new);
         let after = fs::metadata(&path).unwrap();
         assert_eq!(after.ino() == before.ino(), stays);
         if stays {
-            assert!(after.mtime() > before.mtime(), "sendmail would not open it anew");
+            assert!(
+                meanwhile.mtime() > before.mtime() && after.mtime() > meanwhile.mtime(),
+                "sendmail would not open it anew"
+            );
         }
         staged.take_back().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), old);
