@@ -27,6 +27,8 @@ pub struct Settings<'a> {
     pub username_hash: &'a str,
     /// Whether users can log in by IMAP, with any password.
     pub imap: bool,
+    /// Where they do so at IMAP's port, beside a socket.
+    pub imap_address: Option<IpAddr>,
     /// The port of the mail hosts, for those logins.
     pub imap_port: u16,
     /// What the passdb says of every user who logs in, such as a password.
@@ -41,6 +43,7 @@ impl Default for Settings<'_> {
             mail_servers: "10.0.0.1",
             username_hash: "%Lu",
             imap: false,
+            imap_address: None,
             imap_port: 1,
             passdb: "nopassword=y",
             more: &[],
@@ -461,14 +464,21 @@ fn configuration(settings: Settings<'_>) -> String {
 }
 ";
     if settings.imap {
+        let listener = match settings.imap_address {
+            Some(address) => format!("address = {address}"),
+            None => "port = 0".to_owned(),
+        };
+        // A process for each login would be one for each session.
         text += &format!(
             "service imap-login {{
   executable = imap-login director
+  service_count = 0
+  client_limit = 2000
   unix_listener {IMAP_SOCKET} {{
     mode = 0600
   }}
   inet_listener imap {{
-    port = 0
+    {listener}
   }}
   inet_listener imaps {{
     port = 0

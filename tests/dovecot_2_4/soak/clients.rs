@@ -35,7 +35,7 @@ pub(crate) struct Done {
 
 #[derive(Clone, Debug)]
 pub(crate) enum What {
-    /// A login through this proxy, that landed on a node or was refused.
+    /// A login at this entry, that landed on a node or was refused.
     Login(usize, Result<usize, String>),
     /// An attempt to deliver the message of this number.
     Delivery(usize, Result<(), Failed>),
@@ -98,20 +98,22 @@ fn pause_after(refused: u32, dice: &mut Dice) -> Duration {
 /// What of a cluster clients know.
 pub(crate) struct Shared {
     pub(crate) users: Vec<String>,
+    /// Where mail programs come in.
+    pub(crate) entries: Vec<IpAddr>,
     pub(crate) proxies: Vec<IpAddr>,
     pub(crate) queues: Option<Arc<Queues>>,
 }
 
-/// Mail programs of a user, each of which comes in at a proxy of its own.
-fn programs(users: usize, proxies: usize) -> impl Iterator<Item = (usize, usize)> {
+/// Mail programs of users, and where each comes in: those of one user at different ones.
+fn programs(users: usize, entries: usize) -> impl Iterator<Item = (usize, usize)> {
     // Every third user has two.
     let count = move |user: usize| if user.is_multiple_of(3) { 2 } else { 1 };
-    (0..users).flat_map(move |user| (0..count(user)).map(move |own| (user, (user + own) % proxies)))
+    (0..users).flat_map(move |user| (0..count(user)).map(move |own| (user, (user + own) % entries)))
 }
 
 impl<'c> Clients<'c> {
     pub(crate) fn new(cluster: &'c Shared, seed: u64, rates: Rates) -> Clients<'c> {
-        let count = programs(cluster.users.len(), cluster.proxies.len()).count();
+        let count = programs(cluster.users.len(), cluster.entries.len()).count();
         Clients {
             cluster,
             done: Mutex::default(),
@@ -133,9 +135,9 @@ impl<'c> Clients<'c> {
         senders: usize,
         web: &'s Web,
     ) -> Vec<ScopedJoinHandle<'s, ()>> {
-        let all = programs(self.cluster.users.len(), self.cluster.proxies.len()).enumerate();
+        let all = programs(self.cluster.users.len(), self.cluster.entries.len()).enumerate();
         let mut threads: Vec<_> = all
-            .map(|(number, (user, proxy))| scope.spawn(move || self.reads(number, user, proxy)))
+            .map(|(number, (user, entry))| scope.spawn(move || self.reads(number, user, entry)))
             .collect();
         threads.extend((0..senders).map(|sender| scope.spawn(move || self.sends(sender))));
         if let Some(queues) = &self.cluster.queues {
@@ -186,7 +188,7 @@ impl<'c> Clients<'c> {
 
     /// The users who are not in, or elsewhere than at home.
     pub(crate) fn astray(&self, homes: &[usize]) -> Vec<String> {
-        programs(self.cluster.users.len(), self.cluster.proxies.len())
+        programs(self.cluster.users.len(), self.cluster.entries.len())
             .zip(&self.stays)
             .filter_map(|((user, _), stay)| {
                 let stay = *stay.lock().unwrap();
@@ -197,7 +199,7 @@ impl<'c> Clients<'c> {
     }
 
     /// A mail program: one session after the other.
-    fn reads(&self, number: usize, user: usize, proxy: usize) {
+    fn reads(&self, number: usize, user: usize, entry: usize) {
         let mut dice = self.dice(number);
         let name = &self.cluster.users[user];
         // Not all in one moment, to begin with.
@@ -205,19 +207,19 @@ impl<'c> Clients<'c> {
         let mut refused = 0;
         for session in 0.. {
             let from = now();
-            let came = log_in(Protocol::Imap, self.cluster.proxies[proxy], name, PASSWORD)
+            let came = log_in(Protocol::Imap, self.cluster.entries[entry], name, PASSWORD)
                 .and_then(|mut connection| Ok((who_is_there(&mut connection)?, connection)));
             match came {
                 Ok((node, connection)) => {
                     refused = 0;
-                    self.note(user, from, What::Login(proxy, Ok(node)));
+                    self.note(user, from, What::Login(entry, Ok(node)));
                     *self.stays[number].lock().unwrap() = Some(node);
                     // It ends with an error, or all do.
                     let _ = self.works(connection, &format!("{number}.{session}"), &mut dice);
                     *self.stays[number].lock().unwrap() = None;
                 }
                 Err(error) => {
-                    self.note(user, from, What::Login(proxy, Err(error.to_string())));
+                    self.note(user, from, What::Login(entry, Err(error.to_string())));
                     refused += 1;
                     thread::sleep(pause_after(refused, &mut dice));
                 }

@@ -188,6 +188,7 @@ fn measure(users: usize) {
         hold_seconds: 0,
         move_seconds: 2,
         queues: false,
+        director: false,
     };
     let mut cluster = Cluster::start(plan);
     let web = Web::start(&cluster.web_config(), WORKERS);

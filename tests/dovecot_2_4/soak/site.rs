@@ -20,6 +20,7 @@ use support::machines::{Machine, NETWORK, Network, SHARED, address};
 use support::maps;
 use support::sendmail::{program, wait_for};
 
+use super::director::Front;
 use super::queues::Queues;
 
 pub(crate) const NODES: usize = 3;
@@ -53,7 +54,11 @@ pub(crate) fn name_of(node: usize) -> String {
 
 /// The node at this address, by its place.
 pub(crate) fn node_at(address_of_node: &str) -> Option<usize> {
-    (0..NODES).find(|node| address(number(*node)).to_string() == address_of_node)
+    (0..NODES).find(|node| address_of(*node).to_string() == address_of_node)
+}
+
+pub(crate) fn address_of(node: usize) -> IpAddr {
+    address(number(node))
 }
 
 fn number(node: usize) -> u8 {
@@ -69,6 +74,8 @@ pub(crate) struct Plan {
     pub(crate) move_seconds: u32,
     /// Whether there are sendmails too.
     pub(crate) queues: bool,
+    /// Whether mail programs come in at a Director of Dovecot 2.3, whose word then counts for all.
+    pub(crate) director: bool,
 }
 
 /// How a node stands that is a machine, or was one.
@@ -90,6 +97,7 @@ pub(crate) struct Cluster {
     pub(crate) network: Network,
     pub(crate) nodes: Vec<Node>,
     pub(crate) proxies: Vec<Machine>,
+    pub(crate) director: Option<Front>,
     pub(crate) users: Vec<String>,
     pub(crate) config: Arc<Config>,
     pub(crate) queues: Option<Arc<Queues>>,
@@ -110,8 +118,13 @@ impl Cluster {
                 None => config,
             }
         };
-        let configuration = Configuration::of((0..NODES).map(node))
-            .set("checks.probe", "imap")
+        let mut director = plan.director.then(Front::start);
+        let configuration = Configuration::of((0..NODES).map(node));
+        let configuration = match &director {
+            Some(director) => configuration.set_path("checks.director", director.socket()),
+            None => configuration.set("checks.probe", "imap"),
+        };
+        let configuration = configuration
             .set("watch.hold_seconds", plan.hold_seconds)
             .set("watch.move_seconds", plan.move_seconds)
             // There are more in minutes than else in weeks.
@@ -119,9 +132,13 @@ impl Cluster {
             .set("drain.after_seconds", 1);
         // A node that is cut off finds all others dead, so they ask nobody: they follow the common
         // node state, and end the sessions that they sent on to others.
-        network.configure(configuration.clone().without("checks"));
-        fs::rename(network.shared("mailaffinity.toml"), network.shared(FOLLOWERS)).unwrap();
-        network.configure(&configuration);
+        let followers = configuration.clone().without("checks");
+        network.configure(&followers);
+        fs::copy(network.shared("mailaffinity.toml"), network.shared(FOLLOWERS)).unwrap();
+        // Nor can they ask a Director, which is no machine of theirs.
+        if director.is_none() {
+            network.configure(&configuration);
+        }
         network.mark(&node_state(&[]));
         let nodes = (0..NODES)
             .map(|node| {
@@ -134,6 +151,9 @@ impl Cluster {
                 node
             })
             .collect();
+        if let Some(director) = &mut director {
+            director.keep();
+        }
         let proxies: Vec<Machine> = (0..PROXIES)
             .map(|proxy| {
                 let number = FIRST_PROXY + u8::try_from(proxy).expect("a few proxies");
@@ -151,6 +171,7 @@ impl Cluster {
             network,
             nodes,
             proxies,
+            director,
             users,
             queues,
             own_watcher: None,
@@ -233,6 +254,22 @@ impl Cluster {
 
     pub(crate) fn proxy_addresses(&self) -> Vec<IpAddr> {
         self.proxies.iter().map(Machine::address).collect()
+    }
+
+    /// Where mail programs come in.
+    pub(crate) fn entries(&self) -> Vec<IpAddr> {
+        match &self.director {
+            Some(director) => vec![director.address()],
+            None => self.proxy_addresses(),
+        }
+    }
+
+    /// What was logged there.
+    pub(crate) fn logs_of_entries(&self) -> Vec<String> {
+        match &self.director {
+            Some(director) => vec![director.log()],
+            None => self.proxies.iter().map(Machine::log).collect(),
+        }
     }
 
     pub(crate) fn marks(&self) -> Marks {
@@ -326,7 +363,7 @@ impl Marks {
 }
 
 /// How nodes were marked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Marked {
     /// They were so later than this,
     pub(crate) after: f64,

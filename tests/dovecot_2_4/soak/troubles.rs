@@ -40,6 +40,9 @@ impl Kind {
         Kind::ByHand,
     ];
 
+    /// Those that no node lives through.
+    pub(crate) const DEADLY: [Kind; 4] = [Kind::Killed, Kind::Off, Kind::Hung, Kind::CutOff];
+
     pub(crate) fn begin(self, cluster: &mut Cluster, node: usize) {
         let machine = cluster.nodes[node].machine();
         match self {
@@ -66,7 +69,7 @@ impl Kind {
 
     /// Whether a node with such trouble is alive, so that nobody may be at work elsewhere.
     pub(crate) fn lives(self) -> bool {
-        matches!(self, Kind::Slow | Kind::ByHand)
+        !Kind::DEADLY.contains(&self)
     }
 
     /// Whether whoever was there when it began is there no more.
@@ -102,6 +105,8 @@ pub(crate) struct Storm<'c> {
     pub(crate) cluster: &'c mut Cluster,
     clients: &'c Clients<'c>,
     dice: Dice,
+    /// What may come.
+    kinds: &'c [Kind],
     /// Of each node.
     present: [Option<Trouble>; NODES],
     pub(crate) past: Vec<Trouble>,
@@ -111,11 +116,17 @@ pub(crate) struct Storm<'c> {
 }
 
 impl<'c> Storm<'c> {
-    pub(crate) fn new(cluster: &'c mut Cluster, clients: &'c Clients<'c>, seed: u64) -> Storm<'c> {
+    pub(crate) fn new(
+        cluster: &'c mut Cluster,
+        clients: &'c Clients<'c>,
+        kinds: &'c [Kind],
+        seed: u64,
+    ) -> Storm<'c> {
         Storm {
             cluster,
             clients,
             dice: Dice::new(seed),
+            kinds,
             present: [const { None }; NODES],
             past: Vec::new(),
             unrest: Vec::new(),
@@ -137,7 +148,7 @@ impl<'c> Storm<'c> {
             if self.present[node].is_some() {
                 self.end(node);
             } else if self.may_fail(node) {
-                let kind = Kind::ALL[self.dice.below(Kind::ALL.len())];
+                let kind = self.kinds[self.dice.below(self.kinds.len())];
                 self.begin(node, kind);
             }
             // Often all come to rest in between, and often they have no time to.
@@ -151,8 +162,8 @@ impl<'c> Storm<'c> {
     }
 
     /// One trouble of each kind, one after the other.
-    pub(crate) fn blow(&mut self, kinds: &[Kind]) {
-        for kind in kinds {
+    pub(crate) fn blow(&mut self) {
+        for kind in self.kinds {
             let node = self.dice.below(NODES);
             self.begin(node, *kind);
             match kind {

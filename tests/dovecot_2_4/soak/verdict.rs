@@ -4,8 +4,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 
-use support::machines::Machine;
-
 use super::clients::{Done, What, delivered, handed};
 use super::queues::Attempt;
 use super::site::{Cluster, Marked, NODES, Node, name_of, node_at};
@@ -67,6 +65,16 @@ fn is_of_death(deaths: &[Death], from: f64, to: f64) -> bool {
     deaths.iter().any(|(begun, ended)| *begun <= to && *ended >= from)
 }
 
+/// Whether a node was marked down all the time between these.
+fn was_marked(marks: &[Marked], node: usize, from: f64, to: f64) -> bool {
+    let before = marks.iter().rev().find(|marked| marked.seen <= from);
+    let mut within = marks
+        .iter()
+        .filter(|marked| marked.seen > from && marked.after <= to);
+    before.is_some_and(|marked| marked.down.contains(&node))
+        && within.all(|marked| marked.down.contains(&node))
+}
+
 pub(crate) fn between<'l>(line: &'l str, begin: &str, end: &str) -> Option<&'l str> {
     Some(line.split_once(begin)?.1.split_once(end)?.0)
 }
@@ -90,6 +98,8 @@ pub(crate) struct Known<'k> {
     pub(crate) troubles: &'k [Trouble],
     pub(crate) unrest: &'k [(f64, f64)],
     pub(crate) marks: &'k [Marked],
+    /// Those that entries go by.
+    pub(crate) marks_of_entries: &'k [Marked],
 }
 
 /// What was wrong.
@@ -244,8 +254,8 @@ impl Known<'_> {
                 }
             }
         }
-        let proxies = self.cluster.proxies.iter().map(Machine::log);
-        for log in proxies.chain(nodes.iter().cloned()) {
+        let entries = self.cluster.logs_of_entries();
+        for log in entries.iter().chain(nodes) {
             for line in log.lines().filter(|line| !line.contains(": Started proxying ")) {
                 if let (Some((_, node)), Some(session), Some(at)) =
                     (proxied(line), between(line, "session=<", ">"), time(line))
@@ -439,17 +449,6 @@ impl Known<'_> {
         }
     }
 
-    /// Whether a node was marked down all the time between these.
-    fn was_marked(&self, node: usize, from: f64, to: f64) -> bool {
-        let before = self.marks.iter().rev().find(|marked| marked.seen <= from);
-        let mut within = self
-            .marks
-            .iter()
-            .filter(|marked| marked.seen > from && marked.after <= to);
-        before.is_some_and(|marked| marked.down.contains(&node))
-            && within.all(|marked| marked.down.contains(&node))
-    }
-
     fn to_marked(&self) -> Vec<String> {
         let mut found = Vec::new();
         let numbers: HashMap<&str, usize> = self
@@ -459,18 +458,14 @@ impl Known<'_> {
             .enumerate()
             .map(|(number, user)| (user.as_str(), number))
             .collect();
-        for (number, proxy) in self.cluster.proxies.iter().enumerate() {
+        for (number, log) in self.cluster.logs_of_entries().iter().enumerate() {
             let mut attempts: HashMap<usize, Vec<&Done>> = HashMap::new();
             for done in self.done {
                 if matches!(done.what, What::Login(at, _) if at == number) {
                     attempts.entry(done.user).or_default().push(done);
                 }
             }
-            for line in proxy
-                .log()
-                .lines()
-                .filter(|line| !line.contains("): Disconnected"))
-            {
+            for line in log.lines().filter(|line| !line.contains("): Disconnected")) {
                 let (Some((user, node)), Some(at)) = (proxied(line), time(line)) else {
                     continue;
                 };
@@ -483,7 +478,7 @@ impl Known<'_> {
                 let waited =
                     between(line, "(after ", " secs").and_then(|seconds| seconds.parse::<f64>().ok());
                 let begun = waited.map_or(begun, |seconds| begun.min(at - seconds - 1.0));
-                if self.was_marked(node, begun, at) {
+                if was_marked(self.marks_of_entries, node, begun, at) {
                     found.push(format!("from {begun:.3}: {line}"));
                 }
             }
@@ -491,7 +486,7 @@ impl Known<'_> {
         for done in self.done {
             if let What::Page(node, _, result) = &done.what {
                 // The page has the name at once.
-                if self.was_marked(*node, done.from, done.from + 0.001) {
+                if was_marked(self.marks, *node, done.from, done.from + 0.001) {
                     found.push(format!(
                         "a page at {:.3} to {}: {result:?}",
                         done.from,
