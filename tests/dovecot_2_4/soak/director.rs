@@ -83,8 +83,10 @@ impl Front {
 
 impl Drop for Front {
     fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("{}", self.log());
+        if thread::panicking()
+            && let Ok(director) = self.0.director.lock()
+        {
+            eprintln!("{}", director.log());
         }
         self.0.is_over.store(true, Ordering::SeqCst);
         if let Some(poolmon) = self.1.take() {
