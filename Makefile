@@ -252,13 +252,13 @@ demo: build-packages
 test: test-packages
 	$(MAKE) director exim haproxy
 	$(MAKE) lint
+	$(MAKE) -j2 all
 	$(CARGO) test --locked
 	$(MAKE) test-as-root
 	$(MAKE) squirrelmail
 	php/run-tests.sh
 	$(MAKE) fuzz-smoke
 	$(MAKE) committed
-	$(MAKE) all
 	PATH="$(abspath $(TARGET)):$$PATH" LD_LIBRARY_PATH="$(abspath $(TARGET))" prove -Iperl/lib perl/t
 	PATH="$(abspath $(TARGET)):$$PATH" lua/run-tests.sh
 	tests/install.sh
@@ -327,10 +327,7 @@ CDB_TESTS = scenario:: agreement::all_agree agreement::the_map_is kills:: of_a_h
 # The package is built offline: what it needs was there for clippy.
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	for package in mailaffinity-lua mailaffinity-php mailaffinity-fuzz mailaffinity-test-support; do \
-		$(CARGO) clippy --locked -p $$package --all-targets -- -D warnings || exit 1; \
-	done
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked -p mailaffinity --no-default-features --lib -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps -p mailaffinity-cli
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items \
@@ -368,8 +365,7 @@ committed:
 # and tries some inputs, so that a target that no longer builds or holds is noticed.
 fuzz-smoke: $(PHP_BUILT)
 	for target in $(FUZZ_TARGETS); do \
-		CARGO_PROFILE_RELEASE_LTO=off $(CARGO) run --locked --release -p mailaffinity-fuzz --target-dir fuzz/target --bin $$target -- -runs=20000 -max_len=4096 \
-			fuzz/corpus/$$target || exit 1; \
+		$(CARGO) run --locked -p mailaffinity-fuzz --bin $$target -- -runs=20000 -max_len=4096 fuzz/corpus/$$target || exit 1; \
 	done
 
 # The target php runs PHP with the module.

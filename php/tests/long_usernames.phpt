@@ -17,16 +17,22 @@ foreach (range(1, 20000) as $i) {
 }
 makemap(path('access'), $entries);
 
-/** The instructions of a PHP that asks for this name. */
-function instructions(string $config, string $name, int $calls): int
+/** Starts a PHP that asks for this name. What this returns waits for it: its instructions. */
+function instructions(string $config, string $name, int $calls): Closure
 {
+    // Two run at once.
+    copy($config, "$config.$calls");
+    $config .= ".$calls";
     // What was replaced counts at once; the configuration is new, and would be read again and again.
     $code = 'map_user_via_sendmail_access("user1"); $config = ini_get("mailaffinity.config");
         copy($config, "$config.new"); rename("$config.new", $config);' . "\$name = $name; for (\$i = 0; \$i < $calls; \$i++) map_user_via_sendmail_access(\$name);";
     $valgrind = [tool('valgrind'), '--tool=callgrind', '--callgrind-out-file=/dev/null'];
     $directives = ['mailaffinity.config' => $config, 'error_log' => path('php.log')];
-    [, $stderr] = run([...$valgrind, ...php($directives), '-r', $code], ['ZEND_DONT_UNLOAD_MODULES' => '1'], check: true);
-    return preg_match('/Collected : (\d+)/', $stderr, $match) ? (int) $match[1] : die("FAILED: $stderr\n");
+    $php = start([...$valgrind, ...php($directives), '-r', $code], ['ZEND_DONT_UNLOAD_MODULES' => '1'], check: true);
+    return function () use ($php): int {
+        [, $stderr] = $php();
+        return preg_match('/Collected : (\d+)/', $stderr, $match) ? (int) $match[1] : die("FAILED: $stderr\n");
+    };
 }
 
 $formats = [
@@ -39,7 +45,8 @@ foreach ($formats as $what => $format) {
     $config = configure('hash:' . path('access'), $format);
     foreach (['"user1234567890123456"', ...$names] as $name) {
         // A call's own: what the same program needs anyway is taken off.
-        $own = intdiv(instructions($config, $name, CALLS + 1) - instructions($config, $name, 1), CALLS);
+        [$all, $first] = [instructions($config, $name, CALLS + 1), instructions($config, $name, 1)];
+        $own = intdiv($all() - $first(), CALLS);
         $short ??= $own;
         check($own - $short < INSTRUCTIONS, "$what: $name needs $own instructions, and a short one $short");
     }
