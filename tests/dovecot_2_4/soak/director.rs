@@ -15,8 +15,9 @@ use support::machines::test_address;
 
 use super::site::{Marked, NODES, address_of, name_of, now};
 
-/// How often each node is asked, and how long it has to answer.
+/// How often nodes are asked, and how long each has to answer.
 const INTERVAL: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// How many times in a row it must fail, and answer, before the Director is told.
 const FALL: u32 = 2;
 const RISE: u32 = 3;
@@ -151,8 +152,8 @@ impl Shared {
 
 /// Whether a node greets in time.
 fn greets(node: IpAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&(node, Protocol::Imap.port()).into(), INTERVAL)?;
-    stream.set_read_timeout(Some(INTERVAL))?;
+    let mut stream = TcpStream::connect_timeout(&(node, Protocol::Imap.port()).into(), TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut start = [0; 4];
     stream.read_exact(&mut start)?;
     match &start {
