@@ -528,8 +528,15 @@ impl Cluster {
 
     /// Waits until a delivery stands still.
     pub fn wait_until_held(&self, node_or_user: &str) {
+        self.wait_until_so_many_held(node_or_user, 1);
+    }
+
+    /// Waits until so many deliveries stand still.
+    pub fn wait_until_so_many_held(&self, node_or_user: &str, count: usize) {
         let held = self.path("held").join(node_or_user);
-        wait_for(&format!("a delivery held for {node_or_user}"), || held.exists());
+        wait_for(&format!("{count} deliveries held for {node_or_user}"), || {
+            fs::read_to_string(&held).is_ok_and(|processes| processes.lines().count() >= count)
+        });
     }
 
     /// What the rule set `queuegroup` answers for each user.
@@ -660,7 +667,7 @@ const DELIVER: &str = r#"set -eu
 id=$(sed -n 's/^Message-Id: <\(.*\)>$/\1/ip' | { head -n 1; cat >/dev/null; })
 for name in "$2" "$3"; do
     if [ -e "$1/hold/$name" ]; then
-        : >"$1/held/$name"
+        echo $$ >>"$1/held/$name"
         while [ -e "$1/hold/$name" ]; do sleep 0.02; done
         rm -f "$1/held/$name"
     fi
