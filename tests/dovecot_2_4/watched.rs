@@ -308,8 +308,15 @@ fn nothing_waits_for_a_doveadm_that_hangs_as_root() {
         entry.must_be_ended(|user| home[user] == "node2");
         wait_until_well(&proxy);
 
-        // One that is given up is tried again.
-        network.configure(configuration.clone().set("dovecot.timeout_seconds", 1));
+        // One that is given up is tried again. None may be on its way that has the hour.
+        let before = asked();
+        network.configure(
+            configuration
+                .clone()
+                .set("dovecot.timeout_seconds", 1)
+                .set("watch.update_seconds", 1),
+        );
+        wait_for("looks by the new configuration", || asked() > before + 6);
         let at = mapping(&proxy, &users);
         anvil("STOP");
         must(&proxy, &["down", "node3"]);
