@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::child;
 use crate::corosync::{self, CorosyncError, Word};
 use crate::director::{self, DirectorError, Snapshot};
-use crate::probe::{self, NotUp, Service};
+use crate::probe::{self, Late, NotUp, Service};
 use mailaffinity::config::{Check, Checks, Config, NodeConfig, Quorum};
 use mailaffinity::mapping::{Node, ring_label};
 use mailaffinity::node_state::{By, Mark, NodeEntry, NodeState, State};
@@ -83,7 +83,7 @@ pub fn observe(config: &Config, state: &NodeState) -> (Option<Observation>, Opti
     let asked = match &checks.check {
         Check::Director(socket) => ask_director(config, socket, *checks.timeout),
         check => Ok(ask_all(config, state, checks, |node| {
-            ask(check, node, *checks.timeout)
+            ask(check, node, *checks.timeout, &mut None)
                 .map(drop)
                 .map_err(NotUp::problem)
         })),
@@ -120,15 +120,21 @@ fn out_of_quorum(
     Ok(word.out())
 }
 
-/// Asks about one node, once. If it is up, what can tell as soon as it dies is left open.
+/// Asks about one node, once. If it is up, what can tell as soon as it dies is left open. `late` is
+/// what is late of the question before, and then of this one.
 ///
 /// # Errors
 /// When it is down, or cannot be asked: why. Also of a Director, which tells of all nodes at once.
-pub(crate) fn ask(check: &Check, node: &Node, timeout: Duration) -> Result<Option<Service>, NotUp> {
+pub(crate) fn ask(
+    check: &Check,
+    node: &Node,
+    timeout: Duration,
+    late: &mut Option<Late>,
+) -> Result<Option<Service>, NotUp> {
     match check {
         Check::Director(_) => Err(NotUp::Down("a Director tells of all nodes at once".into())),
         Check::Probe(kind, port) => {
-            probe::connect(SocketAddr::new(node.address, *port), *kind, timeout).map(Some)
+            probe::connect(SocketAddr::new(node.address, *port), *kind, timeout, late).map(Some)
         }
         Check::Command(command) => {
             let arguments = [node.name.clone(), ring_label(node.address)];

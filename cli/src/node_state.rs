@@ -510,7 +510,7 @@ mod tests {
             );
             Config::parse(&text, Path::new("x")).unwrap()
         };
-        let ring = config("ring", "");
+        let ring = config("ring", "move_seconds = 2");
         let state = |text: &str| NodeState::parse(&format!("#\n{text}")).unwrap();
         let at = |time: &str| -> Timestamp { format!("2026-11-27T20:00:{time}Z").parse().unwrap() };
         let until = |before: &Option<Before>| before.as_ref().map(|before| before.until);
@@ -526,7 +526,7 @@ mod tests {
         );
         assert_eq!(of(&ring, &died, &died, "00"), None);
         assert_eq!(
-            until(&of(&config("modulo", ""), &up, &died, "00")),
+            until(&of(&config("modulo", "move_seconds = 2"), &up, &died, "00")),
             Some(at("03")),
             "others move too"
         );

@@ -1,8 +1,10 @@
 //! Whether a node's service is up, as a client of it sees it.
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, recv};
 
 use crate::child::is_shortage;
 use crate::timed_socket::{TimedSocket, is_timeout};
@@ -19,19 +21,20 @@ const GOODBYE_TIME: Duration = Duration::from_millis(100);
 const SHOWN: usize = 200;
 
 /// How a service with a protocol of its own greets, and how a client leaves.
+#[derive(Debug)]
 struct Protocol {
     name: &'static str,
     greetings: [&'static [u8]; 2],
     goodbye: &'static [u8],
 }
 
-const IMAP: Protocol = Protocol {
+static IMAP: Protocol = Protocol {
     name: "IMAP",
     greetings: [b"* OK ", b"* PREAUTH "],
     goodbye: b"a LOGOUT\r\n",
 };
 
-const LMTP: Protocol = Protocol {
+static LMTP: Protocol = Protocol {
     name: "LMTP",
     greetings: [b"220 ", b"220-"],
     goodbye: b"QUIT\r\n",
@@ -50,6 +53,8 @@ impl Protocol {
 /// A service that was up when it was asked: the connection to it.
 #[derive(Debug)]
 pub(crate) struct Service {
+    /// When it was asked.
+    pub(crate) asked: Instant,
     socket: TcpStream,
     goodbye: &'static [u8],
 }
@@ -68,6 +73,16 @@ impl Service {
                 Ok(_) => {}
                 Err(error) => return !is_timeout(&error),
             }
+        }
+    }
+}
+
+impl From<Late> for Service {
+    fn from(late: Late) -> Service {
+        Service {
+            asked: late.asked,
+            socket: late.socket,
+            goodbye: late.protocol.goodbye,
         }
     }
 }
@@ -112,36 +127,88 @@ impl From<String> for NotUp {
 /// # Errors
 /// When it is not: a sentence that names the address and says what was seen instead.
 pub fn probe(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<(), String> {
-    connect(address, probe, timeout).map(drop).map_err(NotUp::problem)
+    connect(address, probe, timeout, &mut None)
+        .map(drop)
+        .map_err(NotUp::problem)
 }
 
-/// The same, with the connection left open.
+/// A connection on which the service was to greet, and did not in time.
+#[derive(Debug)]
+pub(crate) struct Late {
+    asked: Instant,
+    socket: TcpStream,
+    protocol: &'static Protocol,
+    /// What came of the greeting.
+    line: Vec<u8>,
+}
+
+impl Late {
+    /// Whether it has greeted since.
+    fn greets(&mut self) -> bool {
+        let arrived = Arrived(&self.socket);
+        // What else there is to read of it shows in the line, or is to come.
+        let _ = read_greeting(arrived, &mut self.line);
+        self.line.ends_with(b"\n") && self.protocol.accepts(&self.line)
+    }
+}
+
+/// What has arrived at a socket, without waiting for more.
+struct Arrived<'s>(&'s TcpStream);
+
+impl Read for Arrived<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (length, _) = recv(self.0, buffer, RecvFlags::DONTWAIT)?;
+        Ok(length)
+    }
+}
+
+/// Reads on until the line has ended, and returns how much that was.
+fn read_greeting(from: impl Read, line: &mut Vec<u8>) -> io::Result<usize> {
+    let left = LONGEST_GREETING.saturating_sub(line.len() as u64);
+    BufReader::new(from).take(left).read_until(b'\n', line)
+}
+
+/// The same, with the connection left open. Where that does not greet in time, the one of the
+/// question before, which was `late`, may have done so meanwhile: a service that is busy needs the
+/// time of both. This one is `late` then.
 ///
 /// # Errors
 /// Those of [`probe`].
-pub(crate) fn connect(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<Service, NotUp> {
+pub(crate) fn connect(
+    address: SocketAddr,
+    probe: Probe,
+    timeout: Duration,
+    late: &mut Option<Late>,
+) -> Result<Service, NotUp> {
+    let before = late.take();
+    let asked = Instant::now();
     let deadline = Deadline::after(timeout);
     let socket = deadline
         .left()
         .and_then(|left| TcpStream::connect_timeout(&address, left))
         .map_err(|error| not_connected(address, timeout, &error))?;
     let protocol = match probe {
-        Probe::Tcp => return Ok(Service { socket, goodbye: b"" }),
-        Probe::Imap => IMAP,
-        Probe::Lmtp => LMTP,
+        Probe::Tcp => {
+            return Ok(Service {
+                asked,
+                socket,
+                goodbye: b"",
+            });
+        }
+        Probe::Imap => &IMAP,
+        Probe::Lmtp => &LMTP,
     };
     let name = protocol.name;
-    let mut service = TimedSocket {
+    let service = TimedSocket {
         socket: &socket,
         deadline,
     };
     let mut line = Vec::new();
-    let end = BufReader::new(&mut service)
-        .take(LONGEST_GREETING)
-        .read_until(b'\n', &mut line);
+    let end = read_greeting(service, &mut line);
     if line.ends_with(b"\n") {
         return if protocol.accepts(&line) {
             Ok(Service {
+                asked,
                 socket,
                 goodbye: protocol.goodbye,
             })
@@ -162,7 +229,19 @@ pub(crate) fn connect(address: SocketAddr, probe: Probe, timeout: Duration) -> R
             shown(&line)
         ),
         Err(error) if is_timeout(&error) => {
-            format!("{address} sends no {name} greeting within {timeout:?}{so_far}")
+            let problem = format!("{address} sends no {name} greeting within {timeout:?}{so_far}");
+            *late = Some(Late {
+                asked,
+                socket,
+                protocol,
+                line,
+            });
+            if let Some(mut before) = before
+                && before.greets()
+            {
+                return Ok(before.into());
+            }
+            problem
         }
         Err(error) => format!("{address} sends no {name} greeting: {error}{so_far}"),
     }))
@@ -185,9 +264,45 @@ fn shown(line: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use rustix::io::Errno;
 
     use super::*;
+
+    #[test]
+    fn a_greeting_that_is_late_counts_for_the_next_question() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut late = None;
+        let mut ask = || {
+            let address = listener.local_addr().unwrap();
+            let result = connect(address, Probe::Imap, Duration::from_millis(50), &mut late);
+            (
+                result.map(drop).map_err(NotUp::problem),
+                listener.accept().unwrap().0,
+            )
+        };
+        let (result, mut first) = ask();
+        assert!(result.unwrap_err().contains("no IMAP greeting"));
+        first.write_all(b"* OK re").unwrap();
+        let (result, mut second) = ask();
+        assert!(result.is_err(), "half a greeting is none");
+        first.write_all(b"ady\r\n").unwrap();
+        let (result, _third) = ask();
+        assert!(result.is_err(), "that was two questions ago");
+        second.write_all(b"* OK ready\r\n").unwrap();
+        let (result, mut fourth) = ask();
+        assert!(result.is_err(), "as was this");
+        fourth.write_all(b"* OK ready\r\n").unwrap();
+        let (result, mut fifth) = ask();
+        assert_eq!(result, Ok(()));
+        fifth.write_all(b"* BYE full\r\n").unwrap();
+        let (result, sixth) = ask();
+        assert!(result.is_err(), "that is no greeting");
+        drop(sixth);
+        let (result, _seventh) = ask();
+        assert!(result.is_err(), "nor is this");
+    }
 
     #[test]
     fn a_shortage_says_nothing_of_the_service() {

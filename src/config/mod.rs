@@ -396,9 +396,9 @@ pub struct Watch {
     /// A node that went down so often within an hour stays down (`falls_per_hour`).
     pub falls_per_hour: Number<1, 1000, 5>,
     /// How long users who move between nodes that live are kept out meanwhile, in which their
-    /// sessions are ended (`move_seconds`).
+    /// sessions are ended, and logins that were on their way (`move_seconds`).
     #[serde(rename = "move_seconds")]
-    pub move_time: Seconds<0, 60, 2>,
+    pub move_time: Seconds<0, 60, 5>,
     /// An update is run at least that often (`update_seconds`).
     #[serde(rename = "update_seconds")]
     pub update: Seconds<1, DAY, 60>,

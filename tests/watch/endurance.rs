@@ -18,7 +18,7 @@ const PROBES_OF_A_DAY: usize = 2 * 24 * 3600;
 const NOISE: u64 = 2048;
 
 /// What a process holds.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Held {
     /// In KB.
     memory: u64,
@@ -41,15 +41,15 @@ impl Held {
         }
     }
 
-    /// The most of each, over some time in which much begins and ends.
-    fn at_most(process: u32) -> Held {
-        (0..100).fold(Held::default(), |most, _| {
+    /// The least of each, over some time in which much begins and ends.
+    fn at_least(process: u32) -> Held {
+        (0..100).fold(Held::by(process), |least, _| {
             thread::sleep(Duration::from_millis(5));
             let held = Held::by(process);
             Held {
-                memory: most.memory.max(held.memory),
-                descriptors: most.descriptors.max(held.descriptors),
-                threads: most.threads.max(held.threads),
+                memory: least.memory.min(held.memory),
+                descriptors: least.descriptors.min(held.descriptors),
+                threads: least.threads.min(held.threads),
             }
         })
     }
@@ -83,7 +83,7 @@ fn ask(probes: usize) {
         site.site.must(&[mark, "node2"]);
         site.wait_for_map();
     }
-    let before = Held::at_most(watcher.id());
+    let before = Held::at_least(watcher.id());
     let half = probes / 2;
     wait(half);
     for mark in ["down", "auto"] {
@@ -91,7 +91,7 @@ fn ask(probes: usize) {
         site.wait_for_map();
     }
     wait(probes);
-    let after = Held::at_most(watcher.id());
+    let after = Held::at_least(watcher.id());
     println!(
         "after {} of {} probes of each node: {before:?}, then {after:?}",
         probes / 10,

@@ -87,16 +87,18 @@ impl Asking {
                 let (interval, timeout) = (*config.watch.interval, *config.watch.timeout);
                 for (index, node) in config.nodes.iter().enumerate() {
                     let (check, node, tell) = (check.clone(), node.node.clone(), tell.clone());
+                    let mut late = None;
                     let ask = move || {
-                        let asked = begun.elapsed();
-                        let (result, open) = match checks::ask(&check, &node, timeout) {
+                        let now = begun.elapsed();
+                        let (result, open) = match checks::ask(&check, &node, timeout, &mut late) {
                             Ok(open) => (Ok(()), open),
                             Err(NotUp::Down(problem)) => (Err(problem), None),
                             Err(NotUp::Unasked(problem)) => {
                                 return tell(Found::Unasked(index, problem)).then_some(None);
                             }
                         };
-                        let given = begun.elapsed();
+                        let since = |service: &Service| service.asked.saturating_duration_since(begun);
+                        let (asked, given) = (open.as_ref().map_or(now, since), begun.elapsed());
                         tell(Found::Answer(index, Answer { asked, given, result })).then_some(open)
                     };
                     // Not all at the same moment.
@@ -116,7 +118,7 @@ fn repeat(
     goes_on: Weak<()>,
     interval: Duration,
     first: Duration,
-    ask: impl Fn() -> Option<Option<Service>> + Send + 'static,
+    mut ask: impl FnMut() -> Option<Option<Service>> + Send + 'static,
 ) -> io::Result<()> {
     let ask_forever = move || {
         let mut next = Instant::now() + first;
@@ -162,7 +164,7 @@ mod tests {
         let ask = move || {
             let check = Check::Probe(Probe::Tcp, address.port());
             let node = mailaffinity::mapping::Node::new("node1", address.ip());
-            let open = checks::ask(&check, &node, Duration::from_secs(60)).unwrap();
+            let open = checks::ask(&check, &node, Duration::from_secs(60), &mut None).unwrap();
             tell.send(()).ok().map(|()| open)
         };
         let hour = Duration::from_secs(3600);

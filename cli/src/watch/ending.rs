@@ -24,7 +24,7 @@ use mailaffinity::node_state::NodeState;
 /// How long somebody who asked before a change may take to come in: as long as a login may
 /// take at a node, by `login_proxy_timeout` in mailaffinity's files for Dovecot. Where users
 /// move between nodes that live, the node state says when they are let in again.
-const LATE: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_secs(5);
 /// How long before and after that sessions are ended once more.
 const MARGIN: Duration = Duration::from_millis(500);
 /// So many users are ended one by one: each takes a twentieth of a second, and all are to be ended
@@ -283,7 +283,7 @@ mod tests {
             let moments = moments(now, &wanted(&config(), state).state);
             moments.iter().map(|moment| (*moment - now).as_millis()).collect()
         };
-        assert_eq!(after(""), [0, 1500, 2500]);
+        assert_eq!(after(""), [0, 4500, 5500]);
         let at = |seconds: i64| Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap();
         let until = |seconds: i64| after(&format!("[before]\nuntil = \"{}\"\n", at(seconds)));
         let [first, before, later] = until(60)[..] else {
@@ -291,7 +291,7 @@ mod tests {
         };
         assert_eq!((first, later - before), (0, 1000));
         assert!((50_000..=60_500).contains(&later), "{later}");
-        assert_eq!(until(-1), [0, 1500, 2500], "they are in");
+        assert_eq!(until(-1), [0, 4500, 5500], "they are in");
     }
 
     #[test]

@@ -8,6 +8,12 @@ use mailaffinity::node_state::{Mark, State};
 
 /// How far back falls count.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+/// How long nobody else may answer until a node comes back that fell too often, longer by as much
+/// with each fall. Nodes that are too busy to answer are taken for dead in turns, and each turn is
+/// work for those that are left.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The moment from which a move holds is a whole second.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// An answer about a node. Times are those since one that the watcher has chosen.
 #[derive(Clone, Debug)]
@@ -31,12 +37,16 @@ pub(crate) struct Standing {
     since: Duration,
     /// and when it was given.
     told: Duration,
-    /// How many failures in a row there were, whether they count or not.
+    /// How many failures in a row there were, whether they count or not,
     failures: u32,
+    /// and when the first of them was told.
+    failing_since: Duration,
     /// When the last of all failures was told.
     failed: Option<Duration>,
     /// When the first success came of those that it has not failed since.
     well_since: Duration,
+    /// When it came back, if checks let it.
+    risen: Option<Duration>,
     last: Option<Answer>,
     /// When checks found it down, as far as that counts,
     falls: VecDeque<Duration>,
@@ -53,8 +63,10 @@ impl Standing {
             since: Duration::ZERO,
             told: Duration::ZERO,
             failures: 0,
+            failing_since: Duration::ZERO,
             failed: None,
             well_since: Duration::ZERO,
+            risen: None,
             last: None,
             falls: VecDeque::new(),
             fallen: 0,
@@ -69,6 +81,7 @@ impl Standing {
         } = Standing::of(mark);
         if is_down != self.is_down {
             self.against = 0;
+            self.risen = (!is_down && !is_by_hand && !self.is_by_hand).then_some(now);
             if is_down && !is_by_hand {
                 self.fallen = self.fallen.saturating_add(1);
                 self.falls.push_back(now);
@@ -95,6 +108,9 @@ impl Standing {
                 self.failures = 0;
             }
             Err(_) => {
+                if self.failures == 0 {
+                    self.failing_since = answer.given;
+                }
                 self.failures = self.failures.saturating_add(1);
                 self.failed = Some(answer.given);
             }
@@ -120,7 +136,13 @@ impl Standing {
     }
 
     fn has_fallen_too_often(&self, watch: &Watch, now: Duration) -> bool {
-        self.falls(now).count() >= *watch.falls_per_hour as usize
+        self.falls_too_many(watch, now) > 0
+    }
+
+    /// How many of its falls are more than it may have.
+    fn falls_too_many(&self, watch: &Watch, now: Duration) -> u32 {
+        let falls = u32::try_from(self.falls(now).count()).unwrap_or(u32::MAX);
+        falls.saturating_add(1).saturating_sub(*watch.falls_per_hour)
     }
 
     fn is_asked(&self) -> bool {
@@ -169,9 +191,19 @@ impl Standing {
         self.answers() && self.last.as_ref().is_some_and(is_late)
     }
 
-    /// Whether it has users whom it serves, as far as is known.
-    fn serves(&self, watch: &Watch) -> bool {
-        self.is_asked() && !self.is_down && self.failures < *watch.fall
+    /// Whether it has users whom it serves, as far as is known, or did so lately.
+    fn serves(&self, watch: &Watch, now: Duration, lately: Duration) -> bool {
+        let did = self.failures < *watch.fall || now.saturating_sub(self.failing_since) < lately;
+        self.is_asked() && !self.is_down && did
+    }
+
+    /// Whether this one came back while that one failed already, whose users are on their way
+    /// to this one since, or were when it was asked then.
+    fn relieves(&self, failing: &Standing, watch: &Watch, asked: Duration) -> bool {
+        let on_their_way = |risen: Duration| asked < risen + *watch.move_time + MOMENT;
+        let was_failing = |risen: Duration| failing.failures > 0 && failing.failing_since < risen;
+        self.risen
+            .is_some_and(|risen| was_failing(risen) && on_their_way(risen))
     }
 }
 
@@ -185,7 +217,8 @@ fn is_recent(fall: Duration, now: Duration) -> bool {
 /// Where all fail at once, it is whoever asks that has failed. That shows at one node before it
 /// shows at the next, and is over at one before it is at the next. So a failure only counts if
 /// another node that is up has answered lately, and not failed since the first of those that
-/// count.
+/// count. Nor does it say much while the node has users who leave it for one that came back since
+/// nobody answered: it may be just too busy.
 pub(crate) fn take(
     standings: &mut [Standing],
     place: usize,
@@ -193,13 +226,17 @@ pub(crate) fn take(
     watch: &Watch,
     one_may_fail: impl Fn(usize) -> bool,
 ) {
-    let first = match standings.get(place) {
-        Some(standing) if standing.against > 0 => standing.since,
-        _ => answer.asked,
+    let Some(standing) = standings.get(place) else {
+        return;
+    };
+    let first = match standing.against {
+        0 => answer.asked,
+        _ => standing.since,
     };
     let is_witness = |other: &Standing| {
         other.has_answered_lately(answer.given, *watch.interval)
             && other.failed.is_none_or(|failed| failed < first)
+            && !other.relieves(standing, watch, answer.asked)
     };
     let mut others = standings.iter().enumerate().filter(|(other, _)| *other != place);
     let counts = answer.result.is_ok()
@@ -216,7 +253,8 @@ fn asked(standings: &[Standing]) -> impl Iterator<Item = &Standing> {
 
 /// Which nodes go up or down now, in their order, and why.
 ///
-/// Nobody who comes back has to wait while there is nobody else.
+/// Nobody who comes back has to wait while there is nobody else, nor for long if it has fallen too
+/// often.
 pub(crate) fn turns(
     standings: &[Standing],
     watch: &Watch,
@@ -224,14 +262,20 @@ pub(crate) fn turns(
     now: Duration,
 ) -> Vec<Option<Result<(), String>>> {
     let others_are_up = standings.iter().any(Standing::answers) || one_may_fail(asked(standings).count());
-    let may_wait = standings.iter().any(|standing| standing.serves(watch));
+    let anybody_serves = |lately| {
+        standings
+            .iter()
+            .any(|standing| standing.serves(watch, now, lately))
+    };
     let turn = |standing: &Standing| {
         if let Some(reason) = standing.has_fallen(watch) {
             return others_are_up.then(|| Err(reason.to_owned()));
         }
-        let waits =
-            standing.has_fallen_too_often(watch, now) || now.saturating_sub(standing.since) < *watch.hold;
-        (standing.has_risen(watch) && !(may_wait && waits)).then_some(Ok(()))
+        let is_new = now.saturating_sub(standing.since) < *watch.hold;
+        let too_many = standing.falls_too_many(watch, now);
+        let waits = is_new && anybody_serves(Duration::ZERO)
+            || too_many > 0 && anybody_serves(PATIENCE.saturating_mul(too_many));
+        (standing.has_risen(watch) && !waits).then_some(Ok(()))
     };
     standings.iter().map(turn).collect()
 }
@@ -439,7 +483,65 @@ mod tests {
         assert_eq!(cluster.all(&[true, true], 9), [], "it is to wait");
         assert_eq!(cluster.all(&[false, true], 1), [], "one failure is none");
         assert_eq!(cluster.all(&[false, true], 1), [(1, true)]);
-        assert_eq!(cluster.all(&[false, true], 3), [(0, false)]);
+        // It may have been too busy only, until the other's users have left it six seconds later.
+        assert_eq!(cluster.all(&[false, true], 12), []);
+        assert_eq!(cluster.all(&[false, true], 1), [(0, false)]);
+    }
+
+    #[test]
+    fn who_is_relieved_is_counted_anew() {
+        let mut cluster = Cluster::new(&[None, None], "");
+        cluster.all(&[true, true], 1);
+        assert_eq!(cluster.all(&[false, true], 2), [(0, false)]);
+        // All users are the other's, and it is busy.
+        assert_eq!(cluster.all(&[true, false], 3), [(0, true)]);
+        assert_eq!(cluster.all(&[true, false], 12), []);
+        assert_eq!(cluster.all(&[true, true], 30), []);
+        // Who was well when another came back does not wait.
+        assert_eq!(cluster.all(&[false, true], 2), [(0, false)]);
+        assert_eq!(cluster.all(&[true, true], 20), []);
+        assert_eq!(cluster.all(&[true, true], 1), [(0, true)]);
+        assert_eq!(cluster.all(&[true, false], 2), [(1, false)]);
+    }
+
+    #[test]
+    fn who_fell_too_often_waits_a_while_for_the_last_one() {
+        let mut cluster = Cluster::new(&[None, None], "hold_seconds = 0\nfalls_per_hour = 1");
+        assert_eq!(cluster.all(&[true, false], 2), [(1, false)]);
+        assert_eq!(cluster.all(&[false, true], 20), []);
+        assert_eq!(cluster.all(&[true, true], 1), [], "the last one is back");
+        assert_eq!(cluster.all(&[false, true], 20), []);
+        assert_eq!(cluster.all(&[false, true], 1), [(1, true)]);
+    }
+
+    /// Each node lets in so many users in half a second, and greets too late while many more
+    /// wait. Who moves has to be let in anew.
+    #[test]
+    fn nodes_that_are_busy_do_not_take_turns() {
+        for (users, at_once, late) in [(300, 20, 60), (400, 50, 150), (400, 20, 40), (1000, 20, 40)] {
+            let mut cluster = Cluster::new(&[None, None], "");
+            let mut waiting = [0u32; 2];
+            cluster.all(&[true, true], 20);
+            let mut turned = Vec::new();
+            for round in 0..200 {
+                cluster.now += 500 * MS;
+                for node in 0..2 {
+                    // It fails for a second, and all that follows does of itself.
+                    let is_up = waiting[node] <= late && !(node == 0 && round < 2);
+                    for (node, is_up) in cluster.answer(node, is_up) {
+                        turned.push(round);
+                        let moved = if is_up { node } else { 1 - node };
+                        waiting = [0, 0];
+                        waiting[moved] = users / 2;
+                    }
+                    waiting[node] = waiting[node].saturating_sub(at_once);
+                }
+            }
+            assert!(
+                turned.iter().all(|round| *round < 60),
+                "{users} users: {turned:?}"
+            );
+        }
     }
 
     #[test]
@@ -541,6 +643,8 @@ mod tests {
             // Of each node, its answers since its last mark.
             let mut answers = vec![Vec::new(); nodes];
             let mut last = vec![false; nodes];
+            // When each began to fail, and when checks let it come back.
+            let (mut failing_since, mut back) = (vec![None; nodes], vec![None; nodes]);
             for step in steps {
                 let before = cluster.marks.clone();
                 let turned = match step {
@@ -552,6 +656,7 @@ mod tests {
                         let node = node.index(nodes);
                         answers[node].push((cluster.now, is_up));
                         last[node] = is_up;
+                        failing_since[node] = (!is_up).then(|| failing_since[node].unwrap_or(cluster.now));
                         cluster.answer(node, is_up)
                     }
                     Step::Mark(node, mark) if by_hand => {
@@ -559,6 +664,8 @@ mod tests {
                         let is_down = |mark: &Option<Mark>| mark.as_ref().is_some_and(|mark| mark.state == State::Down);
                         if is_down(&mark) != is_down(&cluster.marks[node]) {
                             answers[node].clear();
+                            let is_left_to_checks = cluster.marks[node] == down() && mark.is_none();
+                            back[node] = is_left_to_checks.then_some(cluster.now);
                         }
                         cluster.set(node, mark);
                         Vec::new()
@@ -575,7 +682,14 @@ mod tests {
                     let others_answer = (0..nodes).any(|other| {
                         other != node && before[other].is_none() && last[other]
                     });
-                    prop_assert!(*is_up || others_answer || before.iter().flatten().any(|mark| mark.state == State::Up));
+                    let held_up = before.iter().flatten().any(|mark| mark.state == State::Up);
+                    prop_assert!(*is_up || others_answer || held_up);
+                    let has_users = |other: &usize| back[*other].is_none_or(|back| {
+                        failing_since[node] >= Some(back) || cluster.now >= back + 6000 * MS
+                    });
+                    let mut others = (0..nodes).filter(|other| *other != node && before[*other].is_none());
+                    prop_assert!(*is_up || held_up || others.any(|other| last[other] && has_users(&other)));
+                    back[node] = is_up.then_some(cluster.now);
                     if *is_up && others_answer {
                         let begun = row.last().unwrap().0;
                         prop_assert!(cluster.now - begun >= Duration::from_secs(hold.into()));

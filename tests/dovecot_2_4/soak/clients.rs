@@ -17,7 +17,7 @@ use super::site::{NODES, name_of, now};
 use super::web::Web;
 
 /// How long who was refused waits, at first and at most: twice as long each time.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(8));
 /// Who have pages loaded.
 pub(crate) const BROWSERS: usize = 2;
 const LMTP_PORT: u16 = 24;

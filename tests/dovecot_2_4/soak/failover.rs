@@ -186,7 +186,7 @@ fn measure(users: usize) {
     let plan = Plan {
         users,
         hold_seconds: 0,
-        move_seconds: 2,
+        timeout_ms: 500,
         queues: false,
         director: false,
     };

@@ -175,8 +175,7 @@ fn a_sample_as_root() {
         let plan = Plan {
             users: 20,
             hold_seconds: 1,
-            // On a machine that other tests keep busy, it takes longer to end sessions.
-            move_seconds: 5,
+            timeout_ms: 1000,
             queues: true,
             director: false,
         };
@@ -191,7 +190,7 @@ fn a_sample_with_a_director_as_root() {
         let plan = Plan {
             users: 20,
             hold_seconds: 0,
-            move_seconds: 5,
+            timeout_ms: 500,
             queues: true,
             director: true,
         };
@@ -216,7 +215,7 @@ fn minutes(director: bool, kinds: &[Kind]) {
     let plan = Plan {
         users: number("MAILAFFINITY_SOAK_USERS", 300) as usize,
         hold_seconds: 3,
-        move_seconds: 2,
+        timeout_ms: 1500,
         queues: true,
         director,
     };

@@ -70,8 +70,8 @@ pub(crate) struct Plan {
     pub(crate) users: usize,
     /// How long a node that comes back must answer.
     pub(crate) hold_seconds: u32,
-    /// How long users who move between nodes that live are kept out.
-    pub(crate) move_seconds: u32,
+    /// How long a node may take to greet: longer where one machine is the whole cluster, and busy.
+    pub(crate) timeout_ms: u32,
     /// Whether there are sendmails too.
     pub(crate) queues: bool,
     /// Whether mail programs come in at a Director of Dovecot 2.3, whose word then counts for all.
@@ -126,7 +126,7 @@ impl Cluster {
         };
         let configuration = configuration
             .set("watch.hold_seconds", plan.hold_seconds)
-            .set("watch.move_seconds", plan.move_seconds)
+            .set("watch.timeout_ms", plan.timeout_ms)
             // There are more in minutes than else in weeks.
             .set("watch.falls_per_hour", 1000)
             .set("drain.after_seconds", 1);
