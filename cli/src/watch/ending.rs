@@ -1,9 +1,11 @@
 //! The sessions of users who now belong elsewhere: a thread that ends them.
 //!
 //! That is done as soon as the node state has changed. Whoever asked before comes in a moment
-//! later, so it is done again around the end of that time, and then once with each update.
+//! later, so it is done again each second of that time and around its end, and then once with each
+//! update.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::mem;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,15 +26,17 @@ use mailaffinity::node_state::NodeState;
 /// How long somebody who asked before a change may take to come in: as long as a login may
 /// take at a node, by `login_proxy_timeout` in mailaffinity's files for Dovecot. Where users
 /// move between nodes that live, the node state says when they are let in again.
-const LATE: Duration = Duration::from_secs(5);
-/// How long before and after that sessions are ended once more.
+const LATE: Duration = Duration::from_secs(4);
+/// How often sessions are ended meanwhile. Where many are left to the end, ending them takes too long.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long before and after that they are ended once more.
 const MARGIN: Duration = Duration::from_millis(500);
 /// So many users are ended one by one: each takes a twentieth of a second, and all are to be ended
 /// before users are let in elsewhere.
 const MOST_SINGLES: usize = 20;
 /// How often a user's sessions on a node are ended between two changes: once more than those who
 /// asked before a change need. Whoever comes back there after that would do so forever.
-const MOST_TIMES: u32 = 4;
+const MOST_TIMES: u32 = 8;
 
 /// How it went.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -205,7 +209,10 @@ fn moments(now: Instant, state: &NodeState) -> Vec<Instant> {
     let time = Timestamp::now();
     let under_way = state.before.as_ref().filter(|before| before.is_under_way(time));
     let late = under_way.map_or(LATE, |before| before.until.duration_since(time).unsigned_abs());
-    vec![now, now + late.saturating_sub(MARGIN), now + late + MARGIN]
+    let last = now + late.saturating_sub(MARGIN);
+    let meanwhile = iter::successors(Some(now), |moment| Some(*moment + PAUSE));
+    let meanwhile = meanwhile.take_while(|moment| *moment < last);
+    meanwhile.chain([last, now + late + MARGIN]).collect()
 }
 
 /// Whether there may be some here, and they are this watcher's to end: a Director ends them
@@ -283,15 +290,16 @@ mod tests {
             let moments = moments(now, &wanted(&config(), state).state);
             moments.iter().map(|moment| (*moment - now).as_millis()).collect()
         };
-        assert_eq!(after(""), [0, 4500, 5500]);
+        let usual = [0, 1000, 2000, 3000, 3500, 4500];
+        assert_eq!(after(""), usual);
         let at = |seconds: i64| Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap();
         let until = |seconds: i64| after(&format!("[before]\nuntil = \"{}\"\n", at(seconds)));
-        let [first, before, later] = until(60)[..] else {
-            panic!()
-        };
-        assert_eq!((first, later - before), (0, 1000));
-        assert!((50_000..=60_500).contains(&later), "{later}");
-        assert_eq!(until(-1), [0, 4500, 5500], "they are in");
+        let moments = until(60);
+        let (first, last) = (moments.first().unwrap(), moments.last().unwrap());
+        assert_eq!(*first, 0);
+        assert!((50_000..=60_500).contains(last), "{last}");
+        assert!(moments.is_sorted_by(|one, next| one < next && next - one <= 1000));
+        assert_eq!(until(-1), usual, "they are in");
     }
 
     #[test]
