@@ -398,7 +398,7 @@ service imap-login {
             });
             times += usize::from(client.has_ended());
         }
-        assert_eq!(times, 4);
+        assert_eq!(times, 8);
         let mut left = Client::at(&proxy, wrong);
         let sessions = || status(&proxy)["sessions"].clone();
         wait_for("a look", || sessions()["wrong"] == 1);
