@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::child;
 use crate::corosync::{self, CorosyncError, Word};
 use crate::director::{self, DirectorError, Snapshot};
-use crate::probe::{self, Late, NotUp, Service};
+use crate::probe::{self, Asked, NotUp, Service};
 use mailaffinity::config::{Check, Checks, Config, NodeConfig, Quorum};
 use mailaffinity::mapping::{Node, ring_label};
 use mailaffinity::node_state::{By, Mark, NodeEntry, NodeState, State};
@@ -129,7 +129,7 @@ pub(crate) fn ask(
     check: &Check,
     node: &Node,
     timeout: Duration,
-    late: &mut Option<Late>,
+    late: &mut Option<Asked>,
 ) -> Result<Option<Service>, NotUp> {
     match check {
         Check::Director(_) => Err(NotUp::Down("a Director tells of all nodes at once".into())),

@@ -77,12 +77,12 @@ impl Service {
     }
 }
 
-impl From<Late> for Service {
-    fn from(late: Late) -> Service {
+impl From<Asked> for Service {
+    fn from(asked: Asked) -> Service {
         Service {
-            asked: late.asked,
-            socket: late.socket,
-            goodbye: late.protocol.goodbye,
+            asked: asked.at,
+            socket: asked.socket,
+            goodbye: asked.protocol.goodbye,
         }
     }
 }
@@ -132,23 +132,26 @@ pub fn probe(address: SocketAddr, probe: Probe, timeout: Duration) -> Result<(),
         .map_err(NotUp::problem)
 }
 
-/// A connection on which the service was to greet, and did not in time.
+/// A connection on which the service is to greet.
 #[derive(Debug)]
-pub(crate) struct Late {
-    asked: Instant,
+pub(crate) struct Asked {
+    at: Instant,
     socket: TcpStream,
     protocol: &'static Protocol,
     /// What came of the greeting.
     line: Vec<u8>,
 }
 
-impl Late {
-    /// Whether it has greeted since.
+impl Asked {
+    /// Whether it has greeted since it was late.
     fn greets(&mut self) -> bool {
-        let arrived = Arrived(&self.socket);
         // What else there is to read of it shows in the line, or is to come.
-        let _ = read_greeting(arrived, &mut self.line);
-        self.line.ends_with(b"\n") && self.protocol.accepts(&self.line)
+        let _ = read_greeting(Arrived(&self.socket), &mut self.line);
+        self.has_ended_line() && self.protocol.accepts(&self.line)
+    }
+
+    fn has_ended_line(&self) -> bool {
+        self.line.ends_with(b"\n")
     }
 }
 
@@ -178,10 +181,10 @@ pub(crate) fn connect(
     address: SocketAddr,
     probe: Probe,
     timeout: Duration,
-    late: &mut Option<Late>,
+    late: &mut Option<Asked>,
 ) -> Result<Service, NotUp> {
     let before = late.take();
-    let asked = Instant::now();
+    let at = Instant::now();
     let deadline = Deadline::after(timeout);
     let socket = deadline
         .left()
@@ -190,7 +193,7 @@ pub(crate) fn connect(
     let protocol = match probe {
         Probe::Tcp => {
             return Ok(Service {
-                asked,
+                asked: at,
                 socket,
                 goodbye: b"",
             });
@@ -199,21 +202,23 @@ pub(crate) fn connect(
         Probe::Lmtp => &LMTP,
     };
     let name = protocol.name;
+    let mut asked = Asked {
+        at,
+        socket,
+        protocol,
+        line: Vec::new(),
+    };
     let service = TimedSocket {
-        socket: &socket,
+        socket: &asked.socket,
         deadline,
     };
-    let mut line = Vec::new();
-    let end = read_greeting(service, &mut line);
-    if line.ends_with(b"\n") {
-        return if protocol.accepts(&line) {
-            Ok(Service {
-                asked,
-                socket,
-                goodbye: protocol.goodbye,
-            })
+    let end = read_greeting(service, &mut asked.line);
+    let line = &asked.line;
+    if asked.has_ended_line() {
+        return if protocol.accepts(line) {
+            Ok(asked.into())
         } else {
-            Err(format!("{address} does not greet as {name} does: {}", shown(&line)).into())
+            Err(format!("{address} does not greet as {name} does: {}", shown(line)).into())
         };
     }
     let so_far = match line.as_slice() {
@@ -224,18 +229,10 @@ pub(crate) fn connect(
         Ok(length) if (length as u64) < LONGEST_GREETING => {
             format!("{address} closes the connection without a greeting{so_far}")
         }
-        Ok(_) => format!(
-            "{address} does not end the line of its greeting: {}",
-            shown(&line)
-        ),
+        Ok(_) => format!("{address} does not end the line of its greeting: {}", shown(line)),
         Err(error) if is_timeout(&error) => {
             let problem = format!("{address} sends no {name} greeting within {timeout:?}{so_far}");
-            *late = Some(Late {
-                asked,
-                socket,
-                protocol,
-                line,
-            });
+            *late = Some(asked);
             if let Some(mut before) = before
                 && before.greets()
             {

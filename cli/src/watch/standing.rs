@@ -132,11 +132,7 @@ impl Standing {
 
     /// Whether it would be up again, had it not fallen too often.
     pub(crate) fn is_flapping(&self, watch: &Watch, now: Duration) -> bool {
-        self.has_risen(watch) && self.has_fallen_too_often(watch, now)
-    }
-
-    fn has_fallen_too_often(&self, watch: &Watch, now: Duration) -> bool {
-        self.falls_too_many(watch, now) > 0
+        self.has_risen(watch) && self.falls_too_many(watch, now) > 0
     }
 
     /// How many of its falls are more than it may have.
