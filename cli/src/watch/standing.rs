@@ -641,6 +641,8 @@ mod tests {
             let mut last = vec![false; nodes];
             // When each began to fail, and when checks let it come back.
             let (mut failing_since, mut back) = (vec![None; nodes], vec![None; nodes]);
+            // Whether its last answer counted, if it was a failure: another one was up, and had users.
+            let mut counted = vec![false; nodes];
             for step in steps {
                 let before = cluster.marks.clone();
                 let turned = match step {
@@ -653,6 +655,14 @@ mod tests {
                         answers[node].push((cluster.now, is_up));
                         last[node] = is_up;
                         failing_since[node] = (!is_up).then(|| failing_since[node].unwrap_or(cluster.now));
+                        let has_users = |back: Duration| {
+                            failing_since[node] >= Some(back) || cluster.now >= back + 6000 * MS
+                        };
+                        let is_witness = |other: usize| {
+                            cluster.marks[other].is_none() && last[other] && back[other].is_none_or(has_users)
+                        };
+                        counted[node] = cluster.one_may_fail()(asked(&cluster.standings).count())
+                            || (0..nodes).any(|other| other != node && is_witness(other));
                         cluster.answer(node, is_up)
                     }
                     Step::Mark(node, mark) if by_hand => {
@@ -680,11 +690,7 @@ mod tests {
                     });
                     let held_up = before.iter().flatten().any(|mark| mark.state == State::Up);
                     prop_assert!(*is_up || others_answer || held_up);
-                    let has_users = |other: &usize| back[*other].is_none_or(|back| {
-                        failing_since[node] >= Some(back) || cluster.now >= back + 6000 * MS
-                    });
-                    let mut others = (0..nodes).filter(|other| *other != node && before[*other].is_none());
-                    prop_assert!(*is_up || held_up || others.any(|other| last[other] && has_users(&other)));
+                    prop_assert!(*is_up || counted[node]);
                     back[node] = is_up.then_some(cluster.now);
                     if *is_up && others_answer {
                         let begun = row.last().unwrap().0;
